@@ -1,0 +1,68 @@
+"""Command line: `python -m imgfp run PARAMS.yaml`, `doctor`, `convert-detector`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(words: list[str] | None = None) -> int:
+    """Parse and obey; returns the exit status: 0 done, 1 a stage failed, 2 could not start."""
+    options = _parser().parse_args(words)
+    if options.command == "doctor":
+        from imgfp.doctor import report
+
+        return report()
+    if options.command == "convert-detector":
+        from imgfp.own_detectors import convert
+
+        try:
+            convert(options.source, options.target)
+        except (ValueError, FileNotFoundError) as error:
+            print(f"imgfp: {error}", file=sys.stderr)
+            return 2
+        print(f"crop_detector: {options.target}")
+        return 0
+    from imgfp import params, run, store
+
+    try:
+        plan = run.prepare(options.profile, options.assignments)
+        if options.status:
+            print("\n".join(run.stage_lines(plan)))
+            return 0
+        run.execute(plan, start=options.start, only=options.only)
+    except run.StageFailed as failure:
+        print(f"\nimgfp: {failure}", file=sys.stderr)
+        return 1
+    except (params.ParameterError, FileNotFoundError, store.StoreError) as error:
+        print(f"imgfp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nimgfp: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    if not options.only:
+        run.summarise(plan)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m imgfp", description="Image copy detection.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner = commands.add_parser("run", help="execute the numbered notebooks of a profile")
+    runner.add_argument("profile", type=Path, metavar="PARAMS.yaml")
+    runner.add_argument("assignments", nargs="*", metavar="key=value", help="override a parameter")
+    runner.add_argument("--from", dest="start", default="", metavar="NN", help="redo from a stage")
+    runner.add_argument("--only", default="", metavar="NN", help="redo one stage")
+    runner.add_argument("--status", action="store_true", help="list the stages with their state")
+    converter = commands.add_parser(
+        "convert-detector", help="an ultralytics .pt to .safetensors, running no code of it"
+    )
+    converter.add_argument("source", type=Path, metavar="OWN.pt")
+    converter.add_argument("target", type=Path, metavar="OWN.safetensors")
+    commands.add_parser("doctor", help="check the installation")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""Do the pixels of two pictures agree once one is laid over the other?
+
+A copy agrees nearly everywhere it is not painted over; another photograph of the same thing agrees
+in places at most. Blocks vote by their correlation, so what lies over part of a picture costs only
+its blocks; a block's own brightness and contrast drop out, and so does the sign, so that colour
+edits, negatives and solarisation do no harm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from imgfp.geometry import local_areas, project
+
+#: The overlap is compared at most at this size: finer pixels differ by noise, blur and JPEG.
+WORK_PX = 96
+BLOCK_PX = 13
+STEP_PX = 6
+#: A block agrees from this absolute correlation on.
+AGREES = 0.7
+#: Grey levels of deviation under which a block is flat, and over which it weighs no more.
+FLAT, FULL = 4.0, 20.0
+#: How far blocks may move to meet their partners when the map is refined, and how far the pictures
+#: are laid wrong on purpose to see what agrees by chance; work pixels.
+REACH_PX, WRONG_PX = 2, 7
+
+_REACH = [(x, y) for x in range(-REACH_PX, REACH_PX + 1) for y in range(-REACH_PX, REACH_PX + 1)]
+_APART = [(2 * x, 2 * y) for x, y in _REACH]
+_HERE = _APART.index((0, 0))
+_WRONG = [(WRONG_PX, 0), (-WRONG_PX, 0), (0, WRONG_PX), (0, -WRONG_PX)]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the blocks of an overlap say.
+
+    share: texture of the agreeing blocks over that of all blocks, 0..1. chance: the same with the
+    pictures laid wrong on purpose: high where texture repeats or only fades smoothly. fine: share
+    of the texture that agrees in its fine detail, which survives only in a copy, though not in
+    every one. inside: the share within the upright rectangle where agreement most outweighs
+    disagreement, which finds a part that was pasted; agreeing: blocks that agree in there. steady:
+    of the blocks that agree somewhere near, the share that agrees best right here and not a few
+    pixels away, as it is in one flat picture and is not in two photographs of a scene. best: 80th
+    percentile of the blocks' absolute correlations, 0..1. blocks: how many have texture. homography
+    (3,3): the map, refined, in the pixels of the pictures compared.
+    """
+
+    share: float
+    chance: float
+    fine: float
+    inside: float
+    agreeing: int
+    steady: float
+    best: float
+    blocks: int
+    homography: np.ndarray
+
+
+def to_grey(picture: np.ndarray) -> np.ndarray:
+    """(h,w) float32 brightness 0..255 of a grey (h,w) or RGB (h,w,3) uint8 picture."""
+    if picture.ndim == 3:
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return picture.astype(np.float32)
+
+
+def pixel_agreement(
+    query: np.ndarray, reference: np.ndarray, homography: np.ndarray, *, rounds: int = 2
+) -> Agreement:
+    """Lay the query over the reference, let the blocks of the overlap vote, refine by their votes.
+
+    query, reference (h,w) float32 grey, see `to_grey`; homography (3,3) from query to reference
+    pixels. rounds: how often the map is refined from where the blocks agree best (0: never); a
+    refinement is kept only if it raises the share. Pictures that hardly overlap give zeros.
+    """
+    overlay = _overlay(query, reference, homography)
+    if overlay is None:
+        return Agreement(0.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0, homography)
+    for _ in range(rounds):
+        # Above this share the map is right, and a finer one would change nothing that is used.
+        refined = overlay.refined() if overlay.share() < 0.9 else None
+        better = None if refined is None else _overlay(query, reference, refined)
+        if better is None or better.share() <= overlay.share():
+            break
+        overlay = better
+    return overlay.summary()
+
+
+@dataclass(frozen=True)
+class _Overlay:
+    """Two pictures warped into one work frame, and the statistics of its blocks.
+
+    first, second (h,w) float32; rows, columns: block centres; covered (b,c) bool: blocks inside
+    both; means and spreads (standard deviations) of each picture about every pixel; homography:
+    query -> reference; to_work: reference -> work frame.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    covered: np.ndarray
+    means: tuple[np.ndarray, np.ndarray]
+    spreads: tuple[np.ndarray, np.ndarray]
+    homography: np.ndarray
+    to_work: np.ndarray
+
+    def correlations(self, shifts: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Of every block with the other picture moved by each shift (x, y), clipped at the edges:
+        correlation (s,b,c) and weight (s,b,c)."""
+        height, width = self.first.shape
+        grid = np.ix_(self.rows, self.columns)
+        x, y = np.array(shifts).T[:, :, None]
+        edge = int(max(abs(x).max(), abs(y).max()))
+        padded = cv2.copyMakeBorder(self.second, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
+        moved = [padded[edge - j :, edge - i :][:height, :width] for i, j in shifts]
+        # One channel a shift: all are multiplied and blurred at once.
+        products = np.stack(moved, axis=-1) * self.first[..., None]
+        products = np.atleast_3d(_box(products))[grid].transpose(2, 0, 1)
+        down = np.clip(self.rows - y, 0, height - 1)[:, :, None]
+        across = np.clip(self.columns - x, 0, width - 1)[:, None, :]
+        means, spreads = (
+            (pair[0][grid], pair[1][down, across]) for pair in (self.means, self.spreads)
+        )
+        # The constant keeps flat blocks, whose correlation is that of noise, near zero.
+        values = (products - means[0] * means[1]) / (spreads[0] * spreads[1] + FLAT)
+        texture = np.maximum(*spreads)
+        return values, np.where(texture > FLAT, np.minimum(texture, FULL), 0) * self.covered
+
+    def share(self) -> float:
+        values, weights = self.correlations([(0, 0)])
+        return _ratio(weights * (abs(values) > AGREES), weights)
+
+    def refined(self) -> np.ndarray | None:
+        """The homography moved to where the blocks agree best, None if too few do."""
+        values, _ = self.correlations(_REACH)
+        strength = abs(values)
+        best = strength.argmax(axis=0)
+        both = np.minimum(*(spread[np.ix_(self.rows, self.columns)] for spread in self.spreads))
+        sure = self.covered & (strength.max(axis=0) > AGREES) & (both > FLAT)
+        if sure.sum() < 6:
+            return None
+        y, x = np.meshgrid(self.rows, self.columns, indexing="ij")
+        centres = np.stack([x[sure], y[sure]], axis=1).astype(np.float64)
+        partners = centres - np.array(_REACH)[best[sure]]
+        correction, _ = cv2.estimateAffine2D(
+            centres, partners, method=cv2.USAC_MAGSAC, ransacReprojThreshold=1.0, maxIters=200
+        )
+        if correction is None or np.linalg.det(correction[:, :2]) < 0.25:
+            return None  # a small correction neither shrinks the picture nor turns it over
+        correction = np.vstack([correction, [0, 0, 1]])
+        moved = np.linalg.inv(self.to_work) @ correction @ self.to_work @ self.homography
+        return moved / moved[2, 2]
+
+    def fine(self) -> np.ndarray:
+        """(b,c) bool: the blocks that agree in what is finer than a few pixels."""
+        grid = np.ix_(self.rows, self.columns)
+        fine = [side - cv2.GaussianBlur(side, (0, 0), 1.5) for side in (self.first, self.second)]
+        powers = [np.maximum(_box(side * side)[grid], 0) for side in fine]
+        product = _box(fine[0] * fine[1])[grid]
+        return abs(product) > AGREES * (np.sqrt(powers[0] * powers[1]) + 0.5)
+
+    def summary(self) -> Agreement:
+        values, weights = self.correlations([*_APART, *_WRONG])
+        strength = abs(values)
+        here, weight = strength[_HERE], weights[_HERE]
+        agrees = here > AGREES
+        nearby = strength[: len(_APART)]
+        met = weight * (nearby.max(axis=0) > AGREES)
+        part = best_rectangle(np.where(agrees, weight, -weight))
+        textured = here[weight > 0]
+        return Agreement(
+            share=_ratio(weight * agrees, weight),
+            chance=_ratio(
+                *(side[len(_APART) :] for side in (weights * (strength > AGREES), weights))
+            ),
+            fine=_ratio(weight * self.fine(), weight),
+            inside=_ratio((weight * agrees)[part], weight[part]),
+            agreeing=int((agrees & (weight > 0))[part].sum()),
+            steady=_ratio(met * (nearby.argmax(axis=0) == _HERE), met),
+            best=float(np.quantile(textured, 0.8)) if len(textured) else 0.0,
+            blocks=len(textured),
+            homography=self.homography,
+        )
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> float:
+    total = whole.sum()
+    return float(part.sum() / total) if total else 0.0
+
+
+def best_rectangle(gains: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the rectangle of `gains` (h,w) with the largest sum; h, w may be 0."""
+    height, width = gains.shape
+    if not gains.size:
+        return slice(0, 0), slice(0, 0)
+    sums = np.zeros((height + 1, width + 1))
+    sums[1:, 1:] = gains.cumsum(axis=0).cumsum(axis=1)
+    top, bottom = np.triu_indices(height + 1, k=1)
+    # Best run of columns for every pair of rows (Kadane 1984): highest climb of the prefix sums.
+    prefix = sums[bottom] - sums[top]
+    climb = prefix[:, 1:] - np.minimum.accumulate(prefix, axis=1)[:, :-1]
+    pair, right = np.unravel_index(climb.argmax(), climb.shape)
+    left = int(prefix[pair, : right + 1].argmin())
+    return slice(int(top[pair]), int(bottom[pair])), slice(left, int(right) + 1)
+
+
+def _box(picture: np.ndarray) -> np.ndarray:
+    return cv2.boxFilter(picture, -1, (BLOCK_PX, BLOCK_PX), borderType=cv2.BORDER_REFLECT)
+
+
+def corners_of(width: float, height: float) -> np.ndarray:
+    """Outer corners (4,2) of a picture in the frame where the centre of its first pixel is
+    (0,0)."""
+    right, bottom = width - 0.5, height - 0.5
+    return np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
+
+
+def overlap_of(
+    query_corners: np.ndarray, reference_corners: np.ndarray, homography: np.ndarray
+) -> np.ndarray:
+    """Convex polygon (k,2), in reference pixels, of what query and reference share; (0,2) for none.
+
+    Corners (4,2) of each picture's rectangle in its own pixels.
+    """
+    sent = project(homography, query_corners)
+    depth = query_corners @ homography[2, :2] + homography[2, 2]
+    if not np.isfinite(sent).all() or depth.min() * depth.max() <= 0:
+        return np.empty((0, 2))
+    area, polygon = cv2.intersectConvexConvex(
+        sent.astype(np.float32), reference_corners.astype(np.float32)
+    )
+    return polygon[:, 0].astype(np.float64) if area > 0 else np.empty((0, 2))
+
+
+def _overlay(query: np.ndarray, reference: np.ndarray, homography: np.ndarray) -> _Overlay | None:
+    """Both pictures in a frame no finer than the coarser of them; None where they hardly
+    overlap."""
+    rectangles = [corners_of(*side.shape[::-1]) for side in (query, reference)]
+    polygon = overlap_of(*rectangles, homography)
+    if not len(polygon):
+        return None
+    low, high = polygon.min(axis=0), polygon.max(axis=0)
+    back = np.linalg.inv(homography)
+    zoom = float(np.sqrt(abs(local_areas(back, polygon.mean(axis=0)[None])[0])))
+    scale = min(1.0, zoom, WORK_PX / max(high - low))
+    size = tuple(int(side) for side in np.ceil((high - low) * scale))
+    if min(size) < BLOCK_PX:
+        return None
+    shift = -low * scale - 0.5
+    to_work = np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]])
+    first = _warp(query, to_work @ homography, size, zoom / scale)
+    second = _warp(reference, to_work, size, 1 / scale)
+    inside = cv2.warpPerspective(
+        np.ones_like(query), to_work @ homography, size, flags=cv2.INTER_NEAREST
+    )
+    rows, columns = (np.arange(BLOCK_PX // 2, side - BLOCK_PX // 2, STEP_PX) for side in size[::-1])
+    means = _box(first), _box(second)
+    squares = _box(first * first), _box(second * second)
+    return _Overlay(
+        first,
+        second,
+        rows,
+        columns,
+        _box(inside)[np.ix_(rows, columns)] > 0.85,
+        means,
+        tuple(np.sqrt(np.maximum(s - m * m, 0)) for s, m in zip(squares, means, strict=True)),
+        homography,
+        to_work,
+    )
+
+
+def _warp(picture: np.ndarray, matrix: np.ndarray, size: tuple, shrink: float) -> np.ndarray:
+    """`picture` through `matrix`, shrunk by area first where it has `shrink` pixels for one."""
+    if shrink > 1.4:
+        height, width = picture.shape
+        small = max(1, round(width / shrink)), max(1, round(height / shrink))
+        x, y = width / small[0], height / small[1]
+        picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
+        matrix = matrix @ np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1]])
+    warped = cv2.warpPerspective(
+        picture, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return cv2.GaussianBlur(warped, (0, 0), 0.7)

@@ -1,0 +1,317 @@
+"""Everything that is known about one proposed pair, as one flat row of the evidence table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from imgfp.agreement import Agreement, overlap_of, pixel_agreement
+from imgfp.geometry import Verification, local_areas, project
+from imgfp.guided import guided_matches
+from imgfp.matching import first_at_each_position, verify
+from imgfp.pictures import FRAME_LOOKS_ALIKE, LAYINGS, Picture
+from imgfp.readings import nearest_two, ratio_matches, tentative_matches
+from imgfp.transforms import direction, in_words
+
+__all__ = ["COLUMNS", "Picture", "score_pair", "score_query"]
+
+#: Columns of `score_query`, in order, with the dtypes that tables store them in.
+COLUMNS: dict[str, str] = {
+    "matches_plain": "int32",  # the seed's count: squared ratio 1.8, one a rounded position
+    "matches_mirrored": "int32",  # the same with the mirrored reference
+    "matches": "int32",  # the larger of the two: the seed's score of the pair
+    "mirrored": "bool",  # the map turns the query over
+    "inverted": "float32",  # share of inliers read with inverted brightness
+    "tentative": "int32",  # mutual matches that went into the geometry
+    "inliers": "int32",  # of them, those that agree with the map
+    "inlier_ratio": "float32",  # inliers / tentative matches inside the overlap
+    "guided_inliers": "int32",  # found anew near where the map sends keypoints; at least inliers
+    "exact_inliers": "int32",  # inliers within one frame pixel of where the map sends them
+    "consistency": "float32",  # of sure matches in the overlap, (exact inliers) / (1 + all)
+    "angle_error": "float32",  # median turn of inliers against the map's own, degrees
+    "distinct_inliers": "float32",  # each inlier over the references that share its query keypoint
+    "error": "float32",  # median distance of the inliers from where the map sends them, frame px
+    "query_area": "float32",  # share of the query that the overlap covers
+    "reference_area": "float32",  # share of the reference that the overlap covers
+    "agreement": "float32",  # share of the overlap's texture whose pixels agree
+    "agreement_chance": "float32",  # the same, laid wrong on purpose
+    "agreement_inside": "float32",  # share in the rectangle where agreement outweighs most
+    "agreement_fine": "float32",  # share of the overlap's texture that agrees in its fine detail
+    "agreeing_blocks": "int32",  # blocks that agree in that rectangle
+    "agreement_steady": "float32",  # of blocks that agree nearby, the share that agrees best here
+    "agreement_best": "float32",  # 80th percentile of block correlations
+    "map_from": "str",  # what proposed the map: matches, frame, or "" for no map
+    "model": "str",  # similarity, affine, homography, or ""
+    "refused": "str",  # why there is no map: a key of geometry.REFUSALS or shared_by_many, or ""
+    "direction": "str",  # which picture contains the other
+    "transform": "str",  # the map in words
+    **{f"h{row}{column}": "float64" for row in range(3) for column in range(3)},
+}
+
+#: An inlier lies this near, in pixels of the coarser frame, to where the map sends it.
+INLIER_PX = 4.0
+#: An inlier keypoint shared by this many references on average is text, a logo or a texture.
+_SHARED_BY_MANY = 2.5
+
+
+def score_pair(query: Picture, reference: Picture, *, ratio: float = 1.8) -> dict:
+    """The evidence of one pair: a value for every key of COLUMNS.
+
+    All counts, shares and correlations say: higher is more alike. With no believable map the areas
+    and the agreement are 0, `refused` names the reason and the map h00..h22 is NaN. A map comes from
+    matched keypoints; where they give none that the pixels confirm, the searched parts are laid on
+    each other as whole frames in all eight ways ("frame"), for pictures with hardly any keypoints.
+    `distinct_inliers` equals `inliers`: see `score_query`. ratio: of the seed's match count, second
+    over first squared distance.
+    """
+    return _score(query, reference, ratio)[0]
+
+
+def score_query(
+    query: Picture, references: Mapping[str, Picture], *, ratio: float = 1.8
+) -> pd.DataFrame:
+    """The evidence of one query against all its candidates: a row each, reference_id first.
+
+    Seen together, an inlier whose query keypoint is also an inlier in k - 1 other references counts
+    1/k in `distinct_inliers` (the burstiness of Jegou et al. 2009 across pictures). A pair whose
+    inliers lie in text, a logo or a texture that many references have, and whose pixels do not
+    agree beyond it, is refused as shared_by_many.
+    """
+    rows, kept = [], []
+    for reference_id, reference in references.items():
+        row, inliers = _score(query, reference, ratio)
+        rows.append({"reference_id": reference_id, **row})
+        kept.append(inliers)
+    shared = np.bincount(np.concatenate([*kept, []]).astype(int), minlength=1)
+    for row, inliers in zip(rows, kept, strict=True):
+        row["distinct_inliers"] = float((1 / shared[inliers]).sum())
+        crowded = row["inliers"] > _SHARED_BY_MANY * row["distinct_inliers"]
+        if crowded and row["agreement"] < 0.3:
+            row["refused"] = "shared_by_many"
+    table = pd.DataFrame(rows, columns=["reference_id", *COLUMNS])
+    return table.astype({"reference_id": "str", **COLUMNS})
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A map that was tried: homography query -> reference px; the matches `pairs` (m,2) it is
+    judged by, which of these were read inverted and which are sure by the ratio test, (m,) bool;
+    guided: how many matches, found anew, agree."""
+
+    homography: np.ndarray
+    pairs: np.ndarray
+    inverted: np.ndarray
+    sure: np.ndarray
+    guided: int
+    model: str
+    source: str
+    agreement: Agreement
+    mirrored: bool
+
+    @property
+    def merit(self) -> float:
+        """Agreement beyond chance, with inliers to decide between equals."""
+        return self.agreement.share - self.agreement.chance + 0.002 * min(self.guided, 100)
+
+
+def _score(query: Picture, reference: Picture, ratio: float) -> tuple[dict, np.ndarray]:
+    """The row of `score_pair`, and the query keypoints (k,) that are inliers."""
+    row = _nothing()
+    matched = len(query.keypoints) > 0 and len(reference.keypoints) > 0
+    refused, maps, tentative = "too_few", [], {}
+    if matched:
+        nearest = nearest_two(query.readings, reference.readings)
+        for mirrored, name in ((0, "matches_plain"), (1, "matches_mirrored")):
+            row[name] = _seed_count(nearest, mirrored, query, reference, ratio)
+            pairs, inverted = tentative_matches(nearest, bool(mirrored))
+            readings = mirrored, inverted.astype(int), pairs[:, 0]
+            sure = nearest.first[readings] * ratio < nearest.second[readings]
+            tentative[mirrored] = pairs, inverted, sure
+        row["matches"] = max(row["matches_plain"], row["matches_mirrored"])
+        refused, maps = _maps_from_matches(query, reference, tentative)
+    best = max(maps, key=lambda found: found.merit, default=None)
+    if best is None or best.agreement.share < 0.5:
+        laid = _map_from_frames(query, reference, tentative)
+        if laid is not None and (best is None or laid.merit > best.merit):
+            best = laid
+    if best is None:
+        return row | {"refused": refused}, np.empty(0, np.int64)
+    inliers = _errors(best, query, reference)[0] < INLIER_PX
+    return row | _describe(best, query, reference), best.pairs[inliers, 0]
+
+
+def _nothing() -> dict:
+    zeros = {"bool": False, "str": "", "float32": 0.0, "int32": 0, "float64": np.nan}
+    return {name: zeros[kind] for name, kind in COLUMNS.items()} | {
+        "error": np.nan,
+        "angle_error": np.nan,
+    }
+
+
+def _seed_count(nearest, mirrored: int, query: Picture, reference: Picture, ratio: float) -> int:
+    pairs = ratio_matches(nearest, (mirrored, 0), ratio)
+    frames = [side.keypoints[:, :2] / side.frame_px for side in (query, reference)]
+    return len(first_at_each_position(*frames, pairs))
+
+
+def _maps_from_matches(
+    query: Picture, reference: Picture, tentative: dict
+) -> tuple[str, list[_Map]]:
+    """Maps that matches agree on, plain and mirrored, and why there is none."""
+    refused, maps = "too_few", []
+    for mirrored, (pairs, inverted, sure) in tentative.items():
+        if maps and maps[0].agreement.share > 0.6:
+            break  # the pixels confirm the plain map: no mirrored one can beat it
+        found = verify(
+            query.keypoints[pairs[:, 0]],
+            reference.keypoints[pairs[:, 1]],
+            mirrored=bool(mirrored),
+            inverted=inverted,
+            query_px=query.frame_px,
+            reference_px=reference.frame_px,
+        )
+        if found.homography is None:
+            refused = found.refused if found.refused != "too_few" else refused
+            continue
+        if maps and found.inliers.sum() < 0.5 * maps[0].guided:
+            continue
+        homography, guided = _guided(query, reference, found, bool(mirrored))
+        # Twenty matches fix a map better than blocks of pixels do.
+        agreement = _agree(query, reference, homography, rounds=0 if guided >= 20 else 2)
+        homography = _from_grey(query, reference, agreement.homography)
+        matches = pairs, inverted, sure
+        maps.append(
+            _Map(homography, *matches, guided, found.model, "matches", agreement, bool(mirrored))
+        )
+    return refused, maps
+
+
+def _map_from_frames(query: Picture, reference: Picture, tentative: dict) -> _Map | None:
+    """The searched parts laid on each other, in the way that looks most alike; None if none does."""
+    alike = abs(query.layings @ reference.layings[0])
+    way = int(alike.argmax())
+    if alike[way] < FRAME_LOOKS_ALIKE:
+        return None
+    flip, mirror, turn = LAYINGS[way]
+    # Which corner of the query comes to lie on the reference's top left, top right, ...
+    grid = query.corners[[[0, 1], [3, 2]]]
+    grid = (grid.transpose(1, 0, 2) if turn else grid)[:: -1 if flip else 1, :: -1 if mirror else 1]
+    corners = grid[[0, 0, 1, 1], [0, 1, 1, 0]]
+    homography = cv2.getPerspectiveTransform(
+        corners.astype(np.float32), reference.corners.astype(np.float32)
+    )
+    agreement = _agree(query, reference, homography, rounds=2)
+    homography = _from_grey(query, reference, agreement.homography)
+    mirrored = (flip + mirror + turn) % 2 == 1
+    none = np.empty((0, 2), np.int64), np.empty(0, bool), np.empty(0, bool)
+    matches = tentative.get(int(mirrored), none)
+    return _Map(homography, *matches, 0, "affine", "frame", agreement, mirrored)
+
+
+def _guided(
+    query: Picture, reference: Picture, found: Verification, mirrored: bool
+) -> tuple[np.ndarray, int]:
+    """The map refined by matches that it predicts, and how many agree; as it is where it has many."""
+    count = int(found.inliers.sum())
+    if count >= 30:
+        return found.homography, count
+    scales = {"query_px": query.frame_px, "reference_px": reference.frame_px}
+    pairs, inverted = guided_matches(
+        (query.keypoints, query.descriptors),
+        (reference.keypoints, reference.descriptors),
+        found.homography,
+        mirrored=mirrored,
+        **scales,
+    )
+    ends = query.keypoints[pairs[:, 0]], reference.keypoints[pairs[:, 1]]
+    again = verify(*ends, mirrored=mirrored, inverted=inverted, **scales)
+    if again.homography is None or again.inliers.sum() <= count:
+        return found.homography, count
+    return again.homography, int(again.inliers.sum())
+
+
+def _agree(query: Picture, reference: Picture, homography: np.ndarray, rounds: int) -> Agreement:
+    between = reference.to_grey_px @ homography @ np.linalg.inv(query.to_grey_px)
+    return pixel_agreement(query.grey, reference.grey, between, rounds=rounds)
+
+
+def _from_grey(query: Picture, reference: Picture, homography: np.ndarray) -> np.ndarray:
+    whole = np.linalg.inv(reference.to_grey_px) @ homography @ query.to_grey_px
+    return whole / whole[2, 2]
+
+
+def _describe(found: _Map, query: Picture, reference: Picture) -> dict:
+    """The columns that a map gives."""
+    overlap = overlap_of(query.corners, reference.corners, found.homography)
+    if len(overlap) < 3:
+        return {"refused": "folded"}
+    back = project(np.linalg.inv(found.homography), overlap)
+    query_area = _area(back) / (query.width * query.height)
+    reference_area = _area(overlap) / (reference.width * reference.height)
+    query_area, reference_area = min(query_area, 1.0), min(reference_area, 1.0)
+    errors, inside = _errors(found, query, reference)
+    inliers = np.flatnonzero(errors < INLIER_PX)
+    count, agreement = len(inliers), found.agreement
+    sure = found.sure & inside
+    return {
+        "mirrored": found.mirrored,
+        "inverted": float(found.inverted[inliers].mean()) if count else 0.0,
+        "tentative": len(found.pairs),
+        "inliers": count,
+        "inlier_ratio": count / max(int(inside.sum()), count, 1),
+        "guided_inliers": max(found.guided, count),
+        "exact_inliers": int((errors[inliers] < 1).sum()),
+        "consistency": float((sure & (errors < 1.5)).sum() / (1 + sure.sum())),
+        "angle_error": _angle_error(found, inliers, query, reference) if count else np.nan,
+        "distinct_inliers": float(count),
+        "error": float(np.median(errors[inliers])) if count else np.nan,
+        "query_area": query_area,
+        "reference_area": reference_area,
+        "agreement": agreement.share,
+        "agreement_chance": agreement.chance,
+        "agreement_inside": agreement.inside,
+        "agreeing_blocks": agreement.agreeing,
+        "agreement_fine": agreement.fine,
+        "agreement_steady": agreement.steady,
+        "agreement_best": agreement.best,
+        "map_from": found.source,
+        "model": found.model,
+        "direction": direction(query_area, reference_area),
+        "transform": in_words(
+            found.homography, (query.width, query.height), overlap, query_area, reference_area
+        ),
+        **{f"h{i}{j}": float(found.homography[i, j]) for i in range(3) for j in range(3)},
+    }
+
+
+def _errors(found: _Map, query: Picture, reference: Picture) -> tuple[np.ndarray, np.ndarray]:
+    """How far each match lies from where the map sends it, (m,) pixels of the coarser frame, and
+    whether it is sent inside the reference's searched part, (m,) bool."""
+    here = query.keypoints[found.pairs[:, 0], :2].astype(np.float64)
+    sent = project(found.homography, here)
+    scale = np.sqrt(abs(local_areas(found.homography, here)))
+    coarser = np.maximum(reference.frame_px, scale * query.frame_px)
+    errors = np.linalg.norm(sent - reference.keypoints[found.pairs[:, 1], :2], axis=1) / coarser
+    low, high = reference.part[:2] - 0.5, reference.part[2:] - 0.5
+    return errors, ((sent >= low) & (sent < high)).all(axis=1)
+
+
+def _angle_error(found: _Map, inliers: np.ndarray, query: Picture, reference: Picture) -> float:
+    """Median difference, in degrees, of the inliers' orientations and where the map turns them."""
+    rows = found.pairs[inliers]
+    here, there = query.keypoints[rows[:, 0]], reference.keypoints[rows[:, 1]]
+    angle = here[:, 3] + np.pi * found.inverted[inliers]
+    ahead = here[:, :2] + 0.5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    step = project(found.homography, ahead) - project(found.homography, here[:, :2])
+    difference = np.arctan2(step[:, 1], step[:, 0]) - there[:, 3]
+    return float(np.degrees(np.median(abs((difference + np.pi) % (2 * np.pi) - np.pi))))
+
+
+def _area(polygon: np.ndarray) -> float:
+    """Area of a polygon (k,2), by the shoelace formula."""
+    x, y = polygon.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)

@@ -1,0 +1,237 @@
+"""Notebook 01: what is in a folder, what cannot be read; images in lasting shards with thumbnails."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from imgfp import formats, store
+from imgfp.cluster import Made, Report, Task, map_shards, take_in_hand
+from imgfp.datatypes import table
+from imgfp.images import (
+    ImageError,
+    decode_image,
+    encode_jpeg,
+    image_id_of,
+    printable,
+    read_bytes,
+    refuse_twins,
+    resize_short_side,
+    walk_images,
+)
+
+#: Columns of the images table without the pictures: what nearly every reader wants.
+FACTS = [name for name in table("images").columns if name != "thumbnail"]
+
+
+def sync(
+    root: Path,
+    source: str,
+    *,
+    shard_images: int,
+    thumbnail_short_side_px: int,
+    cluster: str = "local",
+    workers: int = 0,
+    title: str = "images",
+) -> Report:
+    """Bring the image shards below `root` (a library or a run) up to date with a folder or manifest.
+
+    source: a folder, walked recursively, or a CSV manifest with the columns image_id, path; blank:
+    keep what is there. New files make new shards, changed or removed ones touch only their own shard,
+    and images of other sources stay. Raises FileNotFoundError and ValueError in one clear line.
+    """
+    if source:
+        files = list_files(store.project_path(source))
+        plan = plan_shards(existing_shards(root), files, source, shard_images)
+        _forget(root, keep=set(plan))
+    else:
+        plan = existing_shards(root)
+    if not plan:
+        raise ValueError(f"{root} has no images yet and no folder was named to fill it from")
+    tasks = [
+        Task(
+            root / "images" / f"{name}.parquet",
+            tuple(map(str, rows.itertuples(index=False, name=None))),
+            {"files": rows.to_dict("records")},
+            len(rows),
+        )
+        for name, rows in plan.items()
+    ]
+    settings = {"thumbnail_short_side_px": thumbnail_short_side_px}
+    where = {"cluster": cluster, "workers": workers, "title": title, "within": root}
+    report = map_shards(inspect_files, tasks, settings, **where)
+    if not len(read_images(root)):
+        reason = report.rejects[0][1] if report.rejects else "it is empty"
+        raise ValueError(f"no readable picture in {source}: the first file {reason}")
+    return report
+
+
+def list_files(source: Path) -> pd.DataFrame:
+    """The files of a folder or manifest: image_id, path, file_bytes, mtime_ns, source; by id.
+
+    Raises ValueError naming both files when two would share an id, and for a source without files.
+    """
+    if source.suffix.lower() == ".csv" and source.is_file():
+        manifest = formats.read_manifest(source)
+        ids, paths = manifest["image_id"].tolist(), [Path(p) for p in manifest["path"]]
+    else:
+        paths = list(walk_images(source))
+        ids = [image_id_of(path, source) for path in paths]
+    if not paths:
+        raise ValueError(f"{printable(source)} holds no files; is it the right folder?")
+    refuse_twins(ids, paths)
+    rows = []
+    for image_id, path in zip(ids, paths, strict=True):
+        try:
+            status = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
+            size, mtime_ns = status.st_size, status.st_mtime_ns
+        except OSError:
+            size, mtime_ns = 0, 0  # gone or forbidden: the worker says so in the rejects table
+        # Names that are not UTF-8 cannot enter tables; they go on escaped and are refused there.
+        rows.append((printable(image_id), printable(path), size, mtime_ns, printable(source)))
+    columns = ["image_id", "path", "file_bytes", "mtime_ns", "source"]
+    return pd.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True)
+
+
+def existing_shards(root: Path) -> dict[str, pd.DataFrame]:
+    """The files of each finished image shard, in the columns of `list_files`."""
+    columns = ["image_id", "path", "file_bytes", "mtime_ns", "source"]
+    return {p.stem: store.load(p, columns) for p in store.shards(root / "images", ".parquet")}
+
+
+def plan_shards(
+    existing: dict[str, pd.DataFrame], files: pd.DataFrame, source: str, shard_images: int
+) -> dict[str, pd.DataFrame]:
+    """Which files each shard holds now: old shards keep their place, new files are appended in shards
+    of at most `shard_images`."""
+    source = files["source"].iloc[0]
+    listed = files.set_index("image_id", drop=False)
+    plan: dict[str, pd.DataFrame] = {}
+    taken: set[str] = set()
+    for name, rows in existing.items():
+        ours = rows["source"] == source
+        twins = rows.loc[~ours & rows["image_id"].isin(listed.index), "image_id"]
+        if len(twins):
+            raise ValueError(
+                f"id {twins.iloc[0]!r} comes from {rows['source'].iloc[0]} already and again from "
+                f"{source}; take another library_dir, or name ids in a manifest (CSV: image_id,path)"
+            )
+        still = rows.loc[ours & rows["image_id"].isin(listed.index), "image_id"]
+        now = pd.concat([rows[~ours], listed.loc[still]], ignore_index=True)
+        taken.update(still)
+        if len(now):
+            plan[name] = now
+    new = files[~files["image_id"].isin(taken)]
+    number = max((int(name.split("-")[1]) for name in existing), default=-1) + 1
+    for start in range(0, len(new), shard_images):
+        part = new.iloc[start : start + shard_images].reset_index(drop=True)
+        plan[f"shard-{number:05d}"] = part
+        number += 1
+    return plan
+
+
+def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> Made:
+    """Decode every file once: its facts, SHA-256 and a thumbnail, or the reason why not."""
+    rows, rejects = [], []
+    for file in files:
+        row = {
+            **file,
+            "sha256": "",
+            "format": "",
+            "width": 0,
+            "height": 0,
+            "notes": "",
+            "reason": "",
+            "thumbnail": b"",
+        }
+        try:
+            take_in_hand(file["path"])
+            data = read_bytes(file["path"])
+            image, facts = decode_image(data, file["path"])
+            small = resize_short_side(image, thumbnail_short_side_px)
+            row |= {
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "format": facts.format,
+                "width": facts.width,
+                "height": facts.height,
+                "notes": ", ".join(facts.notes),
+                "thumbnail": encode_jpeg(small, 90),
+            }
+        except ImageError as error:
+            row["reason"] = error.reason
+            rejects.append((file["path"], error.reason))
+        rows.append(row)
+    return Made(table("images", pd.DataFrame(rows)), rejects)
+
+
+def read_images(root: Path, columns: list[str] = FACTS) -> pd.DataFrame:
+    """The readable images of a library or run, one row each, with the `shard` they live in."""
+    parts = [
+        store.load(path, [*dict.fromkeys([*columns, "reason"])]).assign(shard=path.stem)
+        for path in store.shards(root / "images", ".parquet")
+    ]
+    if not parts:
+        raise store.StoreError(f"{root} holds no images yet; run notebook 01 first")
+    images = pd.concat(parts, ignore_index=True)
+    return images[images["reason"] == ""].reset_index(drop=True)
+
+
+def truth_of_run(run: Path, truth: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a truth table whose queries are files of this run, readable or not."""
+    files = store.load_tables(run / "images", ["image_id"])["image_id"]
+    return truth[truth["query_id"].isin(files)].reset_index(drop=True)
+
+
+def gather_rejects(*roots: Path) -> pd.DataFrame:
+    """Every file that any stage refused below these folders, with the reason, once."""
+    pairs = {
+        tuple(pair): None
+        for root in roots
+        for path in sorted(root.glob("**/shard-*.*.json"))
+        for pair in store.describe(path.with_suffix("")).get("rejects", [])
+    }
+    return table("rejects", pd.DataFrame(list(pairs), columns=["path", "reason"]))
+
+
+def _forget(root: Path, keep: set[str]) -> None:
+    """Delete what was made from shards whose images have all gone."""
+    gone = {p.stem for p in store.shards(root / "images", ".parquet")} - keep
+    for name in gone:
+        for path in root.glob(f"**/{name}.*"):
+            if path.suffix != ".json":
+                store.remove(path)
+
+
+def thumbnails(root: Path, image_ids: Iterable[str]) -> list[np.ndarray]:
+    """Thumbnails (h,w,3) uint8 RGB of a library or run in the order asked; little else is read.
+
+    Raises KeyError for an unknown id.
+    """
+    wanted = list(image_ids)
+    places = _places(root, store.digest_of(root, ["images/*"]))
+    by_shard: dict[str, list[str]] = {}
+    for image_id in dict.fromkeys(wanted):
+        by_shard.setdefault(places[image_id][0], []).append(image_id)
+    found: dict[str, np.ndarray] = {}
+    for shard, ids in by_shard.items():
+        path, rows = root / "images" / f"{shard}.parquet", [places[i][1] for i in ids]
+        for image_id, jpeg in zip(
+            ids, store.load_rows(path, rows, ["thumbnail"])["thumbnail"], strict=True
+        ):
+            found[image_id] = decode_image(jpeg, image_id)[0]
+    return [found[image_id] for image_id in wanted]
+
+
+@lru_cache(maxsize=4)
+def _places(root: Path, digest: str) -> dict[str, tuple[str, int]]:
+    """Where each image's row is: (shard, row in it). `digest` makes a changed folder a new question."""
+    return {
+        image_id: (path.stem, row)
+        for path in store.shards(root / "images", ".parquet")
+        for row, image_id in enumerate(store.load(path, ["image_id"])["image_id"])
+    }

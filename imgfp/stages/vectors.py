@@ -1,0 +1,145 @@
+"""Notebook 06: one vector a picture; queries by their global crop and their views."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from imgfp import formats, store
+from imgfp.cluster import Made, Task
+from imgfp.datatypes import Descriptors
+from imgfp.descriptors import file_hash, load_model, query_views
+from imgfp.images import cut_box
+from imgfp.stages.inventory import read_images
+from imgfp.stages.local import decoded, image_tasks
+
+#: Stands between what was described and the view of it: `<query or crop id>@<view>`. Never parsed but
+#: from the right, and view names hold none.
+AT = "@"
+
+
+def reference_tasks(library: Path) -> list[Task]:
+    """One task a shard of references."""
+    return image_tasks(library, "descriptors", ".h5")
+
+
+def query_tasks(run: Path, crops: pd.DataFrame, *, also_whole: bool) -> list[Task]:
+    """One task a shard of queries: the global crop where there is one, else (or also) the whole."""
+    boxes = crops[crops["is_global"]].set_index("query_id")
+    tasks = []
+    for task in image_tasks(run, "descriptors", ".h5"):
+        items = []
+        for record in task.arguments["images"]:
+            cut = boxes.loc[record["image_id"]] if record["image_id"] in boxes.index else None
+            if cut is None or also_whole:
+                items.append(record)
+            if cut is not None:
+                box = {name: float(cut[name]) for name in ("x0", "y0", "x1", "y1")}
+                items.append({**record, "image_id": cut["crop_id"], **box})
+        described = [
+            store.hash_of({k: v for k, v in item.items() if k != "path"}) for item in items
+        ]
+        tasks.append(Task(task.path, (*task.inputs, *described), {"images": items}, len(items)))
+    return tasks
+
+
+def describe(
+    images: list[dict],
+    *,
+    model: str,
+    weights: str,
+    device: str,
+    batch_size: int,
+    weights_hash: str,
+    views: list[str],
+) -> Made:
+    """Vectors of each image (or the box of it that a record names) in each view, views adjoining.
+
+    `weights_hash` tells one state of the weights from another in the fingerprint.
+    """
+    loaded = _model(model, weights, device, weights_hash)
+    ids: list[str] = []
+    rejects: list[tuple[str, str]] = []
+
+    def shown():
+        for record, image in decoded(images, rejects):
+            box = [record[name] for name in ("x0", "y0", "x1", "y1")] if "x0" in record else None
+            part = image if box is None else cut_box(image, np.array(box))
+            for name, view in zip(views, query_views(part, views), strict=True):
+                plain = views == ["whole"]
+                ids.append(record["image_id"] + ("" if plain else AT + name))
+                yield view
+
+    vectors = loaded.embed(shown(), batch_size)
+    return Made(Descriptors(np.array(ids, dtype=object), vectors), rejects)
+
+
+def imported(images: list[dict], *, path: str, file_hash: str, side: str) -> Made:
+    """One vector each image, made elsewhere: the `side` ("query" or "reference") of a challenge HDF5
+    file. An image without one is refused. `file_hash` tells one state of the file from another."""
+    held, row_of = _file_side(path, file_hash, side)
+    found, rejects = [], []
+    for record in images:
+        if record["image_id"] in row_of:
+            found.append(record["image_id"])
+        else:
+            rejects.append((record["path"], f"{Path(path).name} holds no {side} of this id"))
+    rows = np.array([row_of[image_id] for image_id in found], np.int64)
+    return Made(Descriptors(np.array(found, dtype=object), held.vectors[rows]), rejects)
+
+
+def file_settings(path: str) -> tuple[dict, dict]:
+    """Settings of `imported` for references and for queries. Raises FileNotFoundError."""
+    whole = store.project_path(path)
+    named = {"path": str(whole), "file_hash": file_hash(whole)}
+    return named | {"side": "reference"}, named | {"side": "query"}
+
+
+@lru_cache(maxsize=2)
+def _file_side(path: str, file_hash: str, side: str) -> tuple[Descriptors, dict[str, int]]:
+    held = formats.read_descriptors(Path(path))[side == "reference"]
+    return held, {image_id: row for row, image_id in enumerate(held.image_ids)}
+
+
+@lru_cache(maxsize=1)
+def _model(name: str, weights: str, device: str, weights_hash: str):
+    return load_model(name, weights, device)
+
+
+def read(root: Path) -> Descriptors:
+    """All vectors of a library or run, in order."""
+    return Descriptors.concatenate(
+        [store.load(p) for p in store.shards(root / "descriptors", ".h5")]
+    )
+
+
+def first_views(run: Path) -> Descriptors:
+    """One vector a query, for tools that know of no views: its global crop's, else its own."""
+    queries = set(read_images(run, ["image_id"])["image_id"])
+    crops = store.load(run / "crops/crops.parquet", ["crop_id", "query_id", "is_global"])
+    query_of = dict(crops[crops["is_global"]][["crop_id", "query_id"]].itertuples(index=False))
+    every = read(run)
+    rows: dict[str, int] = {}
+    for row, vector_id in enumerate(every.image_ids):
+        item = (
+            vector_id
+            if vector_id in queries or vector_id in query_of
+            else vector_id.rpartition(AT)[0]
+        )
+        query = query_of.get(item, item)
+        if query not in rows or (item in query_of and every.image_ids[rows[query]] in queries):
+            rows[query] = row
+    return Descriptors(np.array(list(rows), dtype=object), every.vectors[list(rows.values())])
+
+
+def closest_pairs(descriptors: Descriptors, count: int, limit: int = 5000) -> list[tuple]:
+    """The most similar pairs among the first `limit` images: (id, other id, cosine), best first."""
+    vectors = descriptors.vectors[:limit]
+    cosine = np.triu(vectors @ vectors.T, 1) - np.tri(len(vectors)) * 2
+    best = np.argsort(-cosine, axis=None, kind="stable")[:count]
+    rows, columns = np.unravel_index(best, cosine.shape)
+    ids = descriptors.image_ids
+    return [(ids[i], ids[j], float(cosine[i, j])) for i, j in zip(rows, columns, strict=True)]

@@ -1,0 +1,98 @@
+"""The second look of the crop detector: a tiny network that judges each proposed box by its signs.
+
+It learns from made pictures, as the detector's own network does, how well a box with such signs
+(`imgfp.box_signs`) covers a paste. It sees numbers, no pixels, so seconds are enough.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from imgfp.box_signs import N_SIGNS
+from imgfp.boxes import overlap
+from imgfp.crops import Detector, propose
+from imgfp.training.crop_scenes import make_scene
+
+
+def collect(
+    photographs: Sequence[np.ndarray], network: Detector, *, scenes: int, untouched: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Signs (n, N_SIGNS) of all boxes proposed in `scenes` made pictures and in `untouched`
+    photographs as they are, and how well each covers a paste: (n,) float32, 0 up to an overlap of
+    0.5, 1 from 0.95 on. The photographs bring the windows, frames and posters of real rooms."""
+    signs, covers = [], []
+    whole = np.random.default_rng(seed).permutation(len(photographs))[:untouched]
+    nothing = np.empty((0, 4), np.float32)
+    made = (make_scene(photographs, seed, number) for number in range(scenes))
+    pictures = chain(
+        ((scene.image, scene.boxes) for scene in made),
+        ((photographs[int(number)], nothing) for number in whole),
+    )
+    for image, truth in pictures:
+        xyxy, found = propose(image, network.detect([image])[0])
+        signs.append(found)
+        covers.append(overlap(xyxy, truth).max(1, initial=0))
+    cover = (np.concatenate(covers) - 0.5) / 0.45
+    return np.concatenate(signs), cover.clip(0, 1).astype(np.float32)
+
+
+class Judge(nn.Module):
+    """(n, N_SIGNS) signs to (n,) confidence in 0..1."""
+
+    def __init__(self, hidden: int = 96):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.BatchNorm1d(N_SIGNS, affine=False),
+            nn.Linear(N_SIGNS, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 1),
+        )
+
+    def forward(self, signs: torch.Tensor) -> torch.Tensor:
+        """Higher: covers a paste better."""
+        return self.layers(signs.clamp(-8, 8))[:, 0].sigmoid()
+
+
+def fit_judge(
+    signs: np.ndarray, cover: np.ndarray, *, epochs: int = 16, seed: int = 0
+) -> tuple[Judge, list[float]]:
+    """Train a judge on what `collect` gave; also the mean loss of each epoch (cross entropy)."""
+    torch.manual_seed(seed)
+    judge = Judge().train()
+    x, y = torch.from_numpy(signs), torch.from_numpy(cover)
+    batch = min(512, len(x))
+    steps = len(x) // batch
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * steps)
+    losses = []
+    for _ in range(epochs):
+        total = 0.0
+        for rows in torch.randperm(len(x))[: steps * batch].split(batch):
+            loss = nn.functional.binary_cross_entropy(judge(x[rows]), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+        losses.append(total / steps)
+    return judge.eval(), losses
+
+
+def export_judge(judge: Judge, path: Path) -> None:
+    """Write a judge as ONNX, float32, any number of boxes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    names = {"input_names": ["signs"], "output_names": ["confidence"]}
+    any_number = {name: {0: "n"} for name in ("signs", "confidence")}
+    example = torch.zeros(2, N_SIGNS)
+    torch.onnx.export(judge, (example,), beside, **names, dynamic_axes=any_number, dynamo=False)
+    os.replace(beside, path)

@@ -1,0 +1,281 @@
+"""Charts on Axes: scores, precision and recall, bars, votes, calibration, losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+
+from imgfp.viz.base import (
+    BLUE,
+    CYCLE,
+    FALSE,
+    INK,
+    LINE,
+    MUTED,
+    SCALES,
+    SKY,
+    TRUE,
+    grid,
+    label,
+    number,
+    put_legend,
+    put_text,
+    say,
+    set_title,
+)
+
+#: A threshold line: the same in every chart.
+_MARK = {"color": INK, "linewidth": 1.3, "linestyle": (0, (5, 2)), "zorder": 6}
+
+
+def draw_score_histogram(
+    ax: Axes,
+    positives: np.ndarray,
+    negatives: np.ndarray | None = None,
+    threshold: float | None = None,
+    log: bool = True,
+    *,
+    bins: int | np.ndarray = 48,
+    names: Sequence[str] = ("copies", "not copies"),
+    title: str = "",
+    axis: str = "score (higher: more alike)",
+    scale: str = "linear",
+) -> Axes:
+    """How scores are spread: true pairs and false pairs, or, without truth, all pairs as `positives`
+    with `negatives` None. log: counts on a logarithmic axis, bars from below one upwards; scale: of the
+    scores, a name of SCALES."""
+    spread = SCALES[scale]
+    positives = spread.place(positives)
+    negatives = None if negatives is None else spread.place(negatives)
+    if negatives is None:
+        groups = [(np.asarray(positives, float), MUTED, "all pairs")]
+    else:
+        groups = [
+            (np.asarray(negatives, float), FALSE, names[1]),
+            (np.asarray(positives, float), TRUE, names[0]),
+        ]
+    values = np.concatenate([scores for scores, *_ in groups])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return say(ax, "no scores")
+    edges = np.histogram_bin_edges(values, bins)
+    for scores, colour, name in groups:
+        counts, _ = np.histogram(scores[np.isfinite(scores)], edges)
+        ax.stairs(
+            counts,
+            edges,
+            fill=True,
+            color=colour,
+            alpha=0.55,
+            baseline=0.5 if log else 0,
+            label=f"{name} ({len(scores):,})",
+        )
+        ax.stairs(counts, edges, color=colour, linewidth=1.2, baseline=0.5 if log else 0)
+    if log:
+        ax.set_yscale("log")
+        ax.set_ylim(0.5)
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
+    if threshold is not None:
+        draw_threshold(ax, threshold, scale)
+    if spread.named:
+        places = spread.place(spread.named)
+        inside = (places >= values.min() - 1) & (places <= values.max() + 1)
+        shown = np.array(spread.named)[inside]
+        names = [number(score, 2) if score < 1 else f"{score:,.0f}" for score in shown]
+        ax.set_xticks(places[inside], names)
+    ax.set_xlabel(axis)
+    ax.set_ylabel("pairs")
+    ax.margins(x=0.01)
+    grid(ax, "y")
+    put_legend(ax, loc="upper right")
+    if title:
+        set_title(ax, title)
+    return ax
+
+
+def draw_threshold(ax: Axes, threshold: float, scale: str = "linear") -> Axes:
+    """A dashed upright line; its value is named in the legend. scale: of the axis, a name of SCALES."""
+    place = float(SCALES[scale].place(threshold))
+    ax.axvline(place, label=f"threshold {number(threshold)}", **_MARK)
+    return ax
+
+
+def draw_precision_recall(
+    ax: Axes,
+    precision: np.ndarray,
+    recall: np.ndarray,
+    marks: Sequence[tuple[str, float, float]] = (),
+    *,
+    name: str = "",
+    colour: str = BLUE,
+    title: str = "",
+) -> Axes:
+    """Precision over recall; marks: (text, recall, precision) points worth naming."""
+    order = np.argsort(recall, kind="stable")
+    ax.plot(np.asarray(recall)[order], np.asarray(precision)[order], color=colour, label=name)
+    for text, x, y in marks:
+        ax.plot([x], [y], "o", color=colour, markersize=6, markeredgecolor="white", zorder=5)
+        put_text(ax, x - 0.015, y - 0.025, text, ha="right", va="top", fontsize=8, color=INK)
+    ax.set(xlim=(0, 1.01), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    grid(ax, "both")
+    if name:
+        put_legend(ax, loc="lower left")
+    if title:
+        set_title(ax, title)
+    return ax
+
+
+def draw_bars(
+    ax: Axes,
+    names: Sequence[str],
+    values: Sequence[float],
+    *,
+    colours: Sequence[str] | str = BLUE,
+    form: str = "{:,.3g}",
+    title: str = "",
+    axis: str = "",
+) -> Axes:
+    """Lying bars, the first on top, each with its name and its value written out."""
+    if not len(names):
+        return say(ax, "nothing to count")
+    numbers = np.nan_to_num(np.asarray(values, float))
+    rows = np.arange(len(numbers))
+    bars = ax.barh(rows, numbers, color=colours, height=0.68)
+    for bar, value in zip(bars, values, strict=True):
+        put_text(
+            ax,
+            max(bar.get_width(), 0),
+            bar.get_y() + bar.get_height() / 2,
+            "  " + form.format(value),
+            va="center",
+            fontsize=8,
+            color=INK,
+        )
+    _name_rows(ax, names)
+    ax.set_xlabel(axis)
+    ax.margins(x=0.16)
+    grid(ax, "x")
+    if title:
+        set_title(ax, title)
+    return ax
+
+
+def draw_votes(
+    ax: Axes,
+    names: Sequence[str],
+    votes: Sequence[int],
+    winner: int | None = None,
+    needed: int | None = None,
+    title: str = "",
+    branch: str = "local",
+) -> Axes:
+    """Votes of the references that a query's keypoints hit, most first; `winner`: row of the accepted
+    one, None when nobody won; needed: votes that must be exceeded. The global branch has similarities
+    in place of votes."""
+    colours = [BLUE if row == winner else LINE for row in range(len(names))]
+    counted = branch != "global"
+    form, axis = ("{:.0f}", "votes") if counted else ("{:.3f}", "similarity")
+    draw_bars(ax, names, votes, colours=colours, form=form, axis=axis, title=title)
+    if len(names) and counted:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if needed is not None and len(names):
+        ax.axvline(needed, label=f"more than {needed} needed", **_MARK)
+        put_legend(ax, loc="lower right")
+    return ax
+
+
+def draw_reliability(
+    ax: Axes,
+    predicted: np.ndarray,
+    observed: np.ndarray,
+    counts: np.ndarray,
+    title: str = "",
+) -> Axes:
+    """Calibration: mean predicted probability of a bin against the share of copies found in it.
+
+    predicted, observed, counts: one value a bin; dots grow with the count; on the diagonal a score can
+    be read as a probability.
+    """
+    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
+    weights = np.asarray(counts, float)
+    sizes = 20 + 90 * np.sqrt(weights / max(weights.max(initial=0), 1))
+    ax.plot(predicted, observed, color=BLUE, linewidth=1.2)
+    ax.scatter(predicted, observed, s=sizes, color=SKY, edgecolors=BLUE, zorder=4, clip_on=False)
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="share of copies")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.set_aspect("equal")
+    grid(ax, "both")
+    ax.tick_params(pad=7)
+    if title:
+        set_title(ax, title)
+    return ax
+
+
+def draw_breakdown(ax: Axes, breakdown: pd.DataFrame, title: str = "") -> Axes:
+    """Recall a group of queries: a dot for pairs found, and how far search alone reached.
+
+    breakdown: columns group, positives, recall, proposed, as `losses.breakdown` makes it; drawn in the
+    order given, the first on top.
+    """
+    shown = breakdown[breakdown["positives"] > 0]
+    if not len(shown):
+        return say(ax, "no true pairs")
+    rows = np.arange(len(shown))
+    proposed, found = shown["proposed"].to_numpy(float), shown["recall"].to_numpy(float)
+    ax.hlines(rows, 0, 1, color=LINE, linewidth=6, zorder=1)
+    ax.hlines(rows, 0, np.nan_to_num(proposed), color=SKY, linewidth=6, label="proposed", zorder=2)
+    ax.scatter(found, rows, s=44, color=BLUE, edgecolors="white", label="found", zorder=4)
+    for row, value in zip(rows, found, strict=True):
+        put_text(ax, 1.03, row, f"{value:.0%}", va="center", fontsize=8, color=INK)
+    counts = [f"{label(g)}  ({n})" for g, n in zip(shown["group"], shown["positives"], strict=True)]
+    _name_rows(ax, counts)
+    ax.set_xlim(0, 1.14)
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.set_xlabel("share of the true pairs")
+    ax.tick_params(length=0)
+    put_legend(ax, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.1)
+    if title:
+        set_title(ax, title, pad=24)
+    return ax
+
+
+def draw_curve(
+    ax: Axes,
+    curves: Mapping[str, Sequence[float]],
+    x: Sequence[float] | None = None,
+    *,
+    axes: tuple[str, str] = ("step", "loss"),
+    log: bool = False,
+    title: str = "",
+) -> Axes:
+    """Named curves over `x` (counted from 1 where none is given), named at their right end."""
+    for row, (name, values) in enumerate(curves.items()):
+        colour = CYCLE[row % len(CYCLE)]
+        steps = np.arange(1, len(values) + 1) if x is None else np.asarray(x)
+        ax.plot(steps, values, color=colour, linewidth=1.6)
+        if len(values):
+            style = {"fontsize": 8, "color": colour, "va": "center"}
+            put_text(ax, steps[-1], values[-1], f"  {label(name)}", **style)
+    ax.set(xlabel=axes[0], ylabel=axes[1])
+    ax.margins(x=0.12)
+    if log:
+        ax.set_yscale("log")
+    grid(ax, "y")
+    if title:
+        set_title(ax, title)
+    return ax
+
+
+def _name_rows(ax: Axes, names: Sequence[str]) -> None:
+    ax.set_yticks(np.arange(len(names)), [label(name) for name in names], parse_math=False)
+    ax.tick_params(axis="y", labelcolor=INK, length=0)
+    ax.set_ylim(len(names) - 0.4, -0.6)

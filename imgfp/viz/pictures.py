@@ -1,0 +1,274 @@
+"""Pictures on Axes: contact sheets, boxes, keypoints, match lines, overlays.
+
+Images are (H,W,3) uint8 RGB. Coordinates are pixels of the upright original; where only a thumbnail
+is at hand, `size` (width, height of the original) stretches it to those coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection, LineCollection
+from matplotlib.patches import Polygon, Rectangle
+from matplotlib.patheffects import withStroke
+
+from imgfp.viz.base import FALSE, INK, SKY, YELLOW, label, put_text, say, set_title
+
+Size = tuple[float, float]
+_OUTLINE = [withStroke(linewidth=2.4, foreground="#10151c")]
+
+
+def draw_image(ax: Axes, image: np.ndarray, title: str = "", size: Size | None = None) -> Axes:
+    """One picture without ticks, its id above it; coordinates run over `size` (width, height)."""
+    width, height = size or (image.shape[1], image.shape[0])
+    ax.imshow(image, extent=(0, width, height, 0), interpolation="antialiased")
+    _bare(ax)
+    if title:
+        set_title(ax, label(title, 60), fontsize=9)
+    return ax
+
+
+def draw_contact_sheet(
+    ax: Axes, images: Sequence[np.ndarray], titles: Sequence[str] = (), columns: int = 6
+) -> Axes:
+    """Pictures in rows of `columns`, each fitted into its cell, with its title below it.
+
+    No images give an Axes that says so.
+    """
+    if not len(images):
+        return say(ax, "no pictures")
+    _bare(ax)
+    columns = max(1, min(columns, len(images)))
+    gap = 0.24 if len(titles) else 0.05
+    sizes = [np.array(image.shape[1::-1]) * 0.95 / max(image.shape[:2]) for image in images]
+    top = 0.0
+    for start in range(0, len(images), columns):
+        tall = max(height for _, height in sizes[start : start + columns])
+        for number in range(start, min(start + columns, len(images))):
+            width, height = sizes[number]
+            left, upper = number - start + (1 - width) / 2, top + (tall - height) / 2
+            extent = (left, left + width, upper + height, upper)
+            ax.imshow(images[number], extent=extent, interpolation="antialiased", zorder=2)
+            if number < len(titles):
+                style = {"ha": "center", "va": "top", "fontsize": 7.5, "color": INK}
+                put_text(
+                    ax, number - start + 0.5, top + tall + 0.03, label(titles[number], 22), **style
+                )
+        top += tall + gap
+    ax.set_xlim(0, columns)
+    ax.set_ylim(top, -0.02)
+    ax.set_aspect("equal")
+    return ax
+
+
+def draw_boxes(
+    ax: Axes,
+    image: np.ndarray,
+    xyxy: np.ndarray,
+    labels: Sequence[str] = (),
+    chosen: Sequence[int] = (),
+    title: str = "",
+    size: Size | None = None,
+    others: int = 4,
+) -> Axes:
+    """A picture with boxes (n,4) x0, y0, x1, y1, most confident first; those whose row is in `chosen` are
+    drawn strong, of the others the first `others`."""
+    draw_image(ax, image, title, size)
+    height = ax.get_ylim()[0]  # labels of boxes at the upper edge go inside
+    left = [row for row in range(len(xyxy)) if row not in set(chosen)][:others]
+    for row in [*left, *chosen]:
+        x0, y0, x1, y1 = np.asarray(xyxy[row], float)
+        picked = row not in left
+        colour = SKY if picked else FALSE
+        ax.add_patch(
+            Rectangle(
+                (x0, y0),
+                x1 - x0,
+                y1 - y0,
+                fill=False,
+                edgecolor=colour,
+                linewidth=2.4 if picked else 1.2,
+                linestyle="-" if picked else (0, (4, 2)),
+                path_effects=_OUTLINE if picked else None,
+                zorder=4 if picked else 3,
+            )
+        )
+        if row < len(labels):
+            tag = {"facecolor": colour, "edgecolor": "none", "pad": 1.6}
+            put_text(
+                ax,
+                x0,
+                y0,
+                label(labels[row]),
+                fontsize=7.5,
+                color=INK,
+                va="bottom" if y0 > 0.08 * height else "top",
+                bbox=tag,
+                zorder=5,
+                clip_on=True,
+            )
+    return ax
+
+
+def draw_keypoints(
+    ax: Axes, image: np.ndarray, keypoints: np.ndarray, title: str = "", size: Size | None = None
+) -> Axes:
+    """A picture with keypoints (n,4) x, y, size px, angle rad: circles of their size, and direction."""
+    draw_image(ax, image, title, size)
+    points = np.asarray(keypoints, float).reshape(-1, 4)
+    if not len(points):
+        return ax
+    x, y, diameter, angle = points.T
+    circles = EllipseCollection(
+        diameter,
+        diameter,
+        0,
+        units="xy",
+        offsets=points[:, :2],
+        offset_transform=ax.transData,
+        facecolors="none",
+        edgecolors=SKY,
+        linewidths=0.8,
+    )
+    ends = np.stack([x + diameter / 2 * np.cos(angle), y + diameter / 2 * np.sin(angle)], axis=1)
+    ax.add_collection(circles, autolim=False)
+    hands = LineCollection(
+        np.stack([points[:, :2], ends], axis=1), colors=YELLOW, linewidths=0.7, zorder=3
+    )
+    ax.add_collection(hands, autolim=False)
+    return ax
+
+
+def draw_matches(
+    ax: Axes,
+    query: np.ndarray,
+    reference: np.ndarray,
+    query_xy: np.ndarray,
+    reference_xy: np.ndarray,
+    inliers: np.ndarray | None = None,
+    *,
+    titles: Sequence[str] = (),
+    query_size: Size | None = None,
+    reference_size: Size | None = None,
+    limit: int = 200,
+) -> Axes:
+    """Two pictures side by side at one height, joined by a line a match.
+
+    query_xy, reference_xy (n,2): matched positions; inliers (n,) bool: those that fit the estimated
+    geometry, solid and blue; the others are thin, dashed and orange. At most `limit` lines are drawn,
+    inliers first, spread evenly.
+    """
+    boxes = side_by_side(query_size or _size(query), reference_size or _size(reference))
+    _bare(ax)
+    for picture, (left, scale, width, height) in zip((query, reference), boxes, strict=True):
+        extent = (left, left + width * scale, height * scale, 0)
+        ax.imshow(picture, extent=extent, interpolation="antialiased")
+    for text, (left, *_) in zip(titles, boxes, strict=False):
+        put_text(ax, left, -0.02, label(text, 72), ha="left", va="bottom", fontsize=8.5, color=INK)
+    ends = [
+        np.asarray(xy, float).reshape(-1, 2) * scale + [left, 0]
+        for xy, (left, scale, *_) in zip((query_xy, reference_xy), boxes, strict=True)
+    ]
+    inside = np.ones(len(ends[0]), bool) if inliers is None else np.asarray(inliers, bool)
+    for keep, colour, width, dashes in (
+        (~inside, FALSE, 0.7, (0, (4, 3))),
+        (inside, SKY, 1.1, "-"),
+    ):
+        rows = spread(np.flatnonzero(keep), limit)
+        lines = np.stack([ends[0][rows], ends[1][rows]], axis=1)
+        ax.add_collection(
+            LineCollection(lines, colors=colour, linewidths=width, linestyles=[dashes], alpha=0.9),
+            autolim=False,
+        )
+        dots = lines.reshape(-1, 2)
+        ax.scatter(dots[:, 0], dots[:, 1], s=7, c=colour, edgecolors=INK, linewidths=0.3, zorder=4)
+    last = boxes[1]
+    ax.set_xlim(0, last[0] + last[1] * last[2])
+    ax.set_ylim(1, -0.02)
+    ax.set_aspect("equal")
+    return ax
+
+
+def side_by_side(query_size: Size, reference_size: Size, gap: float = 0.03) -> list[tuple]:
+    """Where two pictures of (width, height) stand at height 1: (left, scale, width, height) each."""
+    boxes, left = [], 0.0
+    for width, height in (query_size, reference_size):
+        boxes.append((left, 1 / height, width, height))
+        left += width / height + gap
+    return boxes
+
+
+def spread(rows: np.ndarray, limit: int) -> np.ndarray:
+    """At most `limit` of `rows`, evenly spaced, in order."""
+    if len(rows) <= limit:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
+
+
+def draw_outline(ax: Axes, corners: np.ndarray, colour: str = SKY, text: str = "") -> Axes:
+    """A closed outline through corners (n,2), e.g. where the other picture lies in this one."""
+    points = np.asarray(corners, float).reshape(-1, 2)
+    if len(points) and np.isfinite(points).all():
+        shape = {"fill": False, "edgecolor": colour, "linewidth": 2.2, "path_effects": _OUTLINE}
+        ax.add_patch(Polygon(points, closed=True, zorder=4, **shape))
+        if text:
+            x, y = points[points[:, 1].argmin()]
+            tag = {"facecolor": colour, "edgecolor": "none", "pad": 1.6}
+            put_text(ax, x, y, label(text), fontsize=7.5, va="bottom", bbox=tag, clip_on=True)
+    return ax
+
+
+def draw_overlay(
+    ax: Axes,
+    warped: np.ndarray,
+    reference: np.ndarray,
+    inside: np.ndarray | None = None,
+    *,
+    blend: float = 0.5,
+    difference: bool = False,
+) -> Axes:
+    """The query warped onto the reference: a blend, or where the two differ.
+
+    warped and reference are of one size; inside (H,W) bool: where the query reaches; blend 0 shows the
+    reference, 1 the query. The difference map is white where the pictures agree and dark red where
+    they do not.
+    """
+    return draw_image(ax, overlay(warped, reference, inside, blend=blend, difference=difference))
+
+
+def overlay(
+    warped: np.ndarray,
+    reference: np.ndarray,
+    inside: np.ndarray | None = None,
+    *,
+    blend: float = 0.5,
+    difference: bool = False,
+) -> np.ndarray:
+    """The picture that `draw_overlay` draws, (H,W,3) uint8 RGB."""
+    if warped.shape != reference.shape:
+        raise ValueError(f"warped {warped.shape} and reference {reference.shape} differ in size")
+    top, ground = warped.astype(np.float32), reference.astype(np.float32)
+    where = np.ones(top.shape[:2], bool) if inside is None else np.asarray(inside, bool)
+    if difference:
+        change = np.abs(top - ground).mean(axis=2, keepdims=True) / 255
+        change = np.clip(change * 2.0, 0, 1)
+        deep = np.array([140, 30, 0], np.float32)
+        mixed = 255 + (deep - 255) * change
+        outside = 255 - 0.15 * (255 - ground)
+    else:
+        mixed = blend * top + (1 - blend) * ground
+        outside = ground * (1 - 0.6 * blend)
+    return np.where(where[:, :, None], mixed, outside).round().clip(0, 255).astype(np.uint8)
+
+
+def _size(image: np.ndarray) -> Size:
+    return image.shape[1], image.shape[0]
+
+
+def _bare(ax: Axes) -> None:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)

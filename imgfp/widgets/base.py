@@ -1,0 +1,222 @@
+"""What the browsers share: a pager, panes of safe HTML, and the note that stands in for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ipywidgets as ipw
+from IPython.display import Markdown
+
+from imgfp.viz.svg import Chart, data_uri, escaped
+
+WIDE = {"description_width": "160px"}
+_NOTE = "A live browser stands here when this notebook is opened in JupyterLab or with `make app`."
+
+
+def show(
+    browser: Callable[..., ipw.Widget], *arguments: Any, **options: Any
+) -> ipw.Widget | Markdown:
+    """The browser, or one line of text where nobody can use it: in headless runs."""
+    if os.environ.get("IMGFP_HEADLESS"):
+        return Markdown(f"*{_NOTE}*")
+    return browser(*arguments, **options)
+
+
+def pane(width: str = "100%", **layout: str) -> ipw.HTML:
+    """An empty place for HTML text; whoever fills it escapes what is not markup."""
+    return ipw.HTML(layout=ipw.Layout(width=width, **layout))
+
+
+def slider(name: str, value: float, low: float, high: float, step: float) -> ipw.FloatSlider:
+    """A slider with its value in view, answering while it moves."""
+    return ipw.FloatSlider(
+        value=min(max(value, low), high),
+        min=low,
+        max=high,
+        step=step,
+        description=name,
+        readout_format=".3g" if step < 0.1 else ".4g",
+        style=WIDE,
+        layout=ipw.Layout(width="470px"),
+    )
+
+
+def button(name: str, act: Callable[[], Any], hint: str = "", style: str = "") -> ipw.Button:
+    """A button that calls `act`."""
+    made = ipw.Button(
+        description=name,
+        tooltip=hint,
+        button_style=style,
+        layout=ipw.Layout(width="auto", min_width="38px", flex="0 0 auto"),
+    )
+    made.on_click(lambda _: act())
+    return made
+
+
+def facts_table(rows: Sequence[tuple[object, ...]], hints: Mapping[str, str] = {}) -> str:
+    """Rows of a name and one or more values as a small HTML table, all escaped; hints: name -> text that
+    is shown on hovering."""
+    cells = "".join(
+        f'<tr title="{escaped(hints.get(str(name), ""))}">'
+        f'<td style="color:#66727f;padding-right:14px;white-space:nowrap">{escaped(name)}</td>'
+        + "".join(f'<td style="padding-right:14px">{escaped(value, 90)}</td>' for value in values)
+        + "</tr>"
+        for name, *values in rows
+    )
+    return f'<table style="font-size:12.5px;line-height:1.45">{cells}</table>'
+
+
+def yaml_lines(values: dict[str, float]) -> str:
+    """Settings as the lines to paste into a parameter file."""
+    lines = "\n".join(escaped(f"{name}: {value!r}") for name, value in values.items())
+    return f'<pre style="font-family:monospace;line-height:1.45;user-select:all">{lines}</pre>'
+
+
+def sentence(text: str, strong: bool = False) -> str:
+    """One line of text as HTML, escaped."""
+    weight = "font-weight:600;" if strong else ""
+    return f'<div style="{weight}line-height:1.45">{escaped(text)}</div>'
+
+
+def thumbnail_pair(query: bytes, reference: bytes, text: str, height_px: int = 92) -> str:
+    """Two JPEG thumbnails side by side with a line of text below."""
+    style = f"height:{height_px}px;max-width:150px;object-fit:contain;background:#f4f6f8"
+    pictures = "".join(
+        f'<img src="{data_uri(jpeg)}" style="{style}">' for jpeg in (query, reference)
+    )
+    return (
+        f'<div style="display:flex;gap:4px">{pictures}</div>'
+        f'<div style="font-size:11.5px;line-height:1.3">{escaped(text)}</div>'
+    )
+
+
+class LineOver(ipw.GridBox):
+    """An upright line over a chart that is dragged, moved by the arrow keys, or put where one clicks.
+
+    It is a slider laid over the chart's frame whose handle looks like a dashed line, so that it follows
+    the pointer in the browser without asking the kernel; `line.value` is its place on the x axis.
+    """
+
+    _STYLE = """<style>
+.imgfp-line .slider-container, .imgfp-line .noUi-target { height: 100% !important; }
+.imgfp-line .slider-container { margin: 0 !important; }
+.imgfp-line .noUi-target { margin: 0 !important; background: none; border: none; cursor: pointer; }
+.imgfp-line .noUi-origin { height: 100% !important; }
+.imgfp-line .noUi-connects { background: none; }
+.imgfp-line .noUi-connect { display: none; }
+.imgfp-line .noUi-handle { height: 100% !important; width: 18px !important; top: 0 !important;
+  right: -9px !important; border: none !important; border-radius: 0; box-shadow: none !important;
+  background: repeating-linear-gradient(#1f2933 0 7px, transparent 7px 11px) center / 2px 100%
+  no-repeat !important; cursor: ew-resize; transform: none !important; }
+.imgfp-line .noUi-handle:hover, .imgfp-line .noUi-handle:focus, .imgfp-line .noUi-active {
+  background-size: 4px 100% !important; outline: none; }
+</style>"""
+
+    def __init__(self) -> None:
+        self._chart = pane(grid_area="1 / 1")
+        self.line = ipw.FloatSlider(readout=False)
+        self.line.add_class("imgfp-line")
+        super().__init__([self._chart, self.line], layout=ipw.Layout(grid_template_columns="100%"))
+
+    def draw(self, chart: Chart) -> None:
+        """Show another chart; the line may move over the whole of its x axis."""
+        self._chart.value = self._STYLE + chart.marked()
+        # Traits refuse a lower end above the upper one, even for a moment.
+        self.line.max = max(self.line.max, chart.high)
+        self.line.min, self.line.max = chart.low, chart.high
+        self.line.step = (chart.high - chart.low) / 1000
+        (left, top, right, bottom), (wide, tall) = chart.frame, chart.size
+        # Shares of the width, as CSS counts the margins of all four sides.
+        space = (top, wide - right, tall - bottom, left)
+        self.line.layout = ipw.Layout(
+            grid_area="1 / 1",
+            width="auto",
+            height="auto",
+            align_self="stretch",
+            margin=" ".join(f"{100 * side / wide:.3f}%" for side in space),
+        )
+
+
+class Pager(ipw.HBox):
+    """Walks through keys: back, next, a filter, and a box to jump to an id.
+
+    `key` is the current one, None when the filter leaves nothing; `changed` is called with it.
+    """
+
+    def __init__(
+        self,
+        filters: dict[str, Callable[[], Sequence[Any]]],
+        changed: Callable[[Any], None],
+        name: str = "jump to",
+        matches: Callable[[Any, str], bool] = lambda key, text: text in str(key),
+    ) -> None:
+        """filters: name -> the keys it leaves, in order; matches: whether a key fits a typed text."""
+        self._filters, self._changed, self._matches = filters, changed, matches
+        self._keys: list[Any] = []
+        self._at = 0
+        self.filter = ipw.Dropdown(
+            options=list(filters), layout=ipw.Layout(width="auto", max_width="320px")
+        )
+        self.jump = ipw.Text(
+            placeholder=f"{name} …", continuous_update=False, layout=ipw.Layout(width="230px")
+        )
+        self.where = ipw.Label()
+        self._quiet = False
+        self.filter.observe(lambda _: self._quiet or self.refresh(), "value")
+        self.jump.observe(self._jump, "value")
+        super().__init__(
+            [
+                button("◀", lambda: self.step(-1), "previous"),
+                button("▶", lambda: self.step(1), "next"),
+                self.where,
+                self.filter,
+                self.jump,
+            ],
+            layout=ipw.Layout(align_items="center", flex_flow="row wrap"),
+        )
+
+    @property
+    def key(self) -> Any:
+        return self._keys[self._at] if self._keys else None
+
+    def refresh(self, key: Any = None) -> None:
+        """Ask the filter again, stay at `key` (or the current one) where it is still there."""
+        key = self.key if key is None else key
+        self._keys = list(self._filters[self.filter.value]())
+        self._at = self._keys.index(key) if key in self._keys else 0
+        self._show()
+
+    def go(self, key: Any) -> None:
+        """To a key, clearing the filter where it hides it."""
+        if key not in self._keys:
+            self._quiet = True
+            self.filter.value = next(iter(self._filters))
+            self._quiet = False
+            self._keys = list(self._filters[self.filter.value]())
+        if key in self._keys:
+            self._at = self._keys.index(key)
+        self._show()
+
+    def step(self, by: int) -> None:
+        """Forwards or backwards, round the end."""
+        if self._keys:
+            self._at = (self._at + by) % len(self._keys)
+            self._show()
+
+    def _jump(self, change: dict) -> None:
+        text = change["new"]
+        if not text:
+            return
+        after = [*range(self._at + 1, len(self._keys)), *range(self._at + 1)]
+        for row in after[: len(self._keys)]:
+            if self._matches(self._keys[row], text):
+                self._at = row
+                self._show()
+                return
+        self.where.value = "nothing of that name here"
+
+    def _show(self) -> None:
+        self.where.value = f"{self._at + 1:,} of {len(self._keys):,}" if self._keys else "none"
+        self._changed(self.key)

@@ -1,0 +1,181 @@
+"""The crop browser: every box of a query, and what each rule would take."""
+
+from __future__ import annotations
+
+import ipywidgets as ipw
+import numpy as np
+import pandas as pd
+
+from imgfp.crops import choose
+from imgfp.datatypes import Boxes
+from imgfp.results import Results
+from imgfp.viz import svg
+from imgfp.widgets.base import Pager, facts_table, pane, sentence, slider, yaml_lines
+
+#: A query is borderline when its best box is this near to a threshold.
+BORDERLINE = 0.08
+
+
+def box_facts(detections: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
+    """Each detection's area and aspect as `crops.choose` sees them, once, for `best_boxes`.
+
+    detections: the table of that name; sizes: width, height by image id. Columns image_id, confidence,
+    area (share of the image), aspect (height / width of the box normalised by the image's sides).
+    """
+    size = sizes.loc[detections["image_id"], ["width", "height"]].to_numpy(np.float32)
+    corners = detections[["x0", "y0", "x1", "y1"]].to_numpy(np.float32)
+    corners = np.clip(corners, 0, np.tile(size, 2))
+    sides = (corners[:, 2:] - corners[:, :2]) / size
+    with np.errstate(divide="ignore", invalid="ignore"):
+        aspect = sides[:, 1] / sides[:, 0]
+    return pd.DataFrame(
+        {
+            "image_id": detections["image_id"].to_numpy(),
+            "confidence": detections["confidence"].to_numpy(),
+            "area": sides.prod(axis=1),
+            "aspect": aspect,
+        }
+    )
+
+
+def best_boxes(
+    facts: pd.DataFrame, *, min_confidence: float, max_area: float, max_aspect: float
+) -> pd.Series:
+    """Image id -> row of `facts` that the rule of `crops.choose` takes, for all images at once.
+
+    facts: of `box_facts`, most confident first within its image; images without a box are left out.
+    """
+    good = (facts["confidence"] > min_confidence) & (facts["area"] > 0)
+    good &= (facts["area"] <= max_area) & facts["aspect"].between(1 / max_aspect, max_aspect)
+    first = facts[good].drop_duplicates("image_id")
+    return pd.Series(first.index.to_numpy(), index=first["image_id"].to_numpy())
+
+
+class CropBrowser(ipw.VBox):
+    """Boxes of every query at both operating points; the sliders only repeat the choice."""
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+        self._facts = box_facts(results.detections, results.queries)
+        self._of_query = self._facts.groupby("image_id").indices
+        values = results.params
+        self.local = slider(
+            "local_min_confidence", values.get("local_min_confidence", 0.5), 0, 1, 0.01
+        )
+        self.single = slider(
+            "global_min_confidence", values.get("global_min_confidence", 0.55), 0, 1, 0.01
+        )
+        self.area = slider("crop_max_area", values.get("crop_max_area", 0.85), 0.05, 1, 0.01)
+        self.aspect = slider("crop_max_aspect", values.get("crop_max_aspect", 4.0), 1, 10, 0.1)
+        self._sliders = (self.local, self.single, self.area, self.aspect)
+        self._at_first = self.settings
+        self._before = self._now = self._rules()
+        filters = {
+            "all queries": lambda: results.queries.index,
+            "with a box": lambda: self._of_query,
+            "without a box": lambda: [q for q in results.queries.index if q not in self._of_query],
+            "borderline": self._borderline,
+            "changed by the sliders": self._changed,
+        }
+        self.counts, self.picture, self.cuts = pane(), pane("60%"), pane()
+        self.listed, self.lines = pane(), pane()
+        self.pager = Pager(filters, self._show, "query id")
+        for one in self._sliders:
+            one.observe(self._moved, "value")
+        side = ipw.VBox([self.cuts, self.listed], layout=ipw.Layout(width="38%"))
+        pictures = ipw.HBox([self.picture, side])
+        controls = ipw.HBox(
+            [ipw.VBox(list(self._sliders)), ipw.VBox([self.counts, self.lines])],
+            layout=ipw.Layout(align_items="flex-start"),
+        )
+        super().__init__([controls, self.pager, pictures])
+        self._moved()
+        self.pager.refresh()
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The parameters at which the sliders stand."""
+        return {one.description: round(one.value, 4) for one in self._sliders}
+
+    def _rules(self) -> tuple[pd.Series, pd.Series]:
+        limits = {"max_area": self.area.value, "max_aspect": self.aspect.value}
+        points = self.local.value, self.single.value
+        return tuple(best_boxes(self._facts, min_confidence=p, **limits) for p in points)
+
+    def _moved(self, _: object = None) -> None:
+        self._now = self._rules()
+        total = len(self._results.queries)
+        rows = []
+        for name, before, now in zip(("local", "global"), self._before, self._now, strict=True):
+            gained = len(now.index.difference(before.index))
+            lost = len(before.index.difference(now.index))
+            change = f", {gained:,} more and {lost:,} fewer than the run" if gained or lost else ""
+            rows.append((f"{name} crops", f"{len(now):,} of {total:,} queries{change}"))
+        self.counts.value = facts_table(rows)
+        self.lines.value = yaml_lines(self.settings)
+        if self.pager.key is not None:
+            self._show(self.pager.key)
+
+    def _borderline(self) -> list[str]:
+        best = self._facts.drop_duplicates("image_id")
+        near = np.zeros(len(best), bool)
+        for point in (self.local.value, self.single.value):
+            near |= abs(best["confidence"].to_numpy() - point) < BORDERLINE
+        return best.loc[near, "image_id"].tolist()
+
+    def _changed(self) -> list[str]:
+        moved: set[str] = set()
+        for before, now in zip(self._before, self._now, strict=True):
+            both = pd.concat([before.rename("before"), now.rename("now")], axis=1)
+            moved |= set(both.index[both["before"].fillna(-1) != both["now"].fillna(-1)])
+        return sorted(moved)
+
+    def _show(self, query_id: str | None) -> None:
+        if query_id is None:
+            self.picture.value = sentence("No query fits this filter.")
+            self.cuts.value = self.listed.value = ""
+            return
+        size = self._results.size("query", query_id)
+        boxes = self._results.boxes_of(query_id)
+        before, tags = (self._taken(boxes, size, at) for at in (self._at_first, self.settings))
+        share = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).prod(axis=1) / (size[0] * size[1])
+        said = [
+            f"{c:.2f}, {a:.0%} of the picture" for c, a in zip(boxes.confidence, share, strict=True)
+        ]
+        jpeg = self._jpeg(query_id)
+        self.picture.value = svg.boxes(jpeg, size, boxes.xyxy, said, tags, boxes.confidence)
+        strips = {"Cut out in the run": before, "Cut out with these sliders": tags}
+        self.cuts.value = "".join(
+            sentence(title, strong=True) + _strip(jpeg, size, boxes.xyxy, taken)
+            for title, taken in strips.items()
+        )
+        rows = [(tags.get(row, "not taken"), text) for row, text in enumerate(said[:6])]
+        self.listed.value = facts_table([("query", query_id), *rows])
+
+    def _taken(self, boxes: Boxes, size: tuple[int, int], at: dict[str, float]) -> dict[int, str]:
+        """Row of each box that the rules take at these settings -> the operating points that do."""
+        limits = {"max_area": at["crop_max_area"], "max_aspect": at["crop_max_aspect"]}
+        most = int(self._results.params.get("max_crops", 1))
+        tags: dict[int, str] = {}
+        for name, count in (("local", most), ("global", 1)):
+            point = {"min_confidence": at[f"{name}_min_confidence"], "max_crops": count}
+            for row in choose(boxes, *size, **point, **limits)[1].tolist():
+                tags[row] = f"{tags[row]} + {name}" if row in tags else name
+        return tags
+
+    def _jpeg(self, query_id: str) -> bytes:
+        if getattr(self, "_encoded", ("",))[0] != query_id:
+            picture = self._results.picture("query", query_id)
+            self._encoded = query_id, svg.small_jpeg(picture, 640)
+        return self._encoded[1]
+
+
+def _strip(jpeg: bytes, size: tuple[int, int], xyxy: np.ndarray, taken: dict[int, str]) -> str:
+    """The parts that are searched, side by side, each with its operating points below."""
+    if not taken:
+        return sentence("nothing: only the whole query is searched")
+    parts = (
+        f"<div>{svg.cut(jpeg, size, xyxy[row], 130)}{sentence(word)}</div>"
+        for row, word in taken.items()
+    )
+    return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(parts)}</div>'

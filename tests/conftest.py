@@ -1,0 +1,66 @@
+"""Fixtures that many tests use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of development data beside the repository; tests that need it skip without it."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the development data (../shared) is not here")
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def photograph() -> np.ndarray:
+    """A real photograph, (427,640,3) uint8 RGB, that ships with scikit-learn."""
+    from sklearn.datasets import load_sample_image
+
+    return np.array(load_sample_image("china.jpg"))
+
+
+@pytest.fixture(scope="session")
+def other_photograph() -> np.ndarray:
+    """Another real photograph, (427,640,3) uint8 RGB, of a flower."""
+    from sklearn.datasets import load_sample_image
+
+    return np.array(load_sample_image("flower.jpg"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """The folder of a small finished run with truth and plain ids; its library is beside it. Look, do
+    not write: copy `finished_run.parent` to change something."""
+    import small_run
+
+    return small_run.build(tmp_path_factory.mktemp("finished"), hostile=False)
+
+
+@pytest.fixture(scope="session")
+def hostile_run(tmp_path_factory) -> Path:
+    """The same run with ids that try to be markup, script, mathematics or another line."""
+    import small_run
+
+    return small_run.build(tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.fixture(scope="session")
+def calibrated_run(tmp_path_factory) -> Path:
+    """The run of `finished_run`, scored as probabilities by the fusion model that ships."""
+    import small_run
+
+    folder = tmp_path_factory.mktemp("calibrated")
+    return small_run.build(folder, hostile=False, rule="calibrated")

@@ -1,0 +1,213 @@
+"""A small finished run, written in the pipeline's layout without running it: what the report, the
+browsers and their tests look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import skimage.data
+
+from imgfp import fusion, sift, store
+from imgfp.crops import crop_table
+from imgfp.datatypes import Boxes, LocalFeatures, table
+from imgfp.evaluation import evaluate
+from imgfp.evidence import Picture, score_query
+from imgfp.images import encode_jpeg, resize_short_side
+
+#: Ids that try to be markup, script, mathematics, another line, or another reading direction.
+HOSTILE = (
+    "<img src=x onerror=\"document.title='owned'\">",
+    "a'b\"c&amp;{{7*7}}",
+    "two\nlines\t$x_{1}$",
+    "\u202egpj.live",
+    "</script><script>document.title='owned'</script>",
+    "NA",
+)
+
+
+def photographs() -> dict[str, np.ndarray]:
+    """Six real photographs that ship with dependencies, of 200 px on the short side."""
+    from sklearn.datasets import load_sample_image
+
+    pictures = {
+        "china": load_sample_image("china.jpg"),
+        "flower": load_sample_image("flower.jpg"),
+        "astronaut": skimage.data.astronaut(),
+        "coffee": skimage.data.coffee(),
+        "cat": skimage.data.chelsea(),
+        "rocket": skimage.data.rocket(),
+    }
+    return {name: resize_short_side(np.array(image), 200) for name, image in pictures.items()}
+
+
+def build(
+    root: Path,
+    *,
+    with_truth: bool = True,
+    hostile: bool = True,
+    keep_originals: bool = True,
+    rule: str = "sum",
+) -> Path:
+    """Write `root/library` and `root/run`, scored by fusion `rule`; returns the run folder."""
+    pictures = photographs()
+    names = dict(zip(pictures, [*HOSTILE[3:], *list(pictures)[3:]], strict=True)) if hostile else {}
+    references = {names.get(name, name): image for name, image in pictures.items()}
+    queries, truth, boxes = _queries(pictures, hostile)
+    truth = {query: names.get(name, name) for query, name in truth.items()}
+    library, run = root / "library", root / "run"
+    _write_images(library, references, root / "originals/references", keep_originals)
+    _write_images(run, queries, root / "originals/queries", keep_originals)
+    features = {
+        side: _write_features(folder, images)
+        for side, folder, images in (("r", library, references), ("q", run, queries))
+    }
+    _write_crops(run, queries, boxes)
+    candidates, evidence = _pairs(queries, references, *features.values())
+    for branch, rows in candidates.groupby("branch"):
+        _save(run / f"candidates/{branch}/shard-00000.parquet", rows.reset_index(drop=True))
+    _save(run / "evidence/shard-00000.parquet", evidence)
+    joined = candidates.drop(columns="mirrored").merge(
+        evidence, on=["query_id", "view_id", "reference_id"]
+    )
+    predictions = fusion.merge(joined, rule)
+    store.write_csv(run / "predictions.csv", predictions)
+    store.write_csv(
+        run / "rejects.csv", table("rejects", path=["broken <b>.jpg"], reason=["is empty"])
+    )
+    values = {
+        "library_dir": str(library),
+        "run_dir": str(run),
+        "local_min_confidence": 0.5,
+        "global_min_confidence": 0.55,
+        "crop_max_area": 0.85,
+        "crop_max_aspect": 4.0,
+        "fusion": rule,
+    }
+    if with_truth:
+        frame = table("truth", query_id=list(truth), reference_id=list(truth.values()))
+        store.write_csv(root / "truth.csv", frame)
+        values["truth"] = str(root / "truth.csv")
+        metrics = vars(evaluate(predictions, frame, candidates))
+        store.write_bytes(run / "metrics.json", json.dumps(metrics).encode())
+    lines = "".join(f"{name}: {json.dumps(value)}\n" for name, value in values.items())
+    store.write_bytes(run / "params.yaml", lines.encode())
+    stages = {
+        "01_images": {"state": "ok", "seconds": 1.5},
+        "04_local_search": {"state": "ok", "seconds": 12.0},
+    }
+    store.write_bytes(run / "status.json", json.dumps({"stages": stages}).encode())
+    return run
+
+
+def _queries(pictures: dict[str, np.ndarray], hostile: bool):
+    """Edited copies and strangers: pictures, query -> reference name ("" for none), pasted boxes."""
+    camera = np.repeat(skimage.data.camera()[:, :, None], 3, axis=2)
+    pasted = cv2.resize(camera, (480, 360))
+    pasted[60:260, 100:400] = cv2.resize(pictures["china"], (300, 200))
+    height, width = pictures["cat"].shape[:2]
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), 20, 1)
+    made = {
+        "q-whole": (pictures["china"], "china"),
+        "q-cropped": (pictures["flower"][30:210, 60:300], "flower"),
+        "q-mirrored": (np.ascontiguousarray(pictures["astronaut"][:, ::-1]), "astronaut"),
+        "q-pasted": (pasted, "china"),
+        "q-turned": (cv2.warpAffine(pictures["cat"], turn, (width, height)), "cat"),
+        "q-negative": (255 - pictures["rocket"], "rocket"),
+        "q-stranger": (np.ascontiguousarray(pictures["coffee"][::-1, :, ::-1]), ""),
+        "q-grey": (np.full((200, 300, 3), 128, np.uint8), ""),
+    }
+    rename = dict(zip(made, HOSTILE[:3], strict=False)) if hostile else {}
+    ids = {name: rename.get(name, name) for name in made}
+    queries = {ids[name]: picture for name, (picture, _) in made.items()}
+    truth = {ids[name]: reference for name, (_, reference) in made.items()}
+    found = Boxes([[100, 60, 400, 260], [10, 10, 60, 350]], [0.83, 0.52])
+    return (
+        queries,
+        truth,
+        {ids["q-pasted"]: found, ids["q-turned"]: Boxes([[5, 5, 90, 120]], [0.47])},
+    )
+
+
+def _write_images(root: Path, images: dict, originals: Path, keep: bool) -> None:
+    originals.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, (image_id, image) in enumerate(images.items()):
+        path = originals / f"{number}.jpg"
+        data = encode_jpeg(image, 95)
+        if keep:
+            path.write_bytes(data)
+        height, width = image.shape[:2]
+        small = encode_jpeg(resize_short_side(image, 96), 85)
+        rows.append(
+            (image_id, str(path), len(data), 0, "0", "JPEG", width, height, "", "", "", small)
+        )
+    columns = list(table("images").columns)
+    _save(root / "images/shard-00000.parquet", table("images", pd.DataFrame(rows, columns=columns)))
+
+
+def _write_features(root: Path, images: dict) -> LocalFeatures:
+    features = LocalFeatures.from_images(list(images), [sift.extract(i) for i in images.values()])
+    _save(root / "local_features/shard-00000.h5", features)
+    return features
+
+
+def _write_crops(run: Path, queries: dict, boxes: dict[str, Boxes]) -> None:
+    rows, tables = [], []
+    for query_id, found in boxes.items():
+        rows += [(query_id, *xyxy, c) for xyxy, c in zip(found.xyxy, found.confidence, strict=True)]
+        height, width = queries[query_id].shape[:2]
+        points = {"local_min_confidence": 0.5, "global_min_confidence": 0.55}
+        tables.append(crop_table(query_id, found, width, height, **points))
+    columns = list(table("detections").columns)
+    _save(
+        run / "crops/detections/shard-00000.parquet",
+        table("detections", pd.DataFrame(rows, columns=columns)),
+    )
+    crops = pd.concat(tables, ignore_index=True)
+    _save(run / "crops/crops.parquet", table("crops", crops))
+    parts = []
+    for crop in crops.itertuples():
+        x0, y0, x1, y1 = (round(v) for v in (crop.x0, crop.y0, crop.x1, crop.y1))
+        keypoints, descriptors = sift.extract(queries[crop.query_id][y0:y1, x0:x1])
+        parts.append((keypoints + np.float32([x0, y0, 0, 0]), descriptors))
+    _save(
+        run / "crops/local_features/shard-00000.h5",
+        LocalFeatures.from_images(list(crops.crop_id), parts),
+    )
+
+
+def _pairs(
+    queries: dict, references: dict, of_references: LocalFeatures, of_queries: LocalFeatures
+):
+    """Every pair with a few matches: candidates of two branches, and their evidence."""
+    known = {name: _side(image, *of_references.of(name)) for name, image in references.items()}
+    parts = [
+        score_query(_side(image, *of_queries.of(name)), known).assign(query_id=name, view_id=name)
+        for name, image in queries.items()
+    ]
+    scored = pd.concat(parts, ignore_index=True)
+    evidence = scored[scored["matches"] >= 2].reset_index(drop=True)
+    order = evidence.groupby("query_id")["matches"].rank(ascending=False, method="first") - 1
+    views = evidence[["query_id", "reference_id", "view_id", "mirrored"]].assign(
+        rank=order, score=evidence["matches"], accepted=evidence["matches"] > 10
+    )
+    views["mean_squared_distance"] = 4000.0
+    best = views[views["rank"] == 0].assign(branch="global", score=0.9)
+    candidates = pd.concat(
+        [table("candidates", views.assign(branch="local")), table("candidates", best)],
+        ignore_index=True,
+    )
+    return candidates, evidence
+
+
+def _side(image: np.ndarray, keypoints: np.ndarray, descriptors: np.ndarray) -> Picture:
+    height, width = image.shape[:2]
+    return Picture(keypoints, descriptors, resize_short_side(image, 192), width, height)
+
+
+def _save(path: Path, record) -> None:
+    store.save(path, record, maker="test", settings={})

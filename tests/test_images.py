@@ -1,0 +1,146 @@
+"""Decoding, resizing, cutting, listing."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgfp import images
+from imgfp.images import ImageError
+
+
+def encoded(array: np.ndarray, kind: str, **options) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
+def test_every_format_gives_upright_rgb(photograph, kind):
+    image, facts = images.decode_image(encoded(photograph, kind))
+    assert image.shape == photograph.shape and image.dtype == np.uint8
+    assert facts.format == kind
+    assert np.abs(image.astype(int) - photograph).mean() < 12
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_undone(orientation, kind):
+    upright = np.zeros((40, 60, 3), np.uint8)
+    upright[:20, :20] = (255, 0, 0)
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+    stored = Image.fromarray(upright)
+    if orientation > 1:
+        stored = stored.transpose(Image.Transpose(undo[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    out = io.BytesIO()
+    stored.save(out, kind, exif=exif)
+    image, _ = images.decode_image(out.getvalue())
+    assert image.shape == (40, 60, 3)
+    assert image[5:15, 5:15, 0].mean() > 200 and image[30:, 40:].mean() < 40
+
+
+def test_16_bit_is_scaled_not_clipped():
+    ramp = np.linspace(0, 65535, 256 * 16).reshape(16, 256).astype(np.uint16)
+    image, facts = images.decode_image(encoded(ramp, "PNG"))
+    assert image[0, 0, 0] == 0 and image[-1, -1, 0] == 255
+    assert abs(int(image[8, 0, 0]) - 127) <= 1
+    assert "more than 8 bit" in facts.notes
+
+
+def test_transparent_picture_lies_on_grey():
+    layer = np.full((20, 20, 4), 255, np.uint8)
+    layer[:10, :, 3] = 0
+    image, facts = images.decode_image(encoded(layer, "PNG"))
+    assert (image[:10] == 128).all() and (image[10:] == 255).all()
+    assert "transparent" in facts.notes
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"just text", "not a picture"),
+        (b"\x89PNG\r\n\x1a\n", "not a picture"),
+        (encoded(np.zeros((4, 300, 3), np.uint8), "PNG"), "too small"),
+        (encoded(np.zeros((8, 900, 3), np.uint8), "PNG"), "thinner than"),
+    ],
+)
+def test_what_is_no_picture_says_why(data, says):
+    with pytest.raises(ImageError, match=says):
+        images.decode_image(data)
+
+
+def test_truncated_jpeg_is_refused(photograph):
+    data = encoded(photograph, "JPEG")
+    with pytest.raises(ImageError, match="truncated"):
+        images.decode_image(data[: len(data) // 2])
+
+
+def test_too_many_pixels_are_refused_before_decoding():
+    data = encoded(np.zeros((8000, 8000), np.uint8), "PNG")
+    with pytest.raises(ImageError, match="8000 x 8000"):
+        images.decode_image(data)
+
+
+def test_special_files_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    for name, says in [("pipe.jpg", "regular"), ("empty.jpg", "empty"), ("gone.jpg", "No such")]:
+        with pytest.raises(ImageError, match=says):
+            images.read_image(tmp_path / name)
+
+
+def test_bad_images_never_escape(shared):
+    tried = 0
+    for path in sorted((shared / "bad_images").rglob("*")):
+        if path.is_file():
+            tried += 1
+            try:
+                image = images.read_image(path)
+                assert image.ndim == 3 and image.dtype == np.uint8
+            except ImageError as error:
+                assert error.reason and "\n" not in str(error)
+    assert tried > 40
+
+
+def test_mutated_files_never_escape(photograph, rng):
+    data = encoded(photograph[:120, :160], "JPEG"), encoded(photograph[:60, :80], "PNG")
+    for number in range(300):
+        damaged = bytearray(data[number % 2])
+        for place in rng.integers(0, len(damaged), 5):
+            damaged[place] = rng.integers(256)
+        try:
+            images.decode_image(bytes(damaged))
+        except ImageError as error:
+            assert len(error.reason) <= 200
+
+
+def test_resize_only_shrinks(photograph):
+    small = images.resize_short_side(photograph, 100)
+    assert small.shape == (100, 150, 3)
+    assert images.resize_short_side(small, 300) is small
+    assert images.resize_short_side(small, 0) is small
+
+
+def test_cut_box_clips_and_refuses_nothing_left(photograph):
+    assert images.cut_box(photograph, np.array([-5, 10, 20.4, 30])).shape == (20, 20, 3)
+    with pytest.raises(ValueError, match="empty"):
+        images.cut_box(photograph, np.array([700, 10, 900, 30]))
+
+
+def test_ids_and_twins(tmp_path):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.jpg", "sub/A b.v2.png", ".hidden.jpg"):
+        (folder / name).write_bytes(b"x")
+    paths = list(images.walk_images(folder))
+    assert [images.image_id_of(p, folder) for p in paths] == ["a", "sub/A b.v2"]
+    with pytest.raises(ValueError, match=r"one\.jpg.*ONE\.png"):
+        images.refuse_twins(["one", "ONE"], [folder / "one.jpg", folder / "ONE.png"])
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        list(images.walk_images(folder / "gone"))

@@ -1,0 +1,116 @@
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+import small_run
+
+from imgfp import decisions, report, store
+from imgfp.datatypes import table
+from imgfp.results import Results
+
+
+class Page(HTMLParser):
+    """The tags, outside addresses and visible words of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.handlers: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "action", "data") and not value.startswith("data:image/"):
+                self.addresses.append(value)
+            if name.startswith("on"):
+                self.handlers.append(name)
+
+    handle_startendtag = handle_starttag
+
+    def handle_data(self, data):
+        self.words += data
+
+
+@pytest.fixture(scope="module")
+def judged(finished_run):
+    return report.build(Results(finished_run), rounds=20)
+
+
+def test_a_run_without_pairs_has_a_report(tmp_path):
+    run = small_run.build(tmp_path, with_truth=False)
+    store.write_csv(run / "predictions.csv", table("predictions"))
+    words = Page(report.build(Results(run))).words
+    assert "8 queries were compared with 6 references" in words
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(judged):
+    page = Page(judged)
+    assert not page.addresses and "script" not in page.tags and "link" not in page.tags
+    assert "default-src 'none'" in judged
+    assert "url(" not in judged and "@import" not in judged
+    assert len(judged) < 1_000_000
+
+
+def test_figures_of_the_run_are_on_the_page(judged):
+    results_words = Page(judged).words
+    for said in ("0.833", "Where to put the threshold", "95 % interval", "01 images", "is empty"):
+        assert said in results_words
+
+
+def test_every_loss_is_sorted_and_shown(judged):
+    words = Page(judged).words
+    assert "No branch proposed the true reference" in words and "q-negative" in words
+    assert "Proposed, but scored under the threshold" in words
+
+
+def test_a_map_in_words_stands_below_its_pair(judged):
+    assert "mirrored" in Page(judged).words
+    assert judged.count("<polygon") >= 10
+
+
+def test_hostile_ids_are_text(hostile_run):
+    html = report.build(Results(hostile_run), rounds=20)
+    page = Page(html)
+    assert "script" not in page.tags and not page.handlers and not page.addresses
+    assert "<img src=x" not in html and "<img src=x" in page.words
+    assert "{{7*7}}" in page.words and "two\\nlines" in page.words
+    assert "\u202e" not in html and "\\u202e" in page.words
+
+
+def test_a_run_without_truth_shows_the_best_pairs_and_those_to_review(tmp_path):
+    run = small_run.build(tmp_path, with_truth=False, keep_originals=False)
+    with open(run / "params.yaml", "a") as file:
+        file.write("score_threshold: 60\n")
+    words = Page(report.build(Results(run))).words
+    assert "Best matches" in words and "Around the threshold" in words
+    assert "Likely copies" in words and "Missed" not in words
+
+
+def test_edits_are_broken_down_where_they_are_known(finished_run, tmp_path):
+    root = shutil.copytree(finished_run.parent, tmp_path / "copy")
+    truth = Results(finished_run).truth
+    truth.assign(ops="mirror+crop").to_csv(root / "meta.csv", index=False)
+    profile = root / "run/params.yaml"
+    profile.write_text(profile.read_text().replace(str(finished_run.parent), str(root)))
+    assert "Edits that are hardest" in report.build(Results(root / "run"), rounds=20)
+
+
+def test_probabilities_are_judged_as_such(calibrated_run):
+    words = Page(report.build(Results(calibrated_run), rounds=20)).words
+    assert "Brier score" in words and "too few to tell whether the scores have drifted" in words
+
+
+def test_a_reviewed_pair_says_so(finished_run, tmp_path):
+    root = shutil.copytree(finished_run.parent, tmp_path / "copy")
+    results = Results(root / "run", root / "library")
+    ids = results.pairs.loc[0, ["query_id", "reference_id"]]
+    decisions.append(results.decisions_path, *ids, "same_scene", reviewer="Ada")
+    assert "reviewed: same scene" in Page(report.build(results, rounds=0)).words
+
+
+def test_only_the_named_settings_are_shown(judged):
+    assert re.search(r"local_min_confidence</td><td><bdi>0.5<", judged)
