@@ -9,7 +9,7 @@ from pathlib import Path
 
 def main(words: list[str] | None = None) -> int:
     """Parse and obey; returns the exit status: 0 done, 1 a stage failed, 2 could not start."""
-    options = _parser().parse_args(words)
+    options = _parse(words)
     if options.command == "doctor":
         from imgfp.doctor import report
 
@@ -46,12 +46,24 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
+def _parse(words: list[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(words)
+    if rest and (options.command != "run" or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.assignments += rest  # argparse stops collecting them at the first option
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m imgfp", description="Image copy detection.")
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="execute the numbered notebooks of a profile")
     runner.add_argument("profile", type=Path, metavar="PARAMS.yaml")
-    runner.add_argument("assignments", nargs="*", metavar="key=value", help="override a parameter")
+    runner.add_argument(
+        "assignments", nargs="*", default=[], metavar="key=value", help="override a parameter"
+    )
     runner.add_argument("--from", dest="start", default="", metavar="NN", help="redo from a stage")
     runner.add_argument("--only", default="", metavar="NN", help="redo one stage")
     runner.add_argument("--status", action="store_true", help="list the stages with their state")

@@ -88,6 +88,7 @@ def declared_by(notebook: Path) -> dict[str, Declared]:
 def override(assignments: list[str], known: dict[str, Declared]) -> dict[str, Any]:
     """Parse `key=value` words of a command line, each by the type that its notebook declares."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     values = {}
     for word in assignments:
@@ -95,7 +96,10 @@ def override(assignments: list[str], known: dict[str, Declared]) -> dict[str, An
         if not equals:
             raise ParameterError(f"{word!r} is not of the form name=value")
         is_text = (name in known and known[name].type == "str") or name in RUNNER_KEYS
-        values[name] = text if is_text else YAML(typ="safe", pure=True).load(text)
+        try:
+            values[name] = text if is_text else YAML(typ="safe", pure=True).load(text)
+        except (YAMLError, RecursionError):
+            raise ParameterError(f"{word!r}: the value is not YAML") from None
     return values
 
 

@@ -108,12 +108,22 @@ def test_killed_kernel_is_a_failure(house, capsys):
         (["stages=07"], "names no notebook"),
         (["--from", "09"], "no stage 09 here"),
         (["factor"], "not of the form name=value"),
+        (["factor=["], "'factor=[': the value is not YAML"),
     ],
 )
 def test_mistakes_stop_before_anything_starts(house, capsys, words, says):
     assert command(house, *words) == 2
     assert says in capsys.readouterr().err
     assert not (house / "run/notebooks/01_one.ipynb").exists()
+
+
+def test_parameters_may_follow_options(house, capsys):
+    assert command(house, "factor=2") == 0
+    assert command(house, "--from", "02", "factor=3") == 0
+    assert (house / "run/two.txt").read_text() == "60.0"
+    with pytest.raises(SystemExit):
+        command(house, "factor=4", "--form", "02")
+    assert "unrecognized arguments: --form 02" in capsys.readouterr().err
 
 
 def test_missing_profile_is_one_line(tmp_path, capsys):
