@@ -56,8 +56,16 @@ class Plan:
         return {name: value for name, value in self.values.items() if name in stage.declared}
 
     def shaping(self, stage: Stage) -> dict[str, Any]:
-        """Those of them that can change a result: not who computes it."""
-        return {n: v for n, v in self.values_of(stage).items() if n not in ("cluster", "workers")}
+        """Those of them that can change a result: not who computes it.
+
+        A file that one names to be read (truth, weights, a model) counts with its content.
+        """
+        values = self.values_of(stage)
+        values = {n: v for n, v in values.items() if n not in ("cluster", "workers")}
+        named = {n: v for n, v in values.items() if isinstance(v, str) and v and n != "export_path"}
+        files = {n: store.project_path(v) for n, v in named.items()}
+        files = {n: path for n, path in files.items() if os.path.isfile(path)}
+        return values | {f"{n} content": store.sha256_of(path) for n, path in files.items()}
 
 
 def prepare(profile: Path, assignments: list[str]) -> Plan:
@@ -94,11 +102,9 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
         status = read_status(plan.run)
         before = store.hash_of(_code_hash())
         for stage in plan.stages:
-            key = store.hash_of(before, store.sha256_of(stage.path), plan.shaping(stage))
+            key = _key(plan, stage, before)
             forced = stage.number == only or bool(start and stage.number >= start)
-            old = status["stages"].get(stage.name, {})
-            fresh = old.get("state") == "ok" and old.get("key") == key
-            fresh = fresh and old.get("outputs") == _digest(plan, stage)
+            fresh = _is_current(plan, stage, key, status["stages"].get(stage.name, {}))
             skip = stage.number != only if only else fresh and not forced and not stage.always
             if skip:
                 print(f"{stage.name:<24} up to date", flush=True)
@@ -121,11 +127,19 @@ def read_status(run: Path) -> dict[str, Any]:
 def stage_lines(plan: Plan) -> list[str]:
     """One line a stage: its state, time, and the error if it failed."""
     status = read_status(plan.run)["stages"]
+    before = store.hash_of(_code_hash())
     lines = []
     for stage in plan.stages:
         entry = status.get(stage.name, {"state": "not run"})
+        key = _key(plan, stage, before)
+        before = store.hash_of(key, entry.get("outputs"))
+        state = entry["state"]
+        if state == "ok" and not _is_current(plan, stage, key, entry):
+            state = "out of date"
+        if state == "running" and not store.is_locked(plan.run / "notebooks"):
+            state = "interrupted"  # killed before it could say so
         seconds = f"{entry['seconds']:8.1f} s" if "seconds" in entry else " " * 10
-        lines.append(f"{stage.name:<24} {entry['state']:<12}{seconds}  {entry.get('error', '')}")
+        lines.append(f"{stage.name:<24} {state:<12}{seconds}  {entry.get('error', '')}".rstrip())
     return lines
 
 
@@ -170,6 +184,17 @@ def _numbers(text: str, existing: list[str]) -> list[str]:
 def _code_hash() -> str:
     package = Path(__file__).resolve().parent
     return store.hash_of([store.sha256_of(path) for path in sorted(package.rglob("*.py"))])
+
+
+def _key(plan: Plan, stage: Stage, before: str) -> str:
+    """What a stage is made from: all that was `before` it, its notebook, its parameters."""
+    return store.hash_of(before, store.sha256_of(stage.path), plan.shaping(stage))
+
+
+def _is_current(plan: Plan, stage: Stage, key: str, entry: dict[str, Any]) -> bool:
+    """True when a stage was finished with this key and what it wrote is there unchanged."""
+    done = entry.get("state") == "ok" and entry.get("key") == key
+    return done and entry.get("outputs") == _digest(plan, stage)
 
 
 def _digest(plan: Plan, stage: Stage) -> str:
@@ -270,7 +295,7 @@ class _Bars:
     def write(self, text: str) -> None:
         bars = [line for line in re.split(r"[\r\n]", text) if re.search(r"\d+%\|", line)]
         if bars:
-            sys.stdout.write(f"\n{'':<25}{bars[-1].strip()}")
+            sys.stdout.write(f"\n{'':<25}{bars[-1].strip()}  ")
             sys.stdout.flush()
 
     def flush(self) -> None:

@@ -16,7 +16,7 @@ import mmap
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -253,6 +253,16 @@ def lock(root: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def is_locked(root: Path) -> bool:
+    """True while a writer holds the folder."""
+    held = filelock.FileLock(root / ".lock")
+    try:
+        with held.acquire(timeout=0) if root.is_dir() else nullcontext():
+            return False
+    except filelock.Timeout:
+        return True
 
 
 class Journal:

@@ -79,6 +79,47 @@ def test_runs_in_order_then_skips_what_is_done(house, capsys):
     assert capsys.readouterr().out.count("up to date") == 1
 
 
+def test_a_file_that_a_parameter_names_counts_with_its_content(house, capsys):
+    parameters = PARAMETERS + 'table: str = ""  # a file\n'
+    code = "(Path(run_dir) / 'two.txt').write_text(Path(table).read_text())"
+    notebook(house / "notebooks", "02_two", code, parameters, ["run:two.txt"])
+    table = house / "table.csv"
+    for text in ("first", "second"):
+        table.write_text(text)
+        assert command(house, f"table={table}") == 0
+        assert (house / "run/two.txt").read_text() == text
+    capsys.readouterr()
+    assert command(house, f"table={table}") == 0
+    assert capsys.readouterr().out.count("up to date") == 2
+
+
+def test_status_tells_what_would_run_again(house, capsys):
+    def states(*words: str) -> list[str]:
+        assert command(house, "--status", *words) == 0
+        return [line[25:37].strip() for line in capsys.readouterr().out.split("\n")[:2]]
+
+    assert states() == ["not run", "not run"]
+    assert command(house) == 0
+    capsys.readouterr()
+    assert states() == ["ok", "ok"]
+    assert states("factor=2") == ["ok", "out of date"]
+    (house / "run/two.txt").unlink()
+    assert states() == ["ok", "out of date"]
+
+
+def test_status_of_a_killed_run_is_interrupted(house, capsys):
+    from imgfp import store
+
+    (house / "run/notebooks").mkdir(parents=True)
+    killed = {"stages": {"01_one": {"state": "running", "key": ""}}}
+    (house / "run/status.json").write_text(json.dumps(killed))
+    assert command(house, "--status") == 0
+    assert "01_one                   interrupted" in capsys.readouterr().out
+    with store.lock(house / "run/notebooks"):
+        assert command(house, "--status") == 0
+    assert "01_one                   running" in capsys.readouterr().out
+
+
 def test_failure_names_notebook_cell_error_and_copy(house, capsys):
     assert command(house, "factor=-1") == 1
     err = capsys.readouterr().err
