@@ -35,7 +35,10 @@ def main(words: list[str] | None = None) -> int:
     except run.StageFailed as failure:
         print(f"\nimgfp: {failure}", file=sys.stderr)
         return 1
-    except (params.ParameterError, FileNotFoundError, store.StoreError) as error:
+    except store.StoreError as error:
+        print(f"\nimgfp: {error}", file=sys.stderr)  # the newline ends a progress bar
+        return 2
+    except (params.ParameterError, FileNotFoundError) as error:
         print(f"imgfp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from typing import Any
 
 from imgfp import store
 from imgfp.images import ImageError
+from imgfp.params import ParameterError
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,15 @@ def client(cluster: str = "local", workers: int = 0):
 
 @contextmanager
 def processes(workers: int = 0):
-    """Start worker processes on this machine, 0 for one a core; gives their scheduler's address."""
+    """Start worker processes on this machine, 0 for one a core; gives their scheduler's address.
+
+    Raises ParameterError for fewer.
+    """
     import dask
     from distributed import LocalCluster
 
+    if workers < 0:
+        raise ParameterError(f"workers: expected 0 (one a core) or more, got {workers}")
     # Shards bound the memory; Dask's own limits would kill a worker that is merely above its share.
     quiet = {
         "distributed.worker.memory.terminate": False,

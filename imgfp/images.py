@@ -7,6 +7,7 @@ damaged file can succeed quietly), and everything that goes wrong becomes one `I
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -61,7 +62,9 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise ImageError(path, f"cannot be opened: {error.strerror}") from None
+        escaped = error.errno == errno.ENOENT and "\\x" in os.fspath(path)
+        remedy = "; rename it if its name is not UTF-8" if escaped else ""
+        raise ImageError(path, f"cannot be opened: {error.strerror}{remedy}") from None
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):

@@ -95,7 +95,6 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
     for number in filter(None, (start, only)):
         if number not in numbers:
             raise params.ParameterError(f"no stage {number} here; there are {', '.join(numbers)}")
-    plan.run.mkdir(parents=True, exist_ok=True)
     os.environ["IMGFP_HEADLESS"] = "1"  # kernels inherit it: static figures, plain progress bars
     with store.lock(plan.run / "notebooks"), ExitStack() as open_until_done:
         _write_params(plan)
@@ -217,7 +216,6 @@ def _write_status(plan: Plan, status: dict[str, Any]) -> None:
 
 def _run_stage(plan: Plan, stage: Stage, key: str, status: dict[str, Any]) -> None:
     copy = plan.run / "notebooks" / stage.path.name
-    copy.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     entry: dict[str, Any] = {"state": "running", "key": key}
     status["stages"][stage.name] = entry
@@ -230,7 +228,7 @@ def _run_stage(plan: Plan, stage: Stage, key: str, status: dict[str, Any]) -> No
         entry |= {"state": "failed", "error": str(failure).split("\n")[0]}
         print(f"FAILED after {time.monotonic() - began:.1f} s", flush=True)
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, store.StoreError):
         entry |= {"state": "interrupted"}
         raise
     finally:
@@ -277,6 +275,8 @@ def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> No
             reason = "the kernel was killed, probably for want of memory; use fewer workers"
         except CellTimeoutError as error:
             reason = f"timed out: {error}"
+        except OSError as error:
+            raise store.StoreError(f"cannot write {store.show(copy)}: {error.strerror}") from None
         else:
             NotebookNotary().sign(executed)
             return

@@ -57,10 +57,18 @@ def project_path(path: str | os.PathLike) -> Path:
 # ---------------------------------------------------------------------------------------- bytes
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises StoreError, with the folder named."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {printable(path)}: {error.strerror}") from None
+
+
 def write_bytes(path: Path, data: bytes) -> str:
     """Write a file whole or not at all and return its SHA-256. Raises StoreError, with the disk named
     when it is full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(beside, "wb") as file:
@@ -232,7 +240,7 @@ def digest_of(root: Path, patterns: Sequence[str]) -> str:
 @contextmanager
 def lock(root: Path) -> Iterator[None]:
     """Hold a folder against a second writer. Raises StoreError naming the holder."""
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     holder = root / ".lock.json"
     held = filelock.FileLock(root / ".lock")
     try:
@@ -280,7 +288,7 @@ class Journal:
         self.fatal: list[str] = []
 
     def __enter__(self) -> Journal:
-        self._note.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._note.parent)
         try:
             note = json.loads(self._note.read_bytes())
             if note["attempt"] == self._attempt:

@@ -98,6 +98,11 @@ def test_a_run_ended_from_outside_condemns_no_file(tmp_path):
         assert clean.fatal == []
 
 
+def test_fewer_than_no_workers_are_refused():
+    with pytest.raises(ValueError, match="workers: expected 0"), cluster.processes(-1):
+        pass
+
+
 def test_wrong_scheduler_is_one_clear_line(tmp_path, monkeypatch):
     import distributed
 

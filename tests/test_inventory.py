@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pandas as pd
 import pytest
 
@@ -90,6 +92,16 @@ def test_folders_that_cannot_serve_say_why(tmp_path, photograph, address):
         sync(tmp_path / "lib", tmp_path / "bad", address)
     with pytest.raises(ValueError, match="no images yet"):
         sync(tmp_path / "other", "", address)
+    with pytest.raises(ValueError, match="shard_images: expected 1 or more, got 0"):
+        inventory.sync(
+            tmp_path / "lib", str(tmp_path / "bad"), shard_images=0, thumbnail_short_side_px=64
+        )
+
+
+def test_a_name_that_is_not_utf8_is_refused_with_the_remedy(tmp_path, photograph, address):
+    fill(tmp_path / "in", ["good", os.fsdecode(b"caf\xe9")], photograph)
+    [(path, reason)] = sync(tmp_path / "lib", tmp_path / "in", address).rejects
+    assert path.endswith("caf\\xe9.jpg") and "rename it if its name is not UTF-8" in reason
 
 
 def test_removed_shard_takes_its_features_along(tmp_path, photograph, address):

@@ -180,6 +180,20 @@ def test_second_run_in_one_folder_is_refused(house, capsys):
     assert "is in use by process" in capsys.readouterr().err
 
 
+def test_a_run_folder_that_cannot_be_made_is_one_line(house, capsys):
+    (house / "file").touch()
+    assert command(house, f"run_dir={house}/file/run") == 2
+    assert f"cannot make the folder {house}/file/run" in capsys.readouterr().err
+
+
+def test_a_disk_too_full_for_the_executed_copy_is_one_line(house, capsys):
+    (house / "run/notebooks/01_one.ipynb").mkdir(parents=True)  # as good as full: not to be written
+    assert command(house) == 2
+    assert "cannot write" in capsys.readouterr().err
+    status = json.loads((house / "run/status.json").read_text())["stages"]
+    assert status["01_one"]["state"] == "interrupted"
+
+
 def test_executed_copies_are_signed(house):
     from nbformat.sign import NotebookNotary
 

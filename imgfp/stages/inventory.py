@@ -108,7 +108,9 @@ def plan_shards(
     existing: dict[str, pd.DataFrame], files: pd.DataFrame, source: str, shard_images: int
 ) -> dict[str, pd.DataFrame]:
     """Which files each shard holds now: old shards keep their place, new files are appended in shards
-    of at most `shard_images`."""
+    of at most `shard_images`. Raises ValueError for a shard size under 1."""
+    if shard_images < 1:
+        raise ValueError(f"shard_images: expected 1 or more, got {shard_images}")
     source = files["source"].iloc[0]
     listed = files.set_index("image_id", drop=False)
     plan: dict[str, pd.DataFrame] = {}
@@ -119,7 +121,7 @@ def plan_shards(
         if len(twins):
             raise ValueError(
                 f"id {twins.iloc[0]!r} comes from {rows['source'].iloc[0]} already and again from "
-                f"{source}; take another library_dir, or name ids in a manifest (CSV: image_id,path)"
+                f"{source}; take another library_dir (or run_dir), or name ids in a manifest (CSV: image_id,path)"
             )
         still = rows.loc[ours & rows["image_id"].isin(listed.index), "image_id"]
         now = pd.concat([rows[~ours], listed.loc[still]], ignore_index=True)
