@@ -32,11 +32,11 @@ def checks() -> list[tuple[bool, str, str]]:
         )
     ]
     for group in RIVALS:
-        there = [name for name in group if _installed(name)]
+        there = _builds(group)
         rows.append(
             (
-                len(there) == 1,
-                f"one of {group[0].split('-')[0]}: {', '.join(there) or 'none'}",
+                len(there) <= 1,  # whether it loads is looked at below
+                f"no two of {group[0].split('-')[0]}: {', '.join(there) or 'not from a wheel'}",
                 f"uninstall all of {', '.join(group)}, then run make setup",
             )
         )
@@ -52,12 +52,17 @@ def report() -> int:
     return 0 if all(sound for sound, _, _ in rows) else 1
 
 
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+def _builds(group: tuple[str, ...]) -> list[str]:
+    """Which of these wheels are installed; what conda brought counts as one, under whatever names."""
+    wheels, from_conda = [], []
+    for name in group:
+        try:
+            installer = importlib.metadata.distribution(name).read_text("INSTALLER") or ""
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        # conda-forge's OpenCV answers to two names; its installer file says conda or cmake.
+        (from_conda if installer.strip() in ("conda", "cmake") else wheels).append(name)
+    return wheels + ([f"conda's {' and '.join(from_conda)}"] if from_conda else [])
 
 
 def _opencv() -> tuple[bool, str, str]:
