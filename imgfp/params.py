@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,13 @@ from typing import Any
 MAX_BYTES = 64 * 1024
 #: Keys of a profile that speak to the runner, not to a notebook.
 RUNNER_KEYS = ("stages",)
+#: Parameters whose values, or the items of whose lists, are one of a few words.
+CHOICES = {
+    "local_readings": ("plain", "mirrored", "inverted"),
+    "vote_rule": ("seed", "robust"),
+    "candidates_scored": ("all", "accepted"),
+    "fusion": ("calibrated", "sum"),
+}
 
 
 class ParameterError(ValueError):
@@ -107,7 +115,7 @@ def check(values: dict[str, Any], known: dict[str, Declared]) -> dict[str, Any]:
     """Values with whole numbers widened where a float is declared.
 
     Raises ParameterError for a name that no notebook declares, naming the nearest one, and for a
-    value of another type than declared.
+    value of another type than declared or that is none of its choices.
     """
     checked = {}
     for name, value in values.items():
@@ -115,8 +123,7 @@ def check(values: dict[str, Any], known: dict[str, Declared]) -> dict[str, Any]:
             checked[name] = str(value)
             continue
         if name not in known:
-            near = difflib.get_close_matches(name, [*known, *RUNNER_KEYS], n=1, cutoff=0.5)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
+            hint = _nearest(name, [*known, *RUNNER_KEYS])
             raise ParameterError(f"no notebook knows the parameter '{name}'{hint}")
         wanted = known[name].type
         if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
@@ -125,8 +132,24 @@ def check(values: dict[str, Any], known: dict[str, Declared]) -> dict[str, Any]:
             raise ParameterError(
                 f"parameter '{name}' must be {wanted}, got {value!r} ({type(value).__name__})"
             )
+        if name in CHOICES:
+            check_choice(name, value)
         checked[name] = value
     return checked
+
+
+def check_choice(name: str, value: str | list[str]) -> None:
+    """Raises ParameterError, naming the nearest, for a value that is not among the CHOICES."""
+    choices = CHOICES[name]
+    for word in [value] if isinstance(value, str) else value:
+        if word not in choices:
+            said = f"expected {' or '.join(choices)}, got {word!r}{_nearest(word, choices)}"
+            raise ParameterError(f"parameter '{name}': {said}")
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _fits(value: Any, wanted: str) -> bool:

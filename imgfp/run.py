@@ -78,6 +78,11 @@ def prepare(profile: Path, assignments: list[str]) -> Plan:
     given = params.read_profile(profile)
     values = params.check(given | params.override(assignments, known), known)
     wanted = _numbers(values.pop("stages", DEFAULT_STAGES), [stage.number for stage in every])
+    for name in ("truth", "fusion_model"):
+        # Read by the last stage: a wrong path shall not show after hours. Notebook 00 makes a truth.
+        path = values.get(name)
+        if path and "00" not in wanted and not os.path.isfile(store.project_path(path)):
+            raise FileNotFoundError(f"{name}: there is no file {path}; check the path")
     values.setdefault("run_dir", f"runs/{profile.stem}")
     values.setdefault("library_dir", f"library/{profile.stem}")
     stages = [stage for stage in every if stage.number in wanted]

@@ -6,6 +6,7 @@ import pytest
 
 from imgfp import params
 from imgfp.params import Declared, ParameterError
+from imgfp.stages import pairs, search
 
 KNOWN = {
     "match_ratio": Declared("match_ratio", "float", "1.8", ""),
@@ -82,6 +83,23 @@ def test_command_line_values_follow_the_declared_type():
     assert values == {"truth": "007", "max_crops": 3, "match_ratio": 0.1, "views": ["a", "b"]}
     with pytest.raises(ParameterError, match="name=value"):
         params.override(["oops"], KNOWN)
+
+
+def test_a_value_that_is_no_choice_is_refused_with_the_nearest(tmp_path):
+    fusion = Declared("fusion", "str", '"calibrated"', "")
+    with pytest.raises(
+        ParameterError, match="'fusion': expected calibrated or sum, got 'calibrat'"
+    ):
+        params.check({"fusion": "calibrat"}, {"fusion": fusion})
+    said = "'candidates_scored': expected all or accepted, got 'acepted'; did you mean 'accepted'"
+    with pytest.raises(ParameterError, match=said):
+        pairs.read_candidates(tmp_path, "acepted")
+    assert params.CHOICES["local_readings"] == tuple(search.READINGS)
+    settings = {"nprobe": 1, "neighbours": 1, "candidates": 1, "ratio": 1.0}
+    for name, mistake in (("rule", "robsut"), ("readings", ["plian"])):
+        right = {"rule": "seed", "readings": ["plain"]}
+        with pytest.raises(ParameterError, match=r"did you mean '(robust|plain)'"):
+            search.votes_of(tmp_path, tmp_path, "q", **settings, **right | {name: mistake})
 
 
 def test_write_value_keeps_comments(tmp_path):

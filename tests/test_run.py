@@ -167,6 +167,13 @@ def test_parameters_may_follow_options(house, capsys):
     assert "unrecognized arguments: --form 02" in capsys.readouterr().err
 
 
+def test_a_missing_truth_stops_before_anything_starts(house, capsys):
+    parameters = PARAMETERS + 'truth: str = ""  # a file\n'
+    notebook(house / "notebooks", "02_two", "pass", parameters)
+    assert command(house, "truth=gone.csv") == 2
+    assert "truth: there is no file gone.csv" in capsys.readouterr().err
+
+
 def test_missing_profile_is_one_line(tmp_path, capsys):
     assert main(["run", str(tmp_path / "gone.yaml")]) == 2
     assert "does not exist" in capsys.readouterr().err

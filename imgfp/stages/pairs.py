@@ -12,6 +12,7 @@ from imgfp import store
 from imgfp.cluster import Made, Task
 from imgfp.datatypes import BRANCHES
 from imgfp.evidence import COLUMNS, Picture, score_query
+from imgfp.params import check_choice
 from imgfp.stages.inventory import read_images, thumbnails
 
 #: What evidence rows are known by.
@@ -20,13 +21,18 @@ KEYS = ["query_id", "view_id", "reference_id"]
 QUERIES_AT_ONCE = 16
 
 
-def read_candidates(run: Path) -> pd.DataFrame:
-    """The candidates of all branches, in the order local, crop, global."""
+def read_candidates(run: Path, scored: str = "all") -> pd.DataFrame:
+    """The candidates of all branches, in the order local, crop, global.
+
+    scored: "all", or "accepted" for those that their branch's own rule accepted.
+    """
+    check_choice("candidates_scored", scored)
     folders = [run / "candidates" / branch for branch in BRANCHES]
     parts = [store.load(p) for folder in folders for p in store.shards(folder, ".parquet")]
     if not parts:
         raise store.StoreError(f"{run} has no candidates yet; run notebooks 04 to 07")
-    return pd.concat(parts, ignore_index=True)
+    candidates = pd.concat(parts, ignore_index=True)
+    return candidates[candidates["accepted"]] if scored == "accepted" else candidates
 
 
 def pair_tasks(run: Path, library: Path, candidates: pd.DataFrame) -> list[Task]:

@@ -12,6 +12,7 @@ from imgfp import formats, index, sift, store, voting
 from imgfp.cluster import Made, Task
 from imgfp.datatypes import table
 from imgfp.descriptors import background_similarity, best_over_views, normalise_scores
+from imgfp.params import check_choice
 from imgfp.stages.indexing import build_index, index_inputs, open_index
 from imgfp.stages.inventory import read_images, thumbnails
 from imgfp.stages.vectors import AT
@@ -101,6 +102,8 @@ def _votes(
     ratio: float,
     **acceptance,
 ) -> pd.DataFrame:
+    check_choice("vote_rule", rule)
+    check_choice("local_readings", readings)
     opened = open_index(library, "local")
     tables = []
     for reading in readings if len(keypoints) else []:
