@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -59,6 +60,22 @@ def test_figures_of_the_run_are_on_the_page(judged):
     results_words = Page(judged).words
     for said in ("0.833", "Where to put the threshold", "95 % interval", "01 images", "is empty"):
         assert said in results_words
+
+
+def test_the_precision_asked_for_is_the_one_that_is_named(finished_run):
+    words = Page(report.build(Results(finished_run), target_precision=0.975, rounds=0)).words
+    assert "when 97.5 % of the reported pairs are right" in words and "9 of 10" not in words
+    assert words.count("97.5 %") == 3  # two tiles and the card
+
+
+def test_without_a_threshold_nothing_is_reported(finished_run, tmp_path):
+    root = shutil.copytree(finished_run.parent, tmp_path / "copy")
+    metrics = json.loads((root / "run/metrics.json").read_text())
+    never = metrics | {"threshold_at_p90": None, "recall_at_p90": None}
+    (root / "run/metrics.json").write_text(json.dumps(never))
+    words = Page(report.build(Results(root / "run", root / "library"), rounds=0)).words
+    assert "nothing is called a copy" in words
+    assert "False alarm" not in words and "dashed line" not in words and "Missed" in words
 
 
 def test_every_loss_is_sorted_and_shown(judged):

@@ -86,22 +86,23 @@ def _add_judged(facts, results: Results, target: float, rounds: int, seed: int) 
     candidates = results.candidates
     threshold = results.threshold
     if threshold is None:
-        threshold = float(predictions["score"].min()) if len(predictions) else 0.0
+        threshold = float("inf")  # no cut is right often enough: nothing is called a copy
     judged = results.pairs[known]
     scores, labels = judged["score"].to_numpy(), judged["is_true"].to_numpy(bool)
     groups, copies = judged["query_id"].to_numpy(), int((truth["reference_id"] != "").sum())
     more = {"rounds": max(rounds, 1), "seed": seed}
     enough = rounds and (truth["reference_id"] != "").any()
     again = {"target_precision": target, "rounds": rounds, "seed": seed}
-    facts["tiles"] = _tiles(results, bootstrap(predictions, truth, **again) if enough else None)
+    interval = bootstrap(predictions, truth, **again) if enough else None
+    facts["tiles"] = _tiles(results, interval, f"{100 * target:g} %")
     facts["cards"] = [
         _card(
             threshold_for_precision(scores, labels, goal, queries=groups, positives=copies, **more)
         )
-        for goal in TARGETS
+        for goal in sorted({*TARGETS, target})
     ]
     facts["figures"] += [
-        score_figure(results, threshold),
+        score_figure(results, results.threshold),
         curve_figure(predictions, truth, target),
     ]
     if results.fusion_model is not None and len(scores):
@@ -154,7 +155,7 @@ def _boxes(results: Results) -> dict[str, pd.DataFrame]:
     return {"true_boxes": true, "crops": crops}
 
 
-def _tiles(results: Results, interval: pd.DataFrame | None) -> list[dict]:
+def _tiles(results: Results, interval: pd.DataFrame | None, target: str) -> list[dict]:
     metrics = results.metrics
     spans = (
         {}
@@ -163,10 +164,10 @@ def _tiles(results: Results, interval: pd.DataFrame | None) -> list[dict]:
     )
     wanted = [
         ("micro_ap", "Average precision", "over one ranked list of all pairs (uAP)"),
-        ("recall_at_p90", "Copies found", "when 9 of 10 reported pairs are right"),
+        ("recall_at_p90", "Copies found", f"when {target} of the reported pairs are right"),
         ("recall_at_1", "Right at rank 1", "of the copies"),
         ("candidate_recall", "Proposed", "of the copies, by any branch"),
-        ("threshold_at_p90", "Threshold", "score from which on 9 of 10 pairs are right"),
+        ("threshold_at_p90", "Threshold", f"score from which on {target} of the pairs are right"),
     ]
     tiles = []
     for key, title, meaning in wanted:
@@ -317,7 +318,7 @@ def _verdict(results: Results) -> str:
     found = kept["query_id"].nunique()
     said = f"{start}: {found:,} are reported as copies (score {viz.number(threshold)} or more)"
     metrics = results.metrics
-    if metrics.get("recall_at_p90") is not None and "is_true" in kept:
+    if metrics.get("positives") and "is_true" in kept:
         right = int(kept["is_true"].fillna(False).sum())
         said += f". By the known truth {right:,} of {len(kept):,} reported pairs are right,"
         said += f" and {right:,} of {metrics['positives']:,} copies were found"

@@ -30,7 +30,9 @@ def score_figure(results: Results, threshold: float | None) -> dict:
         title="Scores of all pairs",
         scale=results.score_scale,
     )
-    text = "Left of the dashed line a pair is not reported. The less the two groups overlap, the better."
+    text = "The less the two groups overlap, the better."
+    if threshold is not None:
+        text = f"Left of the dashed line a pair is not reported. {text}"
     return _figure(
         drawn, text if "is_true" in pairs else "Few pairs should lie near the threshold."
     )
