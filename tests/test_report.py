@@ -84,6 +84,16 @@ def test_every_loss_is_sorted_and_shown(judged):
     assert "Proposed, but scored under the threshold" in words
 
 
+def test_a_loss_names_the_other_reference(finished_run):
+    results = Results(finished_run, score_threshold=1.0)
+    pairs = results.predictions
+    pairs.loc[(pairs["query_id"] == "q-pasted") & (pairs["reference_id"] == "china"), "score"] = 0.5
+    lost = results.losses.set_index("cause")["other_reference_id"]
+    words = Page(report.build(results, rounds=0)).words
+    assert lost["beaten_by_another"] == "coffee" and "beaten by coffee" in words
+    assert lost["wrong_reference_of_a_copy"] == "china" and "made from china" in words
+
+
 def test_a_map_in_words_stands_below_its_pair(judged):
     assert "mirrored" in Page(judged).words
     assert judged.count("<polygon") >= 10

@@ -23,7 +23,6 @@ from imgfp.losses import (
     breakdown,
     duplicate_references,
     edit_groups,
-    sort_losses,
 )
 from imgfp.report.figures import (
     branch_figure,
@@ -119,15 +118,6 @@ def _add_judged(facts, results: Results, target: float, rounds: int, seed: int) 
             candidates,
         )
         facts["figures"].append(edit_figure(groups))
-    losses = sort_losses(
-        predictions,
-        truth,
-        candidates,
-        threshold,
-        evidence=results.evidence if "inliers" in results.evidence else None,
-        meta=results.meta,
-        **_boxes(results),
-    )
     facts["sheets"] = [
         sheet(
             results,
@@ -135,24 +125,11 @@ def _add_judged(facts, results: Results, target: float, rounds: int, seed: int) 
             "The surest pairs of this run, best first",
             best_of_each_query(results),
         ),
-        *loss_sheets(results, losses),
+        *loss_sheets(results, results.losses),
     ]
     doubles = duplicate_references(predictions, threshold)
     if len(doubles):
         facts["tables"].append(_double_table(doubles))
-
-
-def _boxes(results: Results) -> dict[str, pd.DataFrame]:
-    """Where pasted pictures truly lie, if known, and the crops that were cut, as shares of the query."""
-    sides = ["x0", "y0", "x1", "y1"]
-    if results.meta is None or not set(sides) <= set(results.meta):
-        return {}
-    true = results.meta[["query_id", *sides]].copy()
-    true[sides] = true[sides].apply(pd.to_numeric, errors="coerce")
-    crops = results.crops[["query_id", *sides]].copy()
-    size = results.queries.loc[crops["query_id"], ["width", "height"]].to_numpy(float)
-    crops[sides] = crops[sides].to_numpy(float) / np.tile(size, 2)
-    return {"true_boxes": true, "crops": crops}
 
 
 def _tiles(results: Results, interval: pd.DataFrame | None, target: str) -> list[dict]:

@@ -69,9 +69,17 @@ def _pair(results: Results, row, said: dict[tuple[str, str], str]) -> dict | Non
         "pictures": pictures,
         "score": "not scored" if pd.isna(row.score) else viz.number(row.score),
         "branches": " + ".join(branches) or "no branch",
+        "other": _other(row),
         "said": evidence_in_words(evidence),
         "reviewed": said.get(tuple(ids.values()), "").replace("_", " "),
     }
+
+
+def _other(row) -> str:
+    """Of a loss, which other reference it is about, else ""."""
+    other = getattr(row, "other_reference_id", "")
+    what = "beaten by" if other and row.kind == "missed" else "made from"
+    return f"{what} {viz.label(other, 44)}" if other else ""
 
 
 def evidence_in_words(evidence: pd.Series | None) -> str:
