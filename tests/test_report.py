@@ -126,6 +126,20 @@ def test_edits_are_broken_down_where_they_are_known(finished_run, tmp_path):
     assert "Edits that are hardest" in report.build(Results(root / "run"), rounds=20)
 
 
+def test_edits_are_broken_down_by_strength_where_it_is_known(finished_run, tmp_path):
+    root = shutil.copytree(finished_run.parent, tmp_path / "copy")
+    truth = Results(finished_run).truth
+    strengths = [
+        "0.1+0.9" if reference == "china" else "0.5+0.9" for reference in truth.reference_id
+    ]
+    meta = truth.assign(ops="mirror+<b>crop", strengths=strengths)
+    meta.to_csv(root / "meta.csv", index=False)
+    truth_file = str(root / "truth.csv")
+    words = Page(report.build(Results(root / "run", root / "library", truth=truth_file))).words
+    assert "editweakmediumstrong" in words
+    assert "mirror50% of 250% of 4–" in words and "<b>crop––50% of 6" in words
+
+
 def test_probabilities_are_judged_as_such(calibrated_run):
     words = Page(report.build(Results(calibrated_run), rounds=20)).words
     assert "Brier score" in words and "too few to tell whether the scores have drifted" in words

@@ -118,6 +118,11 @@ def _add_judged(facts, results: Results, target: float, rounds: int, seed: int) 
             candidates,
         )
         facts["figures"].append(edit_figure(groups))
+        if "strengths" in results.meta:
+            groups = edit_groups(results.meta, by_strength=True)
+            facts["tables"].append(
+                _strength_table(breakdown(predictions, truth, groups, threshold))
+            )
     facts["sheets"] = [
         sheet(
             results,
@@ -225,6 +230,21 @@ def _branch_table(branches: pd.DataFrame) -> dict:
             ]
             for row in branches.itertuples()
         ],
+    }
+
+
+def _strength_table(groups: pd.DataFrame) -> dict:
+    """Groups of `losses.edit_groups` by strength: an edit a row, a third of the strength a column."""
+    names = groups["group"].str.rsplit(" ", n=1, expand=True)
+    said = groups["recall"].map("{:.0%}".format) + groups["positives"].map(" of {:,}".format)
+    said = said.where(groups["positives"] > 0, "–")
+    thirds = ["weak", "medium", "strong"]
+    shown = said.groupby([names[0], names[1]]).first().unstack().reindex(columns=thirds)
+    return {
+        "title": "Copies found, by edit and strength",
+        "note": "Thirds of the range from 0 to 1; a query with several edits is in several rows.",
+        "head": ["edit", *thirds],
+        "rows": [[viz.label(row[0], 60), *row[1:]] for row in shown.fillna("–").itertuples()],
     }
 
 
