@@ -3,6 +3,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 import small_run
 
@@ -97,6 +98,17 @@ def test_a_loss_names_the_other_reference(finished_run):
 def test_a_map_in_words_stands_below_its_pair(judged):
     assert "mirrored" in Page(judged).words
     assert judged.count("<polygon") >= 10
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        ("too_few", "no map between the pictures: fewer than three matches agree on one map"),
+        ("shared_by_many", "not believed: the matches lie in text, a logo or a texture"),
+    ],
+)
+def test_a_refusal_is_said_in_words(refused, said):
+    assert report.evidence_in_words(pd.Series({"refused": refused})).startswith(said)
 
 
 def test_hostile_ids_are_text(hostile_run):

@@ -13,12 +13,15 @@ from imgfp.viz import svg
 
 #: Pictures on the page: the longer side in pixels, and how many pairs a sheet shows.
 LONG_SIDE_PX, PAIRS_A_SHEET = 300, 6
+REASONS = {name: f"no map between the pictures: {why}" for name, why in REFUSALS.items()} | {
+    "shared_by_many": "not believed: the matches lie in text, a logo or a texture of many references"
+}
 CAUSES = {
     "crop_box_wrong": "The pasted picture was not boxed, and nothing was proposed",
     "not_proposed": "No branch proposed the true reference",
     "beaten_by_another": "Another reference scored at least as high",
     "under_scored": "Proposed, but scored under the threshold",
-    "duplicate_of_the_truth": "The reference duplicates the true one",
+    "duplicate_of_the_truth": "Reported beside the true reference: the two may be one picture",
     "same_scene_other_photograph": "Another photograph of the same scene",
     "suspicious_truth": "The pixels agree: the truth may be incomplete",
     "wrong_reference_of_a_copy": "A copy, but of another reference",
@@ -87,8 +90,7 @@ def evidence_in_words(evidence: pd.Series | None) -> str:
     if evidence is None:
         return "never compared"
     if evidence.get("refused"):
-        reason = REFUSALS.get(evidence["refused"], str(evidence["refused"]).replace("_", " "))
-        return f"no map between the pictures: {reason}"
+        return REASONS.get(evidence["refused"], str(evidence["refused"]).replace("_", " "))
     said = [str(evidence["transform"])] if evidence.get("transform") else []
     if "inliers" in evidence:
         said.append(f"{int(evidence['inliers'])} of {int(evidence['tentative'])} matches agree")
