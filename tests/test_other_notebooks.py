@@ -13,6 +13,7 @@ import small_run
 from imgfp import crops, evaluation
 from imgfp.images import encode_jpeg
 from imgfp.results import Results
+from imgfp.stages import search
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 pytestmark = pytest.mark.pipeline
@@ -59,6 +60,7 @@ def test_two_runs_are_compared(finished_run, tmp_path):
     runs = {"before_run": root / "run", "after_run": finished_run}
     done = execute("32_compare_runs.ipynb", **runs, bootstrap_rounds=20, save_dir=tmp_path)
     moved = pd.read_csv(tmp_path / "changes.csv")
+    assert search.change_titles(moved[moved["is_true"]]) == ["q-whole  1 to 374", "china"]
     assert moved.loc[moved["is_true"], ["query_id", "change"]].to_numpy().tolist() == [
         ["q-whole", "gained"]
     ]
