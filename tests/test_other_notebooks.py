@@ -67,3 +67,5 @@ def test_two_runs_are_compared(finished_run, tmp_path):
     assert sum("image/png" in data for data in shown(done)) == 6
     figures = evaluation.evaluate(Results(finished_run).predictions, Results(finished_run).truth)
     assert any(f"{figures.micro_ap:.4f}" in str(data) for data in shown(done))
+    (table,) = (str(data) for data in shown(done) if "target_precision" in str(data))
+    assert "8.0" not in table  # queries are whole numbers
