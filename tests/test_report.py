@@ -100,6 +100,15 @@ def test_a_map_in_words_stands_below_its_pair(judged):
     assert judged.count("<polygon") >= 10
 
 
+def test_references_reported_together_are_shown_side_by_side(hostile_run):
+    html = report.build(Results(hostile_run, score_threshold=1.0), rounds=0)
+    shown = html[html.index("References that may be the same") :]
+    shown = shown[: shown.index("</section>")]
+    assert shown.count("<title>reference ") == 12 and "<title>query" not in shown
+    assert "together for 2 queries" in shown and "together for one query" in shown
+    assert "<script" not in shown
+
+
 @pytest.mark.parametrize(
     ("refused", "said"),
     [

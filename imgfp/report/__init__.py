@@ -31,7 +31,13 @@ from imgfp.report.figures import (
     reliability_figure,
     score_figure,
 )
-from imgfp.report.pairs import best_of_each_query, evidence_in_words, loss_sheets, sheet
+from imgfp.report.pairs import (
+    best_of_each_query,
+    double_sheet,
+    evidence_in_words,
+    loss_sheets,
+    sheet,
+)
 from imgfp.results import Results
 from imgfp.thresholds import ThresholdCard, drift, threshold_for_precision
 
@@ -134,6 +140,7 @@ def _add_judged(facts, results: Results, target: float, rounds: int, seed: int) 
     ]
     doubles = duplicate_references(predictions, threshold)
     if len(doubles):
+        facts["sheets"].append(double_sheet(results, doubles))
         facts["tables"].append(_double_table(doubles))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from imgfp import decisions, viz
 from imgfp.datatypes import BRANCHES
 from imgfp.geometry import REFUSALS
-from imgfp.results import Results
+from imgfp.results import Results, Side
 from imgfp.viz import svg
 
 #: Pictures on the page: the longer side in pixels, and how many pairs a sheet shows.
@@ -54,16 +55,16 @@ def _pair(results: Results, row, said: dict[tuple[str, str], str]) -> dict | Non
     """One pair as pictures, score and evidence; None where a picture is not in run and library."""
     ids = {"query": row.query_id, "reference": row.reference_id}
     try:
-        sizes = {side: results.size(side, image_id) for side, image_id in ids.items()}
+        for side, image_id in ids.items():
+            results.size(side, image_id)
     except KeyError:
         return None
     evidence = results.best_evidence(*ids.values())
     shapes = results.outlines(*ids.values())
-    pictures = {}
-    for (side, image_id), shape in zip(ids.items(), shapes, strict=True):
-        small = svg.small_jpeg(results.thumbnail(side, image_id), LONG_SIDE_PX)
-        text = f"{side} {image_id}"
-        pictures[side] = Markup(svg.outlined(small, sizes[side], shape, text))
+    pictures = {
+        side: _picture(results, side, image_id, shape)
+        for (side, image_id), shape in zip(ids.items(), shapes, strict=True)
+    }
     found = set(results.candidates_of(*ids.values())["branch"])
     branches = [branch for branch in BRANCHES if branch in found]
     return {
@@ -76,6 +77,28 @@ def _pair(results: Results, row, said: dict[tuple[str, str], str]) -> dict | Non
         "said": evidence_in_words(evidence),
         "reviewed": said.get(tuple(ids.values()), "").replace("_", " "),
     }
+
+
+def _picture(
+    results: Results, side: Side, image_id: str, shape: np.ndarray | None = None
+) -> Markup:
+    """An image with an outline (k,2) on it."""
+    small = svg.small_jpeg(results.thumbnail(side, image_id), LONG_SIDE_PX)
+    return Markup(svg.outlined(small, results.size(side, image_id), shape, f"{side} {image_id}"))
+
+
+def double_sheet(results: Results, doubles: pd.DataFrame) -> dict:
+    """The references of `losses.duplicate_references`, side by side."""
+    pairs = []
+    for row in doubles.head(PAIRS_A_SHEET).itertuples():
+        ids = {"query": row.reference_id, "reference": row.other_id}
+        pair = {side: viz.label(image_id, 44) for side, image_id in ids.items()}
+        pair["pictures"] = {s: _picture(results, "reference", i) for s, i in ids.items()}
+        pair |= {"score": viz.number(row.score), "branches": "", "other": "", "reviewed": ""}
+        many = "one query" if row.queries == 1 else f"{row.queries:,} queries"
+        pairs.append(pair | {"said": f"reported together for {many}"})
+    note = "Both are references: one picture twice, or two pictures in one query"
+    return {"title": "References that may be the same", "note": note, "kind": "", "pairs": pairs}
 
 
 def _other(row) -> str:
