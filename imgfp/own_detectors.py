@@ -55,7 +55,7 @@ def convert(source: str | Path, target: str | Path) -> None:
     Only tensors and layers that ultralytics knows are read. Raises ValueError for a file with
     anything else in it, FileNotFoundError for one that is absent.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     source, target = Path(source), Path(target)
     if source.suffix.lower() != ".pt" or target.suffix.lower() != ".safetensors":
@@ -80,7 +80,8 @@ def convert(source: str | Path, target: str | Path) -> None:
         "plan": json.dumps(plan),
         "input_size": str(size if isinstance(size, int) else max(size)),
     }
-    save_file({name: value.contiguous() for name, value in state.items()}, target, about)
+    # Not `save_file`: it makes files that nobody else may read.
+    target.write_bytes(save({name: value.contiguous() for name, value in state.items()}, about))
 
 
 def build(plan: dict) -> nn.Module:

@@ -52,7 +52,8 @@ def in_words(
     if reference_area < WHOLE:
         words.append(f"{100 * reference_area:.0f} % crop")
     if abs(turn) >= 2:
-        words.append(f"rotated {abs(turn):.0f} degrees {'' if turn > 0 else 'counter'}clockwise")
+        way = "" if abs(turn) >= 179.5 else " clockwise" if turn > 0 else " counterclockwise"
+        words.append(f"rotated {abs(turn):.0f} degrees{way}")
     stretch = np.hypot(*across) / np.hypot(*along)
     if max(stretch, 1 / stretch) > 1.07 and abs(abs(turn) - 90) > 20:
         side, share = ("width", stretch) if stretch < 1 else ("height", 1 / stretch)

@@ -196,6 +196,7 @@ def turn(degrees: float) -> np.ndarray:
     [
         (turn(12), "rotated 12 degrees clockwise"),
         (turn(-90), "rotated 90 degrees counterclockwise"),
+        (turn(-179.9), "rotated 180 degrees"),
         (np.diag([1.0, -1, 1]), "flipped upside down"),
         (turn(10) @ np.diag([-1.0, 1, 1]), "mirrored, rotated 10 degrees clockwise"),
         (np.diag([0.8, 1, 1]), "width squeezed to 80 %"),

@@ -48,6 +48,7 @@ def test_conversion_by_command_gives_the_same_boxes(own, network, rng, capsys, m
     target = own.with_suffix(".safetensors")
     assert __main__.main(["convert-detector", str(own), str(target)]) == 0
     assert capsys.readouterr().out == f"crop_detector: {target}\n"
+    assert target.stat().st_mode == own.stat().st_mode
     detector = crops.load_detector(target)
     image = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
     feed = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32) / 255)
@@ -92,6 +93,9 @@ def test_other_files_say_what_is_expected(tmp_path, own, capsys):
         crops.load_detector(bare)
     assert __main__.main(["convert-detector", "absent.pt", str(bare)]) == 2
     assert "there is no file absent.pt" in capsys.readouterr().err
+    nowhere = tmp_path / "absent/own.safetensors"
+    assert __main__.main(["convert-detector", str(own), str(nowhere)]) == 2
+    assert f"No such file or directory: '{nowhere}'" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"expected a \.pt and a .safetensors"):
         own_detectors.convert(own, tmp_path / "own.onnx")
 

@@ -69,6 +69,9 @@ def test_figures_and_artefacts(finished):
     report = (finished / "run/report.html").read_text()
     assert len(report) < 5e6 and "http://" not in report.replace("http://www.w3.org", "")
     assert pd.read_csv(finished / "run/rejects.csv").empty
+    lost = pd.read_csv(finished / "run/losses.csv")
+    missed = 24 - round(24 * (metrics["recall_at_p90"] or 0))
+    assert (lost["kind"] == "missed").sum() == missed and lost["cause"].notna().all()
     copies = sorted(p.stem for p in (finished / "run/notebooks").glob("*.ipynb"))
     assert copies[0] == "00_demo_corpus" and copies[-1] == "09_merge_and_evaluate"
     assert all(p.stat().st_size < 10e6 for p in (finished / "run/notebooks").glob("*.ipynb"))

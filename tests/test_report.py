@@ -1,7 +1,9 @@
+import json
 import re
 import shutil
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 import small_run
 
@@ -61,15 +63,61 @@ def test_figures_of_the_run_are_on_the_page(judged):
         assert said in results_words
 
 
+def test_the_precision_asked_for_is_the_one_that_is_named(finished_run):
+    words = Page(report.build(Results(finished_run), target_precision=0.975, rounds=0)).words
+    assert "when 97.5 % of the reported pairs are right" in words and "9 of 10" not in words
+    assert words.count("97.5 %") == 3  # two tiles and the card
+
+
+def test_without_a_threshold_nothing_is_reported(finished_run, tmp_path):
+    root = shutil.copytree(finished_run.parent, tmp_path / "copy")
+    metrics = json.loads((root / "run/metrics.json").read_text())
+    never = metrics | {"threshold_at_p90": None, "recall_at_p90": None}
+    (root / "run/metrics.json").write_text(json.dumps(never))
+    words = Page(report.build(Results(root / "run", root / "library"), rounds=0)).words
+    assert "nothing is called a copy" in words
+    assert "False alarm" not in words and "dashed line" not in words and "Missed" in words
+
+
 def test_every_loss_is_sorted_and_shown(judged):
     words = Page(judged).words
     assert "No branch proposed the true reference" in words and "q-negative" in words
     assert "Proposed, but scored under the threshold" in words
 
 
+def test_a_loss_names_the_other_reference(finished_run):
+    results = Results(finished_run, score_threshold=1.0)
+    pairs = results.predictions
+    pairs.loc[(pairs["query_id"] == "q-pasted") & (pairs["reference_id"] == "china"), "score"] = 0.5
+    lost = results.losses.set_index("cause")["other_reference_id"]
+    words = Page(report.build(results, rounds=0)).words
+    assert lost["beaten_by_another"] == "coffee" and "beaten by coffee" in words
+    assert lost["wrong_reference_of_a_copy"] == "china" and "made from china" in words
+
+
 def test_a_map_in_words_stands_below_its_pair(judged):
     assert "mirrored" in Page(judged).words
     assert judged.count("<polygon") >= 10
+
+
+def test_references_reported_together_are_shown_side_by_side(hostile_run):
+    html = report.build(Results(hostile_run, score_threshold=1.0), rounds=0)
+    shown = html[html.index("References that may be the same") :]
+    shown = shown[: shown.index("</section>")]
+    assert shown.count("<title>reference ") == 12 and "<title>query" not in shown
+    assert "together for 2 queries" in shown and "together for one query" in shown
+    assert "<script" not in shown
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        ("too_few", "no map between the pictures: fewer than three matches agree on one map"),
+        ("shared_by_many", "not believed: the matches lie in text, a logo or a texture"),
+    ],
+)
+def test_a_refusal_is_said_in_words(refused, said):
+    assert report.evidence_in_words(pd.Series({"refused": refused})).startswith(said)
 
 
 def test_hostile_ids_are_text(hostile_run):
@@ -97,6 +145,20 @@ def test_edits_are_broken_down_where_they_are_known(finished_run, tmp_path):
     profile = root / "run/params.yaml"
     profile.write_text(profile.read_text().replace(str(finished_run.parent), str(root)))
     assert "Edits that are hardest" in report.build(Results(root / "run"), rounds=20)
+
+
+def test_edits_are_broken_down_by_strength_where_it_is_known(finished_run, tmp_path):
+    root = shutil.copytree(finished_run.parent, tmp_path / "copy")
+    truth = Results(finished_run).truth
+    strengths = [
+        "0.1+0.9" if reference == "china" else "0.5+0.9" for reference in truth.reference_id
+    ]
+    meta = truth.assign(ops="mirror+<b>crop", strengths=strengths)
+    meta.to_csv(root / "meta.csv", index=False)
+    truth_file = str(root / "truth.csv")
+    words = Page(report.build(Results(root / "run", root / "library", truth=truth_file))).words
+    assert "editweakmediumstrong" in words
+    assert "mirror50% of 250% of 4–" in words and "<b>crop––50% of 6" in words
 
 
 def test_probabilities_are_judged_as_such(calibrated_run):

@@ -47,6 +47,16 @@ def test_pairs_of_queries_that_the_truth_does_not_list_are_unknown(finished_run,
     assert results.threshold == 12
 
 
+def test_parameters_of_a_notebook_hold_where_the_run_has_no_file_of_them(finished_run, tmp_path):
+    other = shutil.copytree(finished_run.parent, tmp_path / "copy")
+    (other / "run/params.yaml").unlink()
+    bare = Results(other / "run", other / "library")
+    assert bare.truth is None and not len(bare.losses)
+    told = Results(other / "run", other / "library", truth=str(other / "truth.csv"), fusion="sum")
+    pd.testing.assert_frame_equal(told.losses, Results(finished_run).losses)
+    assert told.score_scale == "log" and len(told.losses)
+
+
 def test_thumbnails_stand_in_for_originals_that_are_away(tmp_path):
     run = small_run.build(tmp_path, hostile=False, keep_originals=False)
     results = Results(run)

@@ -23,7 +23,6 @@ from imgfp.losses import (
     breakdown,
     duplicate_references,
     edit_groups,
-    sort_losses,
 )
 from imgfp.report.figures import (
     branch_figure,
@@ -32,7 +31,13 @@ from imgfp.report.figures import (
     reliability_figure,
     score_figure,
 )
-from imgfp.report.pairs import best_of_each_query, evidence_in_words, loss_sheets, sheet
+from imgfp.report.pairs import (
+    best_of_each_query,
+    double_sheet,
+    evidence_in_words,
+    loss_sheets,
+    sheet,
+)
 from imgfp.results import Results
 from imgfp.thresholds import ThresholdCard, drift, threshold_for_precision
 
@@ -86,22 +91,23 @@ def _add_judged(facts, results: Results, target: float, rounds: int, seed: int) 
     candidates = results.candidates
     threshold = results.threshold
     if threshold is None:
-        threshold = float(predictions["score"].min()) if len(predictions) else 0.0
+        threshold = float("inf")  # no cut is right often enough: nothing is called a copy
     judged = results.pairs[known]
     scores, labels = judged["score"].to_numpy(), judged["is_true"].to_numpy(bool)
     groups, copies = judged["query_id"].to_numpy(), int((truth["reference_id"] != "").sum())
     more = {"rounds": max(rounds, 1), "seed": seed}
     enough = rounds and (truth["reference_id"] != "").any()
     again = {"target_precision": target, "rounds": rounds, "seed": seed}
-    facts["tiles"] = _tiles(results, bootstrap(predictions, truth, **again) if enough else None)
+    interval = bootstrap(predictions, truth, **again) if enough else None
+    facts["tiles"] = _tiles(results, interval, f"{100 * target:g} %")
     facts["cards"] = [
         _card(
             threshold_for_precision(scores, labels, goal, queries=groups, positives=copies, **more)
         )
-        for goal in TARGETS
+        for goal in sorted({*TARGETS, target})
     ]
     facts["figures"] += [
-        score_figure(results, threshold),
+        score_figure(results, results.threshold),
         curve_figure(predictions, truth, target),
     ]
     if results.fusion_model is not None and len(scores):
@@ -118,15 +124,11 @@ def _add_judged(facts, results: Results, target: float, rounds: int, seed: int) 
             candidates,
         )
         facts["figures"].append(edit_figure(groups))
-    losses = sort_losses(
-        predictions,
-        truth,
-        candidates,
-        threshold,
-        evidence=results.evidence if "inliers" in results.evidence else None,
-        meta=results.meta,
-        **_boxes(results),
-    )
+        if "strengths" in results.meta:
+            groups = edit_groups(results.meta, by_strength=True)
+            facts["tables"].append(
+                _strength_table(breakdown(predictions, truth, groups, threshold))
+            )
     facts["sheets"] = [
         sheet(
             results,
@@ -134,27 +136,15 @@ def _add_judged(facts, results: Results, target: float, rounds: int, seed: int) 
             "The surest pairs of this run, best first",
             best_of_each_query(results),
         ),
-        *loss_sheets(results, losses),
+        *loss_sheets(results, results.losses),
     ]
     doubles = duplicate_references(predictions, threshold)
     if len(doubles):
+        facts["sheets"].append(double_sheet(results, doubles))
         facts["tables"].append(_double_table(doubles))
 
 
-def _boxes(results: Results) -> dict[str, pd.DataFrame]:
-    """Where pasted pictures truly lie, if known, and the crops that were cut, as shares of the query."""
-    sides = ["x0", "y0", "x1", "y1"]
-    if results.meta is None or not set(sides) <= set(results.meta):
-        return {}
-    true = results.meta[["query_id", *sides]].copy()
-    true[sides] = true[sides].apply(pd.to_numeric, errors="coerce")
-    crops = results.crops[["query_id", *sides]].copy()
-    size = results.queries.loc[crops["query_id"], ["width", "height"]].to_numpy(float)
-    crops[sides] = crops[sides].to_numpy(float) / np.tile(size, 2)
-    return {"true_boxes": true, "crops": crops}
-
-
-def _tiles(results: Results, interval: pd.DataFrame | None) -> list[dict]:
+def _tiles(results: Results, interval: pd.DataFrame | None, target: str) -> list[dict]:
     metrics = results.metrics
     spans = (
         {}
@@ -163,10 +153,10 @@ def _tiles(results: Results, interval: pd.DataFrame | None) -> list[dict]:
     )
     wanted = [
         ("micro_ap", "Average precision", "over one ranked list of all pairs (uAP)"),
-        ("recall_at_p90", "Copies found", "when 9 of 10 reported pairs are right"),
+        ("recall_at_p90", "Copies found", f"when {target} of the reported pairs are right"),
         ("recall_at_1", "Right at rank 1", "of the copies"),
         ("candidate_recall", "Proposed", "of the copies, by any branch"),
-        ("threshold_at_p90", "Threshold", "score from which on 9 of 10 pairs are right"),
+        ("threshold_at_p90", "Threshold", f"score from which on {target} of the pairs are right"),
     ]
     tiles = []
     for key, title, meaning in wanted:
@@ -250,6 +240,21 @@ def _branch_table(branches: pd.DataFrame) -> dict:
     }
 
 
+def _strength_table(groups: pd.DataFrame) -> dict:
+    """Groups of `losses.edit_groups` by strength: an edit a row, a third of the strength a column."""
+    names = groups["group"].str.rsplit(" ", n=1, expand=True)
+    said = groups["recall"].map("{:.0%}".format) + groups["positives"].map(" of {:,}".format)
+    said = said.where(groups["positives"] > 0, "–")
+    thirds = ["weak", "medium", "strong"]
+    shown = said.groupby([names[0], names[1]]).first().unstack().reindex(columns=thirds)
+    return {
+        "title": "Copies found, by edit and strength",
+        "note": "Thirds of the range from 0 to 1; a query with several edits is in several rows.",
+        "head": ["edit", *thirds],
+        "rows": [[viz.label(row[0], 60), *row[1:]] for row in shown.fillna("–").itertuples()],
+    }
+
+
 def _double_table(doubles: pd.DataFrame) -> dict:
     return {
         "title": "References that may be the same picture",
@@ -317,7 +322,7 @@ def _verdict(results: Results) -> str:
     found = kept["query_id"].nunique()
     said = f"{start}: {found:,} are reported as copies (score {viz.number(threshold)} or more)"
     metrics = results.metrics
-    if metrics.get("recall_at_p90") is not None and "is_true" in kept:
+    if metrics.get("positives") and "is_true" in kept:
         right = int(kept["is_true"].fillna(False).sum())
         said += f". By the known truth {right:,} of {len(kept):,} reported pairs are right,"
         said += f" and {right:,} of {metrics['positives']:,} copies were found"

@@ -30,7 +30,9 @@ def score_figure(results: Results, threshold: float | None) -> dict:
         title="Scores of all pairs",
         scale=results.score_scale,
     )
-    text = "Left of the dashed line a pair is not reported. The less the two groups overlap, the better."
+    text = "The less the two groups overlap, the better."
+    if threshold is not None:
+        text = f"Left of the dashed line a pair is not reported. {text}"
     return _figure(
         drawn, text if "is_true" in pairs else "Few pairs should lie near the threshold."
     )
@@ -70,9 +72,8 @@ def branch_figure(branches: pd.DataFrame) -> dict:
 
 
 def edit_figure(groups: pd.DataFrame) -> dict:
-    plain = groups[~groups["group"].str.contains(" @ ", regex=False)]
-    drawn, ax = viz.figure(6.2, 1.2 + 0.24 * max(len(plain), 2))
-    viz.draw_breakdown(ax, plain, title="Copies found, by edit")
+    drawn, ax = viz.figure(6.2, 1.2 + 0.24 * max(len(groups), 2))
+    viz.draw_breakdown(ax, groups, title="Copies found, by edit")
     return _figure(
         drawn,
         "Edits that are hardest for this run come first; bars show how far search alone reached.",

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from imgfp import decisions, viz
 from imgfp.datatypes import BRANCHES
 from imgfp.geometry import REFUSALS
-from imgfp.results import Results
+from imgfp.results import Results, Side
 from imgfp.viz import svg
 
 #: Pictures on the page: the longer side in pixels, and how many pairs a sheet shows.
 LONG_SIDE_PX, PAIRS_A_SHEET = 300, 6
+REASONS = {name: f"no map between the pictures: {why}" for name, why in REFUSALS.items()} | {
+    "shared_by_many": "not believed: the matches lie in text, a logo or a texture of many references"
+}
 CAUSES = {
     "crop_box_wrong": "The pasted picture was not boxed, and nothing was proposed",
     "not_proposed": "No branch proposed the true reference",
     "beaten_by_another": "Another reference scored at least as high",
     "under_scored": "Proposed, but scored under the threshold",
-    "duplicate_of_the_truth": "The reference duplicates the true one",
+    "duplicate_of_the_truth": "Reported beside the true reference: the two may be one picture",
     "same_scene_other_photograph": "Another photograph of the same scene",
     "suspicious_truth": "The pixels agree: the truth may be incomplete",
     "wrong_reference_of_a_copy": "A copy, but of another reference",
@@ -51,16 +55,16 @@ def _pair(results: Results, row, said: dict[tuple[str, str], str]) -> dict | Non
     """One pair as pictures, score and evidence; None where a picture is not in run and library."""
     ids = {"query": row.query_id, "reference": row.reference_id}
     try:
-        sizes = {side: results.size(side, image_id) for side, image_id in ids.items()}
+        for side, image_id in ids.items():
+            results.size(side, image_id)
     except KeyError:
         return None
     evidence = results.best_evidence(*ids.values())
     shapes = results.outlines(*ids.values())
-    pictures = {}
-    for (side, image_id), shape in zip(ids.items(), shapes, strict=True):
-        small = svg.small_jpeg(results.thumbnail(side, image_id), LONG_SIDE_PX)
-        text = f"{side} {image_id}"
-        pictures[side] = Markup(svg.outlined(small, sizes[side], shape, text))
+    pictures = {
+        side: _picture(results, side, image_id, shape)
+        for (side, image_id), shape in zip(ids.items(), shapes, strict=True)
+    }
     found = set(results.candidates_of(*ids.values())["branch"])
     branches = [branch for branch in BRANCHES if branch in found]
     return {
@@ -69,9 +73,39 @@ def _pair(results: Results, row, said: dict[tuple[str, str], str]) -> dict | Non
         "pictures": pictures,
         "score": "not scored" if pd.isna(row.score) else viz.number(row.score),
         "branches": " + ".join(branches) or "no branch",
+        "other": _other(row),
         "said": evidence_in_words(evidence),
         "reviewed": said.get(tuple(ids.values()), "").replace("_", " "),
     }
+
+
+def _picture(
+    results: Results, side: Side, image_id: str, shape: np.ndarray | None = None
+) -> Markup:
+    """An image with an outline (k,2) on it."""
+    small = svg.small_jpeg(results.thumbnail(side, image_id), LONG_SIDE_PX)
+    return Markup(svg.outlined(small, results.size(side, image_id), shape, f"{side} {image_id}"))
+
+
+def double_sheet(results: Results, doubles: pd.DataFrame) -> dict:
+    """The references of `losses.duplicate_references`, side by side."""
+    pairs = []
+    for row in doubles.head(PAIRS_A_SHEET).itertuples():
+        ids = {"query": row.reference_id, "reference": row.other_id}
+        pair = {side: viz.label(image_id, 44) for side, image_id in ids.items()}
+        pair["pictures"] = {s: _picture(results, "reference", i) for s, i in ids.items()}
+        pair |= {"score": viz.number(row.score), "branches": "", "other": "", "reviewed": ""}
+        many = "one query" if row.queries == 1 else f"{row.queries:,} queries"
+        pairs.append(pair | {"said": f"reported together for {many}"})
+    note = "Both are references: one picture twice, or two pictures in one query"
+    return {"title": "References that may be the same", "note": note, "kind": "", "pairs": pairs}
+
+
+def _other(row) -> str:
+    """Of a loss, which other reference it is about, else ""."""
+    other = getattr(row, "other_reference_id", "")
+    what = "beaten by" if other and row.kind == "missed" else "made from"
+    return f"{what} {viz.label(other, 44)}" if other else ""
 
 
 def evidence_in_words(evidence: pd.Series | None) -> str:
@@ -79,8 +113,7 @@ def evidence_in_words(evidence: pd.Series | None) -> str:
     if evidence is None:
         return "never compared"
     if evidence.get("refused"):
-        reason = REFUSALS.get(evidence["refused"], str(evidence["refused"]).replace("_", " "))
-        return f"no map between the pictures: {reason}"
+        return REASONS.get(evidence["refused"], str(evidence["refused"]).replace("_", " "))
     said = [str(evidence["transform"])] if evidence.get("transform") else []
     if "inliers" in evidence:
         said.append(f"{int(evidence['inliers'])} of {int(evidence['tentative'])} matches agree")

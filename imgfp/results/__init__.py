@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from imgfp import fusion, store
-from imgfp.datatypes import Boxes
+from imgfp.datatypes import Boxes, table
 from imgfp.evaluation import true_references
 from imgfp.evidence import COLUMNS
 from imgfp.images import ImageError, decode_image, read_image
+from imgfp.losses import sort_losses
 from imgfp.results import explain
 from imgfp.results.explain import homography_of
 from imgfp.results.files import Files
@@ -34,9 +35,9 @@ _SHARDS_KEPT, _PICTURES_KEPT = 32, 64
 class Results(Files):
     """What the files of a run and its library say of pairs, and the pictures themselves."""
 
-    def __init__(self, run_dir: str | Path, library_dir: str | Path = "") -> None:
+    def __init__(self, run_dir: str | Path, library_dir: str | Path = "", **changed: Any) -> None:
         """As `Files`."""
-        super().__init__(run_dir, library_dir)
+        super().__init__(run_dir, library_dir, **changed)
         self._thumbnails: OrderedDict[Path, dict[str, bytes]] = OrderedDict()
         self._pictures: OrderedDict[tuple, np.ndarray] = OrderedDict()
 
@@ -86,6 +87,35 @@ class Results(Files):
     def score_scale(self) -> str:
         """How the scores are best drawn, a name of `viz.SCALES`: counts of matches by their size."""
         return "odds" if self.probabilities else "log" if self._fusion_rule == "sum" else "linear"
+
+    @cached_property
+    def losses(self) -> pd.DataFrame:
+        """Every missed copy and every false pair above the threshold, with one cause each, of the
+        queries that the truth lists, see `losses.sort_losses`; no rows without truth. Where there is no
+        threshold, nothing is reported and every copy is missed."""
+        truth = table("truth") if self.truth is None else self.truth
+        return sort_losses(
+            self.predictions[self.predictions["query_id"].isin(truth["query_id"])],
+            truth,
+            self.candidates,
+            np.inf if self.threshold is None else self.threshold,
+            evidence=self.evidence if "inliers" in self.evidence else None,
+            meta=self.meta,
+            **self._boxes(),
+        )
+
+    def _boxes(self) -> dict[str, pd.DataFrame]:
+        """Where pasted pictures truly lie, if known, and the crops that were cut, as shares of the
+        query."""
+        sides = ["x0", "y0", "x1", "y1"]
+        if self.meta is None or not set(sides) <= set(self.meta):
+            return {}
+        true = self.meta[["query_id", *sides]].copy()
+        true[sides] = true[sides].apply(pd.to_numeric, errors="coerce")
+        crops = self.crops[["query_id", *sides]].copy()
+        size = self.queries.loc[crops["query_id"], ["width", "height"]].to_numpy(float)
+        crops[sides] = crops[sides].to_numpy(float) / np.tile(size, 2)
+        return {"true_boxes": true, "crops": crops}
 
     # -------------------------------------------------------------------------- of one query or pair
 

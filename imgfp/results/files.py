@@ -19,9 +19,11 @@ from imgfp.stages import inventory
 class Files:
     """One run folder and the library that it searched, as they were written."""
 
-    def __init__(self, run_dir: str | Path, library_dir: str | Path = "") -> None:
-        """library_dir: blank for the one that the run's own parameters name. Raises StoreError when the
-        run is not there."""
+    def __init__(self, run_dir: str | Path, library_dir: str | Path = "", **changed: Any) -> None:
+        """library_dir: blank for the one that the run's own parameters name. changed: parameters that
+        are not as the run's file says, or that it lacks, as where a notebook runs on its own. Raises
+        StoreError when the run is not there."""
+        self._changed = changed
         self.run = store.project_path(run_dir)
         if not self.run.is_dir():
             raise store.StoreError(f"{store.show(self.run)} does not exist; run notebooks 01 to 09")
@@ -31,7 +33,7 @@ class Files:
     def params(self) -> dict[str, Any]:
         """The resolved parameters of the run."""
         path = self.run / "params.yaml"
-        return read_profile(path) if path.exists() else {}
+        return (read_profile(path) if path.exists() else {}) | self._changed
 
     @cached_property
     def status(self) -> dict[str, Any]:

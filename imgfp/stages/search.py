@@ -238,6 +238,18 @@ def pair_thumbnails(run: Path, library: Path, pairs: pd.DataFrame) -> list[np.nd
     return [image for pair in zip(*sides, strict=True) for image in pair]
 
 
+def change_titles(pairs: pd.DataFrame) -> list[str]:
+    """Titles to `pair_thumbnails` of `losses.changes`: the query with both scores, the reference."""
+    titles = []
+    for row in pairs.itertuples():
+        scores = (
+            "none" if np.isnan(score) else f"{score:.4g}"
+            for score in (row.score_before, row.score_after)
+        )
+        titles += [f"{row.query_id}  {' to '.join(scores)}", str(row.reference_id)]
+    return titles
+
+
 def pair_titles(pairs: pd.DataFrame, unit: str) -> list[str]:
     """Titles to `pair_thumbnails`: the query with the score, the reference."""
     titles = []

@@ -9,6 +9,7 @@ import pandas as pd
 from imgfp import viz
 from imgfp.datatypes import BRANCHES
 from imgfp.fusion import FEATURES
+from imgfp.geometry import REFUSALS
 from imgfp.report import evidence_in_words
 from imgfp.results import Results, homography_of
 from imgfp.viz import svg
@@ -181,7 +182,7 @@ class MatchInspector(ipw.VBox):
             query_outline=self._outlines[0],
             reference_outline=self._outlines[1],
         )
-        refused = compared.found.refused.replace("_", " ")
+        refused = REFUSALS.get(compared.found.refused, "")
         said = f"{int(inside.sum())} of {len(inside)} matches agree on one map"
         said += f"; no map: {refused}" if refused else f" ({compared.found.model})"
         said += f". Keypoints: {len(self._pair.query):,} and "
