@@ -5,12 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from imgfp import decisions, params, report, widgets
+from imgfp import decisions, params, report, store, widgets
 from imgfp.crops import choose
 from imgfp.datatypes import Boxes, table
 from imgfp.results import Results
 from imgfp.widgets import compare
-from imgfp.widgets.crops import best_boxes, box_facts
+from imgfp.widgets.crops import box_facts, taken_boxes
 from imgfp.widgets.review import by_worth
 from imgfp.widgets.thresholds import Scores
 from imgfp.widgets.votes import why
@@ -39,37 +39,36 @@ def pages(widget: ipw.Widget) -> str:
 # --------------------------------------------------------------------------------- pure functions
 
 
-def test_boxes_of_all_images_at_once_are_those_of_each_alone():
+@pytest.mark.parametrize("most", [1, 3])
+def test_boxes_of_all_images_at_once_are_those_of_each_alone(most):
     rng = np.random.default_rng(0)
-    rules = {"max_area": 0.6, "max_aspect": 2.5}
-    tables, sizes, expected = [], {}, {}
+    rules = {"max_area": 0.6, "max_aspect": 2.5, "max_crops": most}
+    tables, sizes, expected = [], {}, set()
     for number in range(60):
         image_id, size = f"q{number}", tuple(rng.integers(50, 400, 2))
-        corners = rng.uniform(-20, 420, (rng.integers(0, 6), 4))
-        boxes = Boxes(
-            np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4), rng.random(len(corners))
-        )
+        corners = rng.uniform(-20, 420, (rng.integers(0, 12), 4))
+        corners = np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4)
+        boxes = Boxes(corners, np.sort(rng.random(len(corners)))[::-1])
         sizes[image_id] = size
         columns = dict(zip(("x0", "y0", "x1", "y1"), boxes.xyxy.T, strict=True))
         ids = [image_id] * len(boxes)
         tables.append(table("detections", image_id=ids, confidence=boxes.confidence, **columns))
-        taken = choose(boxes, *size, min_confidence=0.3, **rules)[0]
-        if len(taken):
-            expected[image_id] = taken[0]
+        expected |= {
+            (image_id, row) for row in choose(boxes, *size, min_confidence=0.3, **rules)[1]
+        }
     detections = pd.concat(tables, ignore_index=True)
     frame = pd.DataFrame(sizes, index=["width", "height"]).T
-    found = best_boxes(box_facts(detections, frame), min_confidence=0.3, **rules)
-    assert set(found.index) == set(expected)
-    for image_id, row in found.items():
-        width, height = sizes[image_id]
-        corners = detections.loc[row, ["x0", "y0", "x1", "y1"]].to_numpy(float)
-        assert np.allclose(corners.clip(0, [width, height] * 2), expected[image_id], atol=1e-3)
+    facts = box_facts(detections, frame)
+    found = taken_boxes(facts, min_confidence=0.3, **rules)
+    first = facts.drop_duplicates("image_id").reset_index().set_index("image_id")["index"]
+    rows = {(entry.image_id, entry.Index - first[entry.image_id]) for entry in found.itertuples()}
+    assert rows == expected and len(found) == len(expected)
 
 
 def test_no_detections_are_no_boxes():
     sizes = pd.DataFrame(columns=["width", "height"])
     assert not len(
-        best_boxes(
+        taken_boxes(
             box_facts(table("detections"), sizes), min_confidence=0, max_area=1, max_aspect=9
         )
     )
@@ -161,6 +160,19 @@ def test_crop_browser_counts_what_the_sliders_change(results):
     assert browser.pager.key == "q-pasted" and "0.83" in browser.picture.value
     browser.pager.jump.value = "nowhere"
     assert browser.pager.key == "q-pasted"
+
+
+def test_crop_browser_begins_where_the_run_was_cut(own_run):
+    path = own_run.run / "crops/crops.parquet"
+    rules = own_run.crop_rules | {"local_min_confidence": 0.2, "max_aspect": 10, "max_crops": 2}
+    store.save(path, store.load(path), maker="test", settings=rules)
+    browser = widgets.CropBrowser(Results(own_run.run, own_run.library))
+    assert browser.settings["local_min_confidence"] == 0.2
+    assert "3 in 2 of 8 queries" in browser.counts.value and "more" not in browser.counts.value
+    browser.local.value = 0.6
+    assert "1 in 1 of 8 queries, 0 more and 2 fewer" in browser.counts.value
+    browser.pager.filter.value = "changed by the sliders"
+    assert browser.pager._keys == ["q-pasted", "q-turned"]
 
 
 def test_inspector_opens_pairs_and_says_why(results):
@@ -394,8 +406,6 @@ def test_everything_works_when_originals_and_truth_are_away(tmp_path):
 
 def test_browsers_of_a_run_without_pairs_say_so(tmp_path):
     import small_run
-
-    from imgfp import store
 
     run = small_run.build(tmp_path, with_truth=False, hostile=False)
     store.write_csv(run / "predictions.csv", table("predictions"))
