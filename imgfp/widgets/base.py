@@ -24,8 +24,8 @@ def show(
     return browser(*arguments, **options)
 
 
-def pane(width: str = "100%", **layout: str) -> ipw.HTML:
-    """An empty place for HTML text; whoever fills it escapes what is not markup."""
+def pane(width: str = "auto", **layout: str) -> ipw.HTML:
+    """An empty place for HTML text, as wide as its column; whoever fills it escapes what is not markup."""
     return ipw.HTML(layout=ipw.Layout(width=width, **layout))
 
 
@@ -59,7 +59,7 @@ def facts_table(rows: Sequence[tuple[object, ...]], hints: Mapping[str, str] = {
     """Rows of a name and one or more values as a small HTML table, all escaped; hints: name -> text that
     is shown on hovering."""
     cells = "".join(
-        f'<tr title="{escaped(hints.get(str(name), ""))}">'
+        f'<tr style="vertical-align:top" title="{escaped(hints.get(str(name), ""))}">'
         f'<td style="color:#66727f;padding-right:14px;white-space:nowrap">{escaped(name)}</td>'
         + "".join(f'<td style="padding-right:14px">{escaped(value, 90)}</td>' for value in values)
         + "</tr>"
@@ -82,7 +82,7 @@ def sentence(text: str, strong: bool = False) -> str:
 
 def thumbnail_pair(query: bytes, reference: bytes, text: str, height_px: int = 92) -> str:
     """Two JPEG thumbnails side by side with a line of text below."""
-    style = f"height:{height_px}px;max-width:150px;object-fit:contain;background:#f4f6f8"
+    style = f"height:{height_px}px;max-width:46%;object-fit:contain;background:#f4f6f8"
     pictures = "".join(
         f'<img src="{data_uri(jpeg)}" style="{style}">' for jpeg in (query, reference)
     )

@@ -97,7 +97,10 @@ class CropBrowser(ipw.VBox):
         side = ipw.VBox([self.cuts, self.listed], layout=ipw.Layout(width="38%"))
         pictures = ipw.HBox([self.picture, side])
         controls = ipw.HBox(
-            [ipw.VBox(list(self._sliders)), ipw.VBox([self.counts, self.lines])],
+            [
+                ipw.VBox(list(self._sliders), layout=ipw.Layout(flex="0 0 auto")),
+                ipw.VBox([self.counts, self.lines]),
+            ],
             layout=ipw.Layout(align_items="flex-start"),
         )
         super().__init__([controls, self.pager, pictures])

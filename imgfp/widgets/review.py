@@ -157,7 +157,8 @@ class ReviewQueue(ipw.VBox):
         path = self._results.run / "decisions.csv"
         log = decisions.read(self.path)
         decisions.export_csv(log, path)
-        self.note.value = f"{len(decisions.settled(log)):,} decided pairs are in {store.show(path)}"
+        count = len(decisions.settled(log))
+        self.note.value = f"decided pairs: {count:,}, written to {store.show(path)}"
 
     def _decider(self, decision: str):
         return lambda: self.decide(decision)
