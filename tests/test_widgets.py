@@ -194,6 +194,15 @@ def test_inspector_opens_pairs_and_says_why(results):
 
 
 def test_inspector_finds_a_mirrored_pair_only_when_it_reads_it_mirrored(results):
+def test_inspector_looks_at_every_pair_afresh(results):
+    inspector = widgets.MatchInspector(results)
+    inspector.look_at("q-pasted", "china")
+    inspector.single.value, inspector.reading.value = 2, True
+    inspector.look_at("q-whole", "china")
+    assert inspector.single.value == 0 and inspector.reading.value == "found"
+    assert inspector.matches.value.count("<line") > 1
+
+
     inspector = widgets.MatchInspector(results)
     inspector.look_at("q-mirrored", "astronaut")
     inspector.reading.value = True
@@ -213,6 +222,21 @@ def test_inspector_shows_a_pair_that_was_never_proposed(results):
 
 
 def test_tuner_counts_opens_and_writes(own_run, tmp_path):
+def test_inspector_repeats_the_matches_that_were_verified(results):
+    inspector = widgets.MatchInspector(results)
+    inspector.look_at("q-whole", "china")
+    assert (
+        len(inspector._compared.query_xy) == results.best_evidence("q-whole", "china")["tentative"]
+    )
+
+
+def test_tuner_offers_the_profile_that_made_the_run(own_run, tmp_path):
+    for name, run in {"a": "elsewhere", "b": own_run.run, "c": "elsewhere"}.items():
+        (tmp_path / f"{name}.yaml").write_text(f"run_dir: {run}\n")
+    (tmp_path / "0.yaml").write_text("- no: profile\n")
+    assert widgets.ThresholdTuner(own_run, profiles=tmp_path).profile.value == "b.yaml"
+
+
     (tmp_path / "mine.yaml").write_text("seed: 0  # of every random choice\n")
     inspector = widgets.MatchInspector(own_run)
     tuner = widgets.ThresholdTuner(own_run, inspector=inspector, profiles=tmp_path)

@@ -20,7 +20,7 @@ from imgfp.widgets.compare import Compared, Pair, pair_of, warp_query
 SHOWN = {
     "inliers": "matches that fit the map",
     "tentative": "matches looked at",
-    "inlier_ratio": "share that fits",
+    "inlier_ratio": "share in the overlap that fits",
     "agreement": "overlap that looks the same",
     "agreement_chance": "… laid wrong on purpose",
     "query_area": "share of the query",
@@ -55,13 +55,13 @@ class MatchInspector(ipw.VBox):
         )
         self.single.layout.width = "470px"
         self.mode = ipw.ToggleButtons(
-            options=["blend", "flicker", "difference"], style={"button_width": "92px"}
+            options=["blend", "flicker", "difference"], style={"button_width": "auto"}
         )
         self.blend = slider("query", 0.5, 0.0, 1.0, 0.05)
         self.blend.style.description_width = "48px"
         self.blend.layout.width = "98%"
         self.matches, self.laid, self.said = pane(), pane(), pane()
-        self.facts, self.branches = pane("34%"), pane("30%")
+        self.facts, self.branches = pane("32%"), pane("36%")
         self.pager = Pager(
             {
                 "all pairs, surest first": lambda: self._pairs(slice(None)),
@@ -89,7 +89,7 @@ class MatchInspector(ipw.VBox):
         )
         below = ipw.HBox(
             [
-                ipw.VBox([self.mode, self.blend, self.laid], layout=ipw.Layout(width="36%")),
+                ipw.VBox([self.mode, self.blend, self.laid], layout=ipw.Layout(width="31%")),
                 self.facts,
                 self.branches,
             ],
@@ -140,6 +140,9 @@ class MatchInspector(ipw.VBox):
         self._evidence = results.best_evidence(*key)
         self._map = homography_of(self._evidence)
         self._outlines = results.outlines(*key)
+        # A match of the last pair, or how that was read, says nothing of this one.
+        self._compared = self._pair = None
+        self.single.value, self.reading.index = 0, 0
         # What is seen comes before what takes longer to say.
         self._load()
         self._warp()
