@@ -339,6 +339,11 @@ def test_review_writes_each_decision_at_once_and_takes_it_back(own_run):
     log = decisions.read(queue.path)
     assert log.loc[0, ["query_id", "reference_id", "reason"]].tolist() == [*first, "same frame"]
     queue.back.click()
+    view.pager._filters["somebody won"] = list
+    view.pager.filter.value = "somebody won"
+    assert "No query" in view.said.value and view.bars.layout.visibility == "hidden"
+    view.pager.filter.value = "all queries"
+    assert view.bars.layout.visibility == "visible"
     assert queue.current == first and not len(decisions.settled(decisions.read(queue.path)))
 
 
