@@ -1,11 +1,12 @@
 import time
+from dataclasses import replace
 
 import ipywidgets as ipw
 import numpy as np
 import pandas as pd
 import pytest
 
-from imgfp import decisions, params, report, store, widgets
+from imgfp import decisions, params, report, store, viz, widgets
 from imgfp.crops import choose
 from imgfp.datatypes import Boxes, table
 from imgfp.results import Results
@@ -193,7 +194,6 @@ def test_inspector_opens_pairs_and_says_why(results):
     assert "<animate" in inspector.laid.value
 
 
-def test_inspector_finds_a_mirrored_pair_only_when_it_reads_it_mirrored(results):
 def test_inspector_looks_at_every_pair_afresh(results):
     inspector = widgets.MatchInspector(results)
     inspector.look_at("q-pasted", "china")
@@ -203,6 +203,7 @@ def test_inspector_looks_at_every_pair_afresh(results):
     assert inspector.matches.value.count("<line") > 1
 
 
+def test_inspector_finds_a_mirrored_pair_only_when_it_reads_it_mirrored(results):
     inspector = widgets.MatchInspector(results)
     inspector.look_at("q-mirrored", "astronaut")
     inspector.reading.value = True
@@ -221,7 +222,6 @@ def test_inspector_shows_a_pair_that_was_never_proposed(results):
     assert "No map" in inspector.laid.value
 
 
-def test_tuner_counts_opens_and_writes(own_run, tmp_path):
 def test_inspector_repeats_the_matches_that_were_verified(results):
     inspector = widgets.MatchInspector(results)
     inspector.look_at("q-whole", "china")
@@ -237,6 +237,7 @@ def test_tuner_offers_the_profile_that_made_the_run(own_run, tmp_path):
     assert widgets.ThresholdTuner(own_run, profiles=tmp_path).profile.value == "b.yaml"
 
 
+def test_tuner_counts_opens_and_writes(own_run, tmp_path):
     (tmp_path / "mine.yaml").write_text("seed: 0  # of every random choice\n")
     inspector = widgets.MatchInspector(own_run)
     tuner = widgets.ThresholdTuner(own_run, inspector=inspector, profiles=tmp_path)
@@ -290,6 +291,19 @@ def test_tuner_draws_a_second_run_over_the_first(results, calibrated_run):
     assert "its own" not in other_kind.said.value
 
 
+def test_tuner_draws_bars_of_two_runs_equally_wide_and_whole(results, monkeypatch):
+    drawn, figure = [], viz.figure
+    monkeypatch.setattr(viz, "figure", lambda *size: drawn.append(figure(*size)) or drawn[-1])
+    tuner = widgets.ThresholdTuner(results, results)
+    more = np.repeat(tuner._second.scores, 9) * 10, np.repeat(tuner._second.is_true, 9)
+    tuner._second = replace(tuner._second, scores=more[0], is_true=more[1])
+    tuner._score_chart(tuner._scores)
+    most = max(bars.get_data().values.max() for bars in drawn[-1][1].patches)
+    assert most < drawn[-1][1].get_ylim()[1]
+    edges = [bars.get_data().edges for bars in drawn[-1][1].patches]
+    assert len(edges) == 6 and all((one == edges[0]).all() for one in edges)
+
+
 def test_the_line_lies_over_the_frame_of_the_chart(results):
     tuner = widgets.ThresholdTuner(results)
     chart = tuner._score_chart(tuner._scores)
@@ -325,6 +339,11 @@ def test_vote_view_shows_who_won(results):
     assert "won with" not in view.said.value
     view.branch.value = "global"
     assert "similarity" in view.said.value
+    view.pager._filters["somebody won"] = list
+    view.pager.filter.value = "somebody won"
+    assert "No query" in view.said.value and view.bars.layout.visibility == "hidden"
+    view.pager.filter.value = "all queries"
+    assert view.bars.layout.visibility == "visible"
 
 
 def test_review_writes_each_decision_at_once_and_takes_it_back(own_run):
@@ -339,11 +358,6 @@ def test_review_writes_each_decision_at_once_and_takes_it_back(own_run):
     log = decisions.read(queue.path)
     assert log.loc[0, ["query_id", "reference_id", "reason"]].tolist() == [*first, "same frame"]
     queue.back.click()
-    view.pager._filters["somebody won"] = list
-    view.pager.filter.value = "somebody won"
-    assert "No query" in view.said.value and view.bars.layout.visibility == "hidden"
-    view.pager.filter.value = "all queries"
-    assert view.bars.layout.visibility == "visible"
     assert queue.current == first and not len(decisions.settled(decisions.read(queue.path)))
 
 
