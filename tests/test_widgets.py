@@ -226,6 +226,14 @@ def test_inspector_repeats_the_matches_that_were_verified(results):
     inspector = widgets.MatchInspector(results)
     inspector.look_at("q-whole", "china")
     assert (
+def test_inspector_without_a_pair_stays_empty_whatever_is_moved(results):
+    inspector = widgets.MatchInspector(results)
+    inspector.pager._filters["nearest to the threshold"] = list
+    inspector.pager.filter.value = "nearest to the threshold"
+    inspector.ratio.value, inspector.keypoints.value, inspector.blend.value = 2.0, 100, 0.1
+    assert inspector.matches.value == inspector.laid.value == ""
+
+
         len(inspector._compared.query_xy) == results.best_evidence("q-whole", "china")["tentative"]
     )
 
@@ -456,7 +464,9 @@ def test_browsers_of_a_run_without_pairs_say_so(tmp_path):
         for path in (run / name).iterdir():
             path.unlink()
     results = Results(run)
-    assert "No pair fits" in pages(widgets.MatchInspector(results))
+    inspector = widgets.MatchInspector(results)
+    inspector.keypoints.value = 100
+    assert "No pair fits" in pages(inspector)
     assert "pairs reported" in pages(widgets.ThresholdTuner(results))
     assert "No keypoint" in pages(widgets.VoteView(results))
     assert "Every pair" in pages(widgets.ReviewQueue(results, "Ada"))

@@ -12,6 +12,8 @@ from IPython.display import Markdown
 from imgfp.viz.svg import Chart, data_uri, escaped
 
 WIDE = {"description_width": "160px"}
+#: Of a row whose parts go below each other where the page is narrow.
+WRAPPED = {"flex_flow": "row wrap", "align_items": "flex-start"}
 _NOTE = "A live browser stands here when this notebook is opened in JupyterLab or with `make app`."
 
 
@@ -61,7 +63,10 @@ def facts_table(rows: Sequence[tuple[object, ...]], hints: Mapping[str, str] = {
     cells = "".join(
         f'<tr style="vertical-align:top" title="{escaped(hints.get(str(name), ""))}">'
         f'<td style="color:#66727f;padding-right:14px;white-space:nowrap">{escaped(name)}</td>'
-        + "".join(f'<td style="padding-right:14px">{escaped(value, 90)}</td>' for value in values)
+        + "".join(
+            f'<td style="padding-right:14px;overflow-wrap:anywhere">{escaped(value, 90)}</td>'
+            for value in values
+        )
         + "</tr>"
         for name, *values in rows
     )

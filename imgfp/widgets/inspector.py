@@ -10,10 +10,10 @@ from imgfp import viz
 from imgfp.datatypes import BRANCHES
 from imgfp.fusion import FEATURES
 from imgfp.report import evidence_in_words
-from imgfp.results import Results, homography_of
+from imgfp.results import Results, Side, homography_of
 from imgfp.viz import svg
 from imgfp.viz.pictures import overlay
-from imgfp.widgets.base import WIDE, Pager, facts_table, pane, sentence, slider
+from imgfp.widgets.base import WIDE, WRAPPED, Pager, facts_table, pane, sentence, slider
 from imgfp.widgets.compare import Compared, Pair, pair_of, warp_query
 
 #: Columns of the evidence that people ask for first, with their names on the page.
@@ -36,6 +36,7 @@ class MatchInspector(ipw.VBox):
 
     def __init__(self, results: Results) -> None:
         self._results = results
+        self._ids: dict[Side, str] = {}
         self._pair: Pair | None = None
         self._compared: Compared | None = None
         self.ratio = slider("ratio (squared)", 1.15, 1.0, 3.0, 0.05)
@@ -61,7 +62,7 @@ class MatchInspector(ipw.VBox):
         self.blend.style.description_width = "48px"
         self.blend.layout.width = "98%"
         self.matches, self.laid, self.said = pane(), pane(), pane()
-        self.facts, self.branches = pane("32%"), pane("36%")
+        self.facts, self.branches = (pane(share, min_width="280px") for share in ("32%", "36%"))
         self.pager = Pager(
             {
                 "all pairs, surest first": lambda: self._pairs(slice(None)),
@@ -85,15 +86,19 @@ class MatchInspector(ipw.VBox):
             [
                 ipw.VBox([self.ratio, self.keypoints, self.single]),
                 ipw.VBox([self.reading, self.outliers]),
-            ]
+            ],
+            layout=ipw.Layout(**WRAPPED),
         )
         below = ipw.HBox(
             [
-                ipw.VBox([self.mode, self.blend, self.laid], layout=ipw.Layout(width="31%")),
+                ipw.VBox(
+                    [self.mode, self.blend, self.laid],
+                    layout=ipw.Layout(width="31%", min_width="270px"),
+                ),
                 self.facts,
                 self.branches,
             ],
-            layout=ipw.Layout(align_items="flex-start"),
+            layout=ipw.Layout(**WRAPPED),
         )
         super().__init__([self.pager, self.said, self.matches, knobs, below])
         self.pager.refresh()
@@ -130,6 +135,7 @@ class MatchInspector(ipw.VBox):
         if key is None:
             self.said.value = sentence("No pair fits this filter.")
             self.matches.value = self.laid.value = self.facts.value = self.branches.value = ""
+            self._ids, self._pair, self._compared = {}, None, None
             return
         results = self._results
         self._ids = {"query": key[0], "reference": key[1]}
@@ -149,6 +155,8 @@ class MatchInspector(ipw.VBox):
         self._tell(key)
 
     def _load(self, _: object = None) -> None:
+        if not self._ids:
+            return
         self._pair = pair_of(self._results, *self._ids.values(), self.keypoints.value)
         self._match()
 
@@ -200,6 +208,8 @@ class MatchInspector(ipw.VBox):
         self._lay()
 
     def _lay(self, _: object = None) -> None:
+        if not self._ids:
+            return
         if self._laid is None:
             self.laid.value = sentence("No map between the pictures: nothing to lay on each other.")
             return
@@ -237,7 +247,7 @@ class MatchInspector(ipw.VBox):
             if value is None or value == "" or pd.isna(value):
                 continue
             number = isinstance(value, float | np.floating)
-            facts.append((words, f"{value:.3g}" if number else value))
+            facts.append((words, f"{value:.3g}" if number else str(value).replace("_", " ")))
         self.facts.value = facts_table(facts)
         rows, hints = self._added(*key)
         self.branches.value = facts_table([*self._branch_rows(*key), *rows], hints)

@@ -17,6 +17,7 @@ from imgfp.results import Results
 from imgfp.viz import svg
 from imgfp.widgets.base import (
     WIDE,
+    WRAPPED,
     LineOver,
     button,
     facts_table,
@@ -164,7 +165,13 @@ class ThresholdTuner(ipw.VBox):
                 ipw.HBox([self.source, self.logarithmic]),
                 ipw.HBox([self.chart, self.curve], layout=ipw.Layout(align_items="flex-start")),
                 ipw.HTML(sentence("Drag the dashed line, or click where it shall stand.")),
-                ipw.HBox([ipw.VBox([self.value, self.said]), self.keep]),
+                ipw.HBox(
+                    [
+                        ipw.VBox([self.value, self.said], layout=ipw.Layout(flex="0 0 auto")),
+                        self.keep,
+                    ],
+                    layout=ipw.Layout(**WRAPPED),
+                ),
                 ipw.HTML("<b>Pairs around the threshold</b>"),
                 ipw.HBox(self.near, layout=ipw.Layout(flex_flow="row wrap")),
                 self.looked,
