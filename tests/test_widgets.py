@@ -152,6 +152,10 @@ def test_crop_browser_counts_what_the_sliders_change(results):
     assert "local_min_confidence: 0.4" in browser.lines.value
     browser.pager.filter.value = "changed by the sliders"
     assert browser.pager.key == "q-turned"
+    browser.local.value = 0.5
+    assert browser.pager.key is None
+    browser.local.value = 0.4
+    assert browser.pager.key == "q-turned"
     before, now = browser.cuts.value.split("Cut out with these sliders")
     assert "only the whole query" in before and "local" in now and "<svg" in now
     browser.pager.filter.value = "without a box"
@@ -222,10 +226,6 @@ def test_inspector_shows_a_pair_that_was_never_proposed(results):
     assert "No map" in inspector.laid.value
 
 
-def test_inspector_repeats_the_matches_that_were_verified(results):
-    inspector = widgets.MatchInspector(results)
-    inspector.look_at("q-whole", "china")
-    assert (
 def test_inspector_without_a_pair_stays_empty_whatever_is_moved(results):
     inspector = widgets.MatchInspector(results)
     inspector.pager._filters["nearest to the threshold"] = list
@@ -234,6 +234,10 @@ def test_inspector_without_a_pair_stays_empty_whatever_is_moved(results):
     assert inspector.matches.value == inspector.laid.value == ""
 
 
+def test_inspector_repeats_the_matches_that_were_verified(results):
+    inspector = widgets.MatchInspector(results)
+    inspector.look_at("q-whole", "china")
+    assert (
         len(inspector._compared.query_xy) == results.best_evidence("q-whole", "china")["tentative"]
     )
 
@@ -269,7 +273,7 @@ def test_probabilities_are_tuned_by_their_log_odds(calibrated_run):
     assert results.probabilities
     tuner = widgets.ThresholdTuner(results)
     kept = (results.pairs["score"] >= results.threshold).sum()
-    assert f'<td style="padding-right:14px">{kept}</td>' in tuner.said.value
+    assert f">{kept}</td>" in tuner.said.value
     assert len(repr(tuner.value.value)) < len(repr(results.threshold))
     tuner.threshold.value = float(np.log(0.9 / 0.1))
     assert tuner.value.value == pytest.approx(0.9)

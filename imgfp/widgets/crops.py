@@ -10,7 +10,7 @@ from imgfp.crops import choose
 from imgfp.datatypes import Boxes
 from imgfp.results import Results
 from imgfp.viz import svg
-from imgfp.widgets.base import Pager, facts_table, pane, sentence, slider, yaml_lines
+from imgfp.widgets.base import WRAPPED, Pager, facts_table, pane, sentence, slider, yaml_lines
 
 #: A query is borderline when its best box is this near to a threshold.
 BORDERLINE = 0.08
@@ -99,13 +99,12 @@ class CropBrowser(ipw.VBox):
         controls = ipw.HBox(
             [
                 ipw.VBox(list(self._sliders), layout=ipw.Layout(flex="0 0 auto")),
-                ipw.VBox([self.counts, self.lines]),
+                ipw.VBox([self.counts, self.lines], layout=ipw.Layout(flex="1 1 320px")),
             ],
-            layout=ipw.Layout(align_items="flex-start"),
+            layout=ipw.Layout(**WRAPPED),
         )
         super().__init__([controls, self.pager, pictures])
         self._moved()
-        self.pager.refresh()
 
     @property
     def settings(self) -> dict[str, float]:
@@ -136,8 +135,7 @@ class CropBrowser(ipw.VBox):
             )
         self.counts.value = facts_table(rows)
         self.lines.value = yaml_lines(self.settings)
-        if self.pager.key is not None:
-            self._show(self.pager.key)
+        self.pager.refresh()
 
     def _borderline(self) -> list[str]:
         best = self._facts.drop_duplicates("image_id")
