@@ -20,8 +20,8 @@ from imgfp.widgets.compare import Compared, Pair, pair_of, warp_query
 SHOWN = {
     "inliers": "matches that fit the map",
     "tentative": "matches looked at",
-    "inlier_ratio": "share in the overlap that fits",
-    "agreement": "overlap that looks the same",
+    "inlier_ratio": "share that fits inside",
+    "agreement": "overlap that agrees",
     "agreement_chance": "… laid wrong on purpose",
     "query_area": "share of the query",
     "reference_area": "share of the reference",
@@ -62,7 +62,7 @@ class MatchInspector(ipw.VBox):
         self.blend.style.description_width = "48px"
         self.blend.layout.width = "98%"
         self.matches, self.laid, self.said = pane(), pane(), pane()
-        self.facts, self.branches = (pane(share, min_width="280px") for share in ("32%", "36%"))
+        self.facts, self.branches = (pane(flex=share) for share in ("1 1 250px", "1 1 270px"))
         self.pager = Pager(
             {
                 "all pairs, surest first": lambda: self._pairs(slice(None)),
@@ -93,7 +93,7 @@ class MatchInspector(ipw.VBox):
             [
                 ipw.VBox(
                     [self.mode, self.blend, self.laid],
-                    layout=ipw.Layout(width="31%", min_width="270px"),
+                    layout=ipw.Layout(flex="1 1 250px", max_width="480px"),
                 ),
                 self.facts,
                 self.branches,
