@@ -111,11 +111,12 @@ def draw_crops(results: Results) -> Figure:
     pasted = meta.loc[meta["ops"].str.contains("paste|screenshot", regex=True), "query_id"]
     surest = results.crops.drop_duplicates("query_id")
     surest = surest[surest["query_id"].isin(pasted)].nlargest(3, "confidence")
+    point = results.crop_rules["local_min_confidence"]
+    limits = {name: results.crop_rules[name] for name in ("max_area", "max_aspect", "max_crops")}
     drawn, axes = viz.figure(10, 2.9, columns=3)
     for ax, query_id in zip(axes, surest["query_id"], strict=False):
         boxes, size = results.boxes_of(query_id), results.size("query", query_id)
-        point = results.params.get("local_min_confidence", 0.5)
-        taken = choose(boxes, *size, min_confidence=point)[1]
+        taken = choose(boxes, *size, min_confidence=point, **limits)[1]
         words = [f"{confidence:.2f}" for confidence in boxes.confidence]
         shown = results.picture("query", query_id)
         viz.draw_boxes(ax, shown, boxes.xyxy, words, taken, query_id, size, others=2)

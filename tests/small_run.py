@@ -82,9 +82,6 @@ def build(
         "library_dir": str(library),
         "run_dir": str(run),
         "local_min_confidence": 0.5,
-        "global_min_confidence": 0.55,
-        "crop_max_area": 0.85,
-        "crop_max_aspect": 4.0,
         "fusion": rule,
     }
     if with_truth:
@@ -157,18 +154,19 @@ def _write_features(root: Path, images: dict) -> LocalFeatures:
 
 def _write_crops(run: Path, queries: dict, boxes: dict[str, Boxes]) -> None:
     rows, tables = [], []
+    rules = {"local_min_confidence": 0.5, "global_min_confidence": 0.55}
+    rules |= {"max_area": 0.85, "max_aspect": 4.0, "max_crops": 1}
     for query_id, found in boxes.items():
         rows += [(query_id, *xyxy, c) for xyxy, c in zip(found.xyxy, found.confidence, strict=True)]
         height, width = queries[query_id].shape[:2]
-        points = {"local_min_confidence": 0.5, "global_min_confidence": 0.55}
-        tables.append(crop_table(query_id, found, width, height, **points))
+        tables.append(crop_table(query_id, found, width, height, **rules))
     columns = list(table("detections").columns)
     _save(
         run / "crops/detections/shard-00000.parquet",
         table("detections", pd.DataFrame(rows, columns=columns)),
     )
     crops = pd.concat(tables, ignore_index=True)
-    _save(run / "crops/crops.parquet", table("crops", crops))
+    _save(run / "crops/crops.parquet", table("crops", crops), **rules)
     parts = []
     for crop in crops.itertuples():
         x0, y0, x1, y1 = (round(v) for v in (crop.x0, crop.y0, crop.x1, crop.y1))
@@ -209,5 +207,5 @@ def _side(image: np.ndarray, keypoints: np.ndarray, descriptors: np.ndarray) -> 
     return Picture(keypoints, descriptors, resize_short_side(image, 192), width, height)
 
 
-def _save(path: Path, record) -> None:
-    store.save(path, record, maker="test", settings={})
+def _save(path: Path, record, **settings) -> None:
+    store.save(path, record, maker="test", settings=settings)

@@ -1,16 +1,17 @@
 import time
+from dataclasses import replace
 
 import ipywidgets as ipw
 import numpy as np
 import pandas as pd
 import pytest
 
-from imgfp import decisions, params, report, widgets
+from imgfp import decisions, params, report, store, viz, widgets
 from imgfp.crops import choose
 from imgfp.datatypes import Boxes, table
 from imgfp.results import Results
 from imgfp.widgets import compare
-from imgfp.widgets.crops import best_boxes, box_facts
+from imgfp.widgets.crops import box_facts, taken_boxes
 from imgfp.widgets.review import by_worth
 from imgfp.widgets.thresholds import Scores
 from imgfp.widgets.votes import why
@@ -39,37 +40,36 @@ def pages(widget: ipw.Widget) -> str:
 # --------------------------------------------------------------------------------- pure functions
 
 
-def test_boxes_of_all_images_at_once_are_those_of_each_alone():
+@pytest.mark.parametrize("most", [1, 3])
+def test_boxes_of_all_images_at_once_are_those_of_each_alone(most):
     rng = np.random.default_rng(0)
-    rules = {"max_area": 0.6, "max_aspect": 2.5}
-    tables, sizes, expected = [], {}, {}
+    rules = {"max_area": 0.6, "max_aspect": 2.5, "max_crops": most}
+    tables, sizes, expected = [], {}, set()
     for number in range(60):
         image_id, size = f"q{number}", tuple(rng.integers(50, 400, 2))
-        corners = rng.uniform(-20, 420, (rng.integers(0, 6), 4))
-        boxes = Boxes(
-            np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4), rng.random(len(corners))
-        )
+        corners = rng.uniform(-20, 420, (rng.integers(0, 12), 4))
+        corners = np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4)
+        boxes = Boxes(corners, np.sort(rng.random(len(corners)))[::-1])
         sizes[image_id] = size
         columns = dict(zip(("x0", "y0", "x1", "y1"), boxes.xyxy.T, strict=True))
         ids = [image_id] * len(boxes)
         tables.append(table("detections", image_id=ids, confidence=boxes.confidence, **columns))
-        taken = choose(boxes, *size, min_confidence=0.3, **rules)[0]
-        if len(taken):
-            expected[image_id] = taken[0]
+        expected |= {
+            (image_id, row) for row in choose(boxes, *size, min_confidence=0.3, **rules)[1]
+        }
     detections = pd.concat(tables, ignore_index=True)
     frame = pd.DataFrame(sizes, index=["width", "height"]).T
-    found = best_boxes(box_facts(detections, frame), min_confidence=0.3, **rules)
-    assert set(found.index) == set(expected)
-    for image_id, row in found.items():
-        width, height = sizes[image_id]
-        corners = detections.loc[row, ["x0", "y0", "x1", "y1"]].to_numpy(float)
-        assert np.allclose(corners.clip(0, [width, height] * 2), expected[image_id], atol=1e-3)
+    facts = box_facts(detections, frame)
+    found = taken_boxes(facts, min_confidence=0.3, **rules)
+    first = facts.drop_duplicates("image_id").reset_index().set_index("image_id")["index"]
+    rows = {(entry.image_id, entry.Index - first[entry.image_id]) for entry in found.itertuples()}
+    assert rows == expected and len(found) == len(expected)
 
 
 def test_no_detections_are_no_boxes():
     sizes = pd.DataFrame(columns=["width", "height"])
     assert not len(
-        best_boxes(
+        taken_boxes(
             box_facts(table("detections"), sizes), min_confidence=0, max_area=1, max_aspect=9
         )
     )
@@ -152,6 +152,10 @@ def test_crop_browser_counts_what_the_sliders_change(results):
     assert "local_min_confidence: 0.4" in browser.lines.value
     browser.pager.filter.value = "changed by the sliders"
     assert browser.pager.key == "q-turned"
+    browser.local.value = 0.5
+    assert browser.pager.key is None
+    browser.local.value = 0.4
+    assert browser.pager.key == "q-turned"
     before, now = browser.cuts.value.split("Cut out with these sliders")
     assert "only the whole query" in before and "local" in now and "<svg" in now
     browser.pager.filter.value = "without a box"
@@ -161,6 +165,19 @@ def test_crop_browser_counts_what_the_sliders_change(results):
     assert browser.pager.key == "q-pasted" and "0.83" in browser.picture.value
     browser.pager.jump.value = "nowhere"
     assert browser.pager.key == "q-pasted"
+
+
+def test_crop_browser_begins_where_the_run_was_cut(own_run):
+    path = own_run.run / "crops/crops.parquet"
+    rules = own_run.crop_rules | {"local_min_confidence": 0.2, "max_aspect": 10, "max_crops": 2}
+    store.save(path, store.load(path), maker="test", settings=rules)
+    browser = widgets.CropBrowser(Results(own_run.run, own_run.library))
+    assert browser.settings["local_min_confidence"] == 0.2
+    assert "3 in 2 of 8 queries" in browser.counts.value and "more" not in browser.counts.value
+    browser.local.value = 0.6
+    assert "1 in 1 of 8 queries, 0 more and 2 fewer" in browser.counts.value
+    browser.pager.filter.value = "changed by the sliders"
+    assert browser.pager._keys == ["q-pasted", "q-turned"]
 
 
 def test_inspector_opens_pairs_and_says_why(results):
@@ -181,6 +198,15 @@ def test_inspector_opens_pairs_and_says_why(results):
     assert "<animate" in inspector.laid.value
 
 
+def test_inspector_looks_at_every_pair_afresh(results):
+    inspector = widgets.MatchInspector(results)
+    inspector.look_at("q-pasted", "china")
+    inspector.single.value, inspector.reading.value = 2, True
+    inspector.look_at("q-whole", "china")
+    assert inspector.single.value == 0 and inspector.reading.value == "found"
+    assert inspector.matches.value.count("<line") > 1
+
+
 def test_inspector_finds_a_mirrored_pair_only_when_it_reads_it_mirrored(results):
     inspector = widgets.MatchInspector(results)
     inspector.look_at("q-mirrored", "astronaut")
@@ -198,6 +224,29 @@ def test_inspector_shows_a_pair_that_was_never_proposed(results):
     inspector.look_at("q-grey", "coffee")
     assert "never compared" in inspector.said.value and "no branch" in inspector.branches.value
     assert "No map" in inspector.laid.value
+
+
+def test_inspector_without_a_pair_stays_empty_whatever_is_moved(results):
+    inspector = widgets.MatchInspector(results)
+    inspector.pager._filters["nearest to the threshold"] = list
+    inspector.pager.filter.value = "nearest to the threshold"
+    inspector.ratio.value, inspector.keypoints.value, inspector.blend.value = 2.0, 100, 0.1
+    assert inspector.matches.value == inspector.laid.value == ""
+
+
+def test_inspector_repeats_the_matches_that_were_verified(results):
+    inspector = widgets.MatchInspector(results)
+    inspector.look_at("q-whole", "china")
+    assert (
+        len(inspector._compared.query_xy) == results.best_evidence("q-whole", "china")["tentative"]
+    )
+
+
+def test_tuner_offers_the_profile_that_made_the_run(own_run, tmp_path):
+    for name, run in {"a": "elsewhere", "b": own_run.run, "c": "elsewhere"}.items():
+        (tmp_path / f"{name}.yaml").write_text(f"run_dir: {run}\n")
+    (tmp_path / "0.yaml").write_text("- no: profile\n")
+    assert widgets.ThresholdTuner(own_run, profiles=tmp_path).profile.value == "b.yaml"
 
 
 def test_tuner_counts_opens_and_writes(own_run, tmp_path):
@@ -224,7 +273,7 @@ def test_probabilities_are_tuned_by_their_log_odds(calibrated_run):
     assert results.probabilities
     tuner = widgets.ThresholdTuner(results)
     kept = (results.pairs["score"] >= results.threshold).sum()
-    assert f'<td style="padding-right:14px">{kept}</td>' in tuner.said.value
+    assert f">{kept}</td>" in tuner.said.value
     assert len(repr(tuner.value.value)) < len(repr(results.threshold))
     tuner.threshold.value = float(np.log(0.9 / 0.1))
     assert tuner.value.value == pytest.approx(0.9)
@@ -252,6 +301,19 @@ def test_tuner_draws_a_second_run_over_the_first(results, calibrated_run):
     assert "its own: scores of another kind" in other_kind.said.value
     other_kind.source.value = "local"
     assert "its own" not in other_kind.said.value
+
+
+def test_tuner_draws_bars_of_two_runs_equally_wide_and_whole(results, monkeypatch):
+    drawn, figure = [], viz.figure
+    monkeypatch.setattr(viz, "figure", lambda *size: drawn.append(figure(*size)) or drawn[-1])
+    tuner = widgets.ThresholdTuner(results, results)
+    more = np.repeat(tuner._second.scores, 9) * 10, np.repeat(tuner._second.is_true, 9)
+    tuner._second = replace(tuner._second, scores=more[0], is_true=more[1])
+    tuner._score_chart(tuner._scores)
+    most = max(bars.get_data().values.max() for bars in drawn[-1][1].patches)
+    assert most < drawn[-1][1].get_ylim()[1]
+    edges = [bars.get_data().edges for bars in drawn[-1][1].patches]
+    assert len(edges) == 6 and all((one == edges[0]).all() for one in edges)
 
 
 def test_the_line_lies_over_the_frame_of_the_chart(results):
@@ -289,6 +351,11 @@ def test_vote_view_shows_who_won(results):
     assert "won with" not in view.said.value
     view.branch.value = "global"
     assert "similarity" in view.said.value
+    view.pager._filters["somebody won"] = list
+    view.pager.filter.value = "somebody won"
+    assert "No query" in view.said.value and view.bars.layout.visibility == "hidden"
+    view.pager.filter.value = "all queries"
+    assert view.bars.layout.visibility == "visible"
 
 
 def test_review_writes_each_decision_at_once_and_takes_it_back(own_run):
@@ -395,15 +462,15 @@ def test_everything_works_when_originals_and_truth_are_away(tmp_path):
 def test_browsers_of_a_run_without_pairs_say_so(tmp_path):
     import small_run
 
-    from imgfp import store
-
     run = small_run.build(tmp_path, with_truth=False, hostile=False)
     store.write_csv(run / "predictions.csv", table("predictions"))
     for name in ("candidates/local", "candidates/global", "evidence", "crops/detections"):
         for path in (run / name).iterdir():
             path.unlink()
     results = Results(run)
-    assert "No pair fits" in pages(widgets.MatchInspector(results))
+    inspector = widgets.MatchInspector(results)
+    inspector.keypoints.value = 100
+    assert "No pair fits" in pages(inspector)
     assert "pairs reported" in pages(widgets.ThresholdTuner(results))
     assert "No keypoint" in pages(widgets.VoteView(results))
     assert "Every pair" in pages(widgets.ReviewQueue(results, "Ada"))

@@ -112,6 +112,15 @@ class Files:
         return store.load(path) if path.exists() else table("crops")
 
     @cached_property
+    def crop_rules(self) -> dict[str, float]:
+        """The settings at which the crops were cut out, as they are stored with them: the names are those
+        of `crops.crop_table`. A run without crops took nothing."""
+        path = self.run / "crops/crops.parquet"
+        nothing = {"local_min_confidence": 1.0, "global_min_confidence": 1.0, "max_crops": 1}
+        stored = store.describe(path)["settings"] if path.exists() else {}
+        return nothing | {"max_area": 0.85, "max_aspect": 4.0} | stored
+
+    @cached_property
     def candidates(self) -> pd.DataFrame:
         """What every branch proposed, one row a (view, reference, branch)."""
         parts = [self._tables(f"candidates/{branch}", "candidates") for branch in BRANCHES]

@@ -187,7 +187,7 @@ def draw_votes(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if needed is not None and len(names):
         ax.axvline(needed, label=f"more than {needed} needed", **_MARK)
-        put_legend(ax, loc="lower right")
+        put_legend(ax, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     return ax
 
 

@@ -204,7 +204,7 @@ def _polygon(outline: np.ndarray, line: float) -> str:
 
 
 def _tag(x: float, y: float, text: str, size: float, colour: str) -> str:
-    wide, top = size * (0.64 * len(text) + 0.8), max(y - 1.5 * size, 0)
+    wide, top = size * (0.54 * len(text) + 0.8), max(y - 1.5 * size, 0)
     return (
         f'<rect x="{x:g}" y="{top:g}" width="{wide:g}" height="{1.5 * size:g}" fill="{colour}"/>'
         f'<text x="{x + 0.4 * size:g}" y="{top + 1.08 * size:g}" font-size="{size:g}"'

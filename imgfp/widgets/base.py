@@ -12,6 +12,8 @@ from IPython.display import Markdown
 from imgfp.viz.svg import Chart, data_uri, escaped
 
 WIDE = {"description_width": "160px"}
+#: Of a row whose parts go below each other where the page is narrow.
+WRAPPED = {"flex_flow": "row wrap", "align_items": "flex-start"}
 _NOTE = "A live browser stands here when this notebook is opened in JupyterLab or with `make app`."
 
 
@@ -24,8 +26,8 @@ def show(
     return browser(*arguments, **options)
 
 
-def pane(width: str = "100%", **layout: str) -> ipw.HTML:
-    """An empty place for HTML text; whoever fills it escapes what is not markup."""
+def pane(width: str = "auto", **layout: str) -> ipw.HTML:
+    """An empty place for HTML text, as wide as its column; whoever fills it escapes what is not markup."""
     return ipw.HTML(layout=ipw.Layout(width=width, **layout))
 
 
@@ -59,9 +61,12 @@ def facts_table(rows: Sequence[tuple[object, ...]], hints: Mapping[str, str] = {
     """Rows of a name and one or more values as a small HTML table, all escaped; hints: name -> text that
     is shown on hovering."""
     cells = "".join(
-        f'<tr title="{escaped(hints.get(str(name), ""))}">'
+        f'<tr style="vertical-align:top" title="{escaped(hints.get(str(name), ""))}">'
         f'<td style="color:#66727f;padding-right:14px;white-space:nowrap">{escaped(name)}</td>'
-        + "".join(f'<td style="padding-right:14px">{escaped(value, 90)}</td>' for value in values)
+        + "".join(
+            f'<td style="padding-right:14px;overflow-wrap:anywhere">{escaped(value, 90)}</td>'
+            for value in values
+        )
         + "</tr>"
         for name, *values in rows
     )
@@ -82,7 +87,7 @@ def sentence(text: str, strong: bool = False) -> str:
 
 def thumbnail_pair(query: bytes, reference: bytes, text: str, height_px: int = 92) -> str:
     """Two JPEG thumbnails side by side with a line of text below."""
-    style = f"height:{height_px}px;max-width:150px;object-fit:contain;background:#f4f6f8"
+    style = f"height:{height_px}px;max-width:46%;object-fit:contain;background:#f4f6f8"
     pictures = "".join(
         f'<img src="{data_uri(jpeg)}" style="{style}">' for jpeg in (query, reference)
     )

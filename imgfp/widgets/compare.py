@@ -51,9 +51,9 @@ class Pair:
         sides = (spread_readings(codes) for codes in (self._codes, self._other_codes))
         return nearest_two(*sides)
 
-    def matches(self, ratio: float = 1.15, mirrored: bool = False, at_most: int = 300) -> Compared:
+    def matches(self, ratio: float = 1.15, mirrored: bool = False, at_most: int = 200) -> Compared:
         """Matches whose next nearest neighbour is more than `ratio` times as far, in squared distance,
-        and the map that they agree on."""
+        and the map that they agree on; by default those of verification."""
         pairs, inverted = np.empty((0, 2), np.int64), np.empty(0, bool)
         if len(self.query) and len(self.reference):
             pairs, inverted = tentative_matches(

@@ -10,45 +10,58 @@ from imgfp.crops import choose
 from imgfp.datatypes import Boxes
 from imgfp.results import Results
 from imgfp.viz import svg
-from imgfp.widgets.base import Pager, facts_table, pane, sentence, slider, yaml_lines
+from imgfp.widgets.base import WRAPPED, Pager, facts_table, pane, sentence, slider, yaml_lines
 
 #: A query is borderline when its best box is this near to a threshold.
 BORDERLINE = 0.08
+CORNERS = ["x0", "y0", "x1", "y1"]
 
 
 def box_facts(detections: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
-    """Each detection's area and aspect as `crops.choose` sees them, once, for `best_boxes`.
+    """Each detection's shape as `crops.choose` sees it, once, for `taken_boxes`.
 
     detections: the table of that name; sizes: width, height by image id. Columns image_id, confidence,
-    area (share of the image), aspect (height / width of the box normalised by the image's sides).
+    x0, y0, x1, y1 (clipped, shares of the image's sides), area (share of the image), aspect (height /
+    width of the box normalised by the image's sides).
     """
     size = sizes.loc[detections["image_id"], ["width", "height"]].to_numpy(np.float32)
-    corners = detections[["x0", "y0", "x1", "y1"]].to_numpy(np.float32)
-    corners = np.clip(corners, 0, np.tile(size, 2))
-    sides = (corners[:, 2:] - corners[:, :2]) / size
+    corners = detections[CORNERS].to_numpy(np.float32)
+    corners = np.clip(corners, 0, np.tile(size, 2)) / np.tile(size, 2)
+    sides = corners[:, 2:] - corners[:, :2]
     with np.errstate(divide="ignore", invalid="ignore"):
         aspect = sides[:, 1] / sides[:, 0]
-    return pd.DataFrame(
-        {
-            "image_id": detections["image_id"].to_numpy(),
-            "confidence": detections["confidence"].to_numpy(),
-            "area": sides.prod(axis=1),
-            "aspect": aspect,
-        }
-    )
+    facts = detections[["image_id", "confidence"]].reset_index(drop=True)
+    facts[CORNERS] = corners
+    return facts.assign(area=sides.prod(axis=1), aspect=aspect)
 
 
-def best_boxes(
-    facts: pd.DataFrame, *, min_confidence: float, max_area: float, max_aspect: float
-) -> pd.Series:
-    """Image id -> row of `facts` that the rule of `crops.choose` takes, for all images at once.
+def taken_boxes(
+    facts: pd.DataFrame,
+    *,
+    min_confidence: float,
+    max_area: float,
+    max_aspect: float,
+    max_crops: int = 1,
+    max_overlap: float = 0.5,
+) -> pd.DataFrame:
+    """The rows of `facts` that the rule of `crops.choose` takes, for all images at once.
 
-    facts: of `box_facts`, most confident first within its image; images without a box are left out.
+    facts: of `box_facts`, most confident first within its image.
     """
     good = (facts["confidence"] > min_confidence) & (facts["area"] > 0)
     good &= (facts["area"] <= max_area) & facts["aspect"].between(1 / max_aspect, max_aspect)
-    first = facts[good].drop_duplicates("image_id")
-    return pd.Series(first.index.to_numpy(), index=first["image_id"].to_numpy())
+    left, rounds = facts[good], []
+    for _ in range(max_crops):
+        rounds.append(left.drop_duplicates("image_id"))
+        best = rounds[-1].set_index("image_id").loc[left["image_id"]]
+        low, high = (
+            pick(best[names].to_numpy(), left[names].to_numpy())
+            for pick, names in ((np.maximum, CORNERS[:2]), (np.minimum, CORNERS[2:]))
+        )
+        shared = (high - low).clip(0).prod(axis=1)
+        smaller = np.minimum(best["area"].to_numpy(), left["area"].to_numpy())
+        left = left[shared <= max_overlap * smaller]
+    return pd.concat(rounds) if rounds else left
 
 
 class CropBrowser(ipw.VBox):
@@ -58,15 +71,14 @@ class CropBrowser(ipw.VBox):
         self._results = results
         self._facts = box_facts(results.detections, results.queries)
         self._of_query = self._facts.groupby("image_id").indices
-        values = results.params
-        self.local = slider(
-            "local_min_confidence", values.get("local_min_confidence", 0.5), 0, 1, 0.01
+        rules = results.crop_rules
+        self._most = {"local": int(rules["max_crops"]), "global": 1}
+        self.local, self.single = (
+            slider(name, rules[name], 0, 1, 0.01)
+            for name in ("local_min_confidence", "global_min_confidence")
         )
-        self.single = slider(
-            "global_min_confidence", values.get("global_min_confidence", 0.55), 0, 1, 0.01
-        )
-        self.area = slider("crop_max_area", values.get("crop_max_area", 0.85), 0.05, 1, 0.01)
-        self.aspect = slider("crop_max_aspect", values.get("crop_max_aspect", 4.0), 1, 10, 0.1)
+        self.area = slider("crop_max_area", rules["max_area"], 0.05, 1, 0.01)
+        self.aspect = slider("crop_max_aspect", rules["max_aspect"], 1, 10, 0.1)
         self._sliders = (self.local, self.single, self.area, self.aspect)
         self._at_first = self.settings
         self._before = self._now = self._rules()
@@ -85,36 +97,45 @@ class CropBrowser(ipw.VBox):
         side = ipw.VBox([self.cuts, self.listed], layout=ipw.Layout(width="38%"))
         pictures = ipw.HBox([self.picture, side])
         controls = ipw.HBox(
-            [ipw.VBox(list(self._sliders)), ipw.VBox([self.counts, self.lines])],
-            layout=ipw.Layout(align_items="flex-start"),
+            [
+                ipw.VBox(list(self._sliders), layout=ipw.Layout(flex="0 0 auto")),
+                ipw.VBox([self.counts, self.lines], layout=ipw.Layout(flex="1 1 320px")),
+            ],
+            layout=ipw.Layout(**WRAPPED),
         )
         super().__init__([controls, self.pager, pictures])
         self._moved()
-        self.pager.refresh()
 
     @property
     def settings(self) -> dict[str, float]:
         """The parameters at which the sliders stand."""
         return {one.description: round(one.value, 4) for one in self._sliders}
 
-    def _rules(self) -> tuple[pd.Series, pd.Series]:
+    def _rules(self) -> dict[str, pd.DataFrame]:
+        """Operating point -> the boxes that it takes with the sliders as they stand."""
         limits = {"max_area": self.area.value, "max_aspect": self.aspect.value}
-        points = self.local.value, self.single.value
-        return tuple(best_boxes(self._facts, min_confidence=p, **limits) for p in points)
+        points = zip(self._most.items(), (self.local.value, self.single.value), strict=True)
+        return {
+            name: taken_boxes(self._facts, min_confidence=point, max_crops=most, **limits)
+            for (name, most), point in points
+        }
 
     def _moved(self, _: object = None) -> None:
         self._now = self._rules()
         total = len(self._results.queries)
         rows = []
-        for name, before, now in zip(("local", "global"), self._before, self._now, strict=True):
+        for name, now in self._now.items():
+            before = self._before[name]
             gained = len(now.index.difference(before.index))
             lost = len(before.index.difference(now.index))
             change = f", {gained:,} more and {lost:,} fewer than the run" if gained or lost else ""
-            rows.append((f"{name} crops", f"{len(now):,} of {total:,} queries{change}"))
+            found = now["image_id"].nunique()
+            rows.append(
+                (f"{name} crops", f"{len(now):,} in {found:,} of {total:,} queries{change}")
+            )
         self.counts.value = facts_table(rows)
         self.lines.value = yaml_lines(self.settings)
-        if self.pager.key is not None:
-            self._show(self.pager.key)
+        self.pager.refresh()
 
     def _borderline(self) -> list[str]:
         best = self._facts.drop_duplicates("image_id")
@@ -124,11 +145,10 @@ class CropBrowser(ipw.VBox):
         return best.loc[near, "image_id"].tolist()
 
     def _changed(self) -> list[str]:
-        moved: set[str] = set()
-        for before, now in zip(self._before, self._now, strict=True):
-            both = pd.concat([before.rename("before"), now.rename("now")], axis=1)
-            moved |= set(both.index[both["before"].fillna(-1) != both["now"].fillna(-1)])
-        return sorted(moved)
+        rows: set[int] = set()
+        for name, now in self._now.items():
+            rows |= set(now.index.symmetric_difference(self._before[name].index))
+        return sorted(set(self._facts.loc[list(rows), "image_id"]))
 
     def _show(self, query_id: str | None) -> None:
         if query_id is None:
@@ -155,9 +175,8 @@ class CropBrowser(ipw.VBox):
     def _taken(self, boxes: Boxes, size: tuple[int, int], at: dict[str, float]) -> dict[int, str]:
         """Row of each box that the rules take at these settings -> the operating points that do."""
         limits = {"max_area": at["crop_max_area"], "max_aspect": at["crop_max_aspect"]}
-        most = int(self._results.params.get("max_crops", 1))
         tags: dict[int, str] = {}
-        for name, count in (("local", most), ("global", 1)):
+        for name, count in self._most.items():
             point = {"min_confidence": at[f"{name}_min_confidence"], "max_crops": count}
             for row in choose(boxes, *size, **point, **limits)[1].tolist():
                 tags[row] = f"{tags[row]} + {name}" if row in tags else name

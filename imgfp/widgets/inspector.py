@@ -11,18 +11,18 @@ from imgfp.datatypes import BRANCHES
 from imgfp.fusion import FEATURES
 from imgfp.geometry import REFUSALS
 from imgfp.report import evidence_in_words
-from imgfp.results import Results, homography_of
+from imgfp.results import Results, Side, homography_of
 from imgfp.viz import svg
 from imgfp.viz.pictures import overlay
-from imgfp.widgets.base import WIDE, Pager, facts_table, pane, sentence, slider
+from imgfp.widgets.base import WIDE, WRAPPED, Pager, facts_table, pane, sentence, slider
 from imgfp.widgets.compare import Compared, Pair, pair_of, warp_query
 
 #: Columns of the evidence that people ask for first, with their names on the page.
 SHOWN = {
     "inliers": "matches that fit the map",
     "tentative": "matches looked at",
-    "inlier_ratio": "share that fits",
-    "agreement": "overlap that looks the same",
+    "inlier_ratio": "share that fits inside",
+    "agreement": "overlap that agrees",
     "agreement_chance": "… laid wrong on purpose",
     "query_area": "share of the query",
     "reference_area": "share of the reference",
@@ -37,6 +37,7 @@ class MatchInspector(ipw.VBox):
 
     def __init__(self, results: Results) -> None:
         self._results = results
+        self._ids: dict[Side, str] = {}
         self._pair: Pair | None = None
         self._compared: Compared | None = None
         self.ratio = slider("ratio (squared)", 1.15, 1.0, 3.0, 0.05)
@@ -56,13 +57,13 @@ class MatchInspector(ipw.VBox):
         )
         self.single.layout.width = "470px"
         self.mode = ipw.ToggleButtons(
-            options=["blend", "flicker", "difference"], style={"button_width": "92px"}
+            options=["blend", "flicker", "difference"], style={"button_width": "auto"}
         )
         self.blend = slider("query", 0.5, 0.0, 1.0, 0.05)
         self.blend.style.description_width = "48px"
         self.blend.layout.width = "98%"
         self.matches, self.laid, self.said = pane(), pane(), pane()
-        self.facts, self.branches = pane("34%"), pane("30%")
+        self.facts, self.branches = (pane(flex=share) for share in ("1 1 250px", "1 1 270px"))
         self.pager = Pager(
             {
                 "all pairs, surest first": lambda: self._pairs(slice(None)),
@@ -86,15 +87,19 @@ class MatchInspector(ipw.VBox):
             [
                 ipw.VBox([self.ratio, self.keypoints, self.single]),
                 ipw.VBox([self.reading, self.outliers]),
-            ]
+            ],
+            layout=ipw.Layout(**WRAPPED),
         )
         below = ipw.HBox(
             [
-                ipw.VBox([self.mode, self.blend, self.laid], layout=ipw.Layout(width="36%")),
+                ipw.VBox(
+                    [self.mode, self.blend, self.laid],
+                    layout=ipw.Layout(flex="1 1 250px", max_width="480px"),
+                ),
                 self.facts,
                 self.branches,
             ],
-            layout=ipw.Layout(align_items="flex-start"),
+            layout=ipw.Layout(**WRAPPED),
         )
         super().__init__([self.pager, self.said, self.matches, knobs, below])
         self.pager.refresh()
@@ -131,6 +136,7 @@ class MatchInspector(ipw.VBox):
         if key is None:
             self.said.value = sentence("No pair fits this filter.")
             self.matches.value = self.laid.value = self.facts.value = self.branches.value = ""
+            self._ids, self._pair, self._compared = {}, None, None
             return
         results = self._results
         self._ids = {"query": key[0], "reference": key[1]}
@@ -141,12 +147,17 @@ class MatchInspector(ipw.VBox):
         self._evidence = results.best_evidence(*key)
         self._map = homography_of(self._evidence)
         self._outlines = results.outlines(*key)
+        # A match of the last pair, or how that was read, says nothing of this one.
+        self._compared = self._pair = None
+        self.single.value, self.reading.index = 0, 0
         # What is seen comes before what takes longer to say.
         self._load()
         self._warp()
         self._tell(key)
 
     def _load(self, _: object = None) -> None:
+        if not self._ids:
+            return
         self._pair = pair_of(self._results, *self._ids.values(), self.keypoints.value)
         self._match()
 
@@ -198,6 +209,8 @@ class MatchInspector(ipw.VBox):
         self._lay()
 
     def _lay(self, _: object = None) -> None:
+        if not self._ids:
+            return
         if self._laid is None:
             self.laid.value = sentence("No map between the pictures: nothing to lay on each other.")
             return
@@ -235,7 +248,7 @@ class MatchInspector(ipw.VBox):
             if value is None or value == "" or pd.isna(value):
                 continue
             number = isinstance(value, float | np.floating)
-            facts.append((words, f"{value:.3g}" if number else value))
+            facts.append((words, f"{value:.3g}" if number else str(value).replace("_", " ")))
         self.facts.value = facts_table(facts)
         rows, hints = self._added(*key)
         self.branches.value = facts_table([*self._branch_rows(*key), *rows], hints)

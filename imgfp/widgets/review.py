@@ -10,7 +10,7 @@ from imgfp import decisions, store, viz
 from imgfp.report import evidence_in_words
 from imgfp.results import Results
 from imgfp.viz import svg
-from imgfp.widgets.base import WIDE, button, facts_table, pane, sentence
+from imgfp.widgets.base import WIDE, WRAPPED, button, facts_table, pane, sentence
 from imgfp.widgets.inspector import MatchInspector
 
 #: Decision -> its word on the button, and the letter that stands for it.
@@ -91,7 +91,7 @@ class ReviewQueue(ipw.VBox):
                     [self.query, self.reference],
                     layout=ipw.Layout(width="100%", max_width="1000px"),
                 ),
-                ipw.HBox([*self.buttons.values(), self.back, export]),
+                ipw.HBox([*self.buttons.values(), self.back, export], layout=ipw.Layout(**WRAPPED)),
                 self.note,
                 self.letters,
                 self.reason,
@@ -157,7 +157,8 @@ class ReviewQueue(ipw.VBox):
         path = self._results.run / "decisions.csv"
         log = decisions.read(self.path)
         decisions.export_csv(log, path)
-        self.note.value = f"{len(decisions.settled(log)):,} decided pairs are in {store.show(path)}"
+        count = len(decisions.settled(log))
+        self.note.value = f"decided pairs: {count:,}, written to {store.show(path)}"
 
     def _decider(self, decision: str):
         return lambda: self.decide(decision)

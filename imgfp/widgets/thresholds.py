@@ -17,6 +17,7 @@ from imgfp.results import Results
 from imgfp.viz import svg
 from imgfp.widgets.base import (
     WIDE,
+    WRAPPED,
     LineOver,
     button,
     facts_table,
@@ -141,7 +142,8 @@ class ThresholdTuner(ipw.VBox):
         self.said, self.lines = pane("auto"), pane("auto")
         self._folder = store.project_path(profiles)
         found = sorted(p.name for p in self._folder.glob("*.yaml"))
-        self.profile = ipw.Dropdown(options=found, description="profile", style=WIDE)
+        self.profile = ipw.Dropdown(options=found, description="profile")
+        self.profile.value = _profile_of(results.run, self._folder, found)
         self.wrote = ipw.Label()
         self.near = [
             ipw.VBox(
@@ -157,12 +159,19 @@ class ThresholdTuner(ipw.VBox):
         self.value.observe(self._typed, "value")
         write = button("write to profile", self._write, "set the line above in this parameter file")
         self.keep = ipw.VBox([self.lines, ipw.HBox([self.profile, write]), self.wrote])
+        self.keep.layout.margin = "0 0 0 24px"
         super().__init__(
             [
                 ipw.HBox([self.source, self.logarithmic]),
                 ipw.HBox([self.chart, self.curve], layout=ipw.Layout(align_items="flex-start")),
                 ipw.HTML(sentence("Drag the dashed line, or click where it shall stand.")),
-                ipw.HBox([ipw.VBox([self.value, self.said]), self.keep]),
+                ipw.HBox(
+                    [
+                        ipw.VBox([self.value, self.said], layout=ipw.Layout(flex="0 0 auto")),
+                        self.keep,
+                    ],
+                    layout=ipw.Layout(**WRAPPED),
+                ),
                 ipw.HTML("<b>Pairs around the threshold</b>"),
                 ipw.HBox(self.near, layout=ipw.Layout(flex_flow="row wrap")),
                 self.looked,
@@ -215,16 +224,21 @@ class ThresholdTuner(ipw.VBox):
 
     def _score_chart(self, scores: Scores) -> svg.Chart:
         drawn, ax = viz.figure(6, 3.1)
-        spread = {"log": self.logarithmic.value, "scale": self._scale_name}
+        shown = self._both() if self._comparable else [scores]
+        # Bars of two runs can be compared only where they are equally wide.
+        places = self._scale.place(np.concatenate([one.scores for one in shown]))
+        edges = np.histogram_bin_edges(places, 48)
+        spread = {"log": self.logarithmic.value, "scale": self._scale_name, "bins": edges}
         viz.draw_score_histogram(ax, *scores.groups(), **spread)
-        if self._second is not None and self._comparable:
+        if len(shown) > 1:
             copies, others = self._second.groups()
             groups = {"all pairs": copies} if others is None else {"not ": others, "": copies}
             for (word, values), colour in zip(groups.items(), SECOND, strict=False):
-                counts, edges = np.histogram(self._scale.place(values), 48)
+                counts, _ = np.histogram(self._scale.place(values), edges)
                 name = word if others is None else f"{word}copies"
                 name = f"{name} of {self._names()[1]} ({len(values):,})"
                 ax.stairs(counts, edges, color=colour, linewidth=1.4, label=name, baseline=0.5)
+                ax.set_ylim(top=max(1.3 * counts.max(), ax.get_ylim()[1]))
             viz.put_legend(ax, loc="upper right")
         return svg.Chart.of(drawn, ax)
 
@@ -329,6 +343,18 @@ class ThresholdTuner(ipw.VBox):
         value = self.value.value
         params.write_value(self._folder / self.profile.value, NAME, value)
         self.wrote.value = f"{self.profile.value} now says {NAME}: {value!r}"
+
+
+def _profile_of(run: Path, folder: Path, names: list[str]) -> str | None:
+    """The parameter file that makes this run, else the first."""
+    for name in names:
+        try:
+            values = params.read_profile(folder / name)
+        except params.ParameterError:
+            continue
+        if store.project_path(values.get("run_dir", f"runs/{Path(name).stem}")) == run:
+            return name
+    return next(iter(names), None)
 
 
 def _shown(value: float | None, form: str) -> str:

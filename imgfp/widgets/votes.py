@@ -45,7 +45,7 @@ def why(found: pd.DataFrame, rules: dict[str, float]) -> str:
     if best["mean_squared_distance"] >= limit:
         far = best["mean_squared_distance"]
         reasons.append(f"its mean squared distance {far:,.0f} is not below {limit:,.0f}")
-    because = " and ".join(reasons) or "the branch's rule refused it"
+    because = "; ".join(reasons) or "the branch's rule refused it"
     return f"Nobody won. The best is {name}, but {because}."
 
 
@@ -72,7 +72,8 @@ class VoteView(ipw.VBox):
         self.branch.observe(lambda _: self.pager.refresh(), "value")
         side = ipw.VBox([self.dots, self.key], layout=ipw.Layout(width="42%"))
         pictures = ipw.HBox([self.bars, side])
-        super().__init__([ipw.HBox([self.branch, self.pager]), self.said, pictures])
+        choice = ipw.HBox([self.branch, self.pager], layout=ipw.Layout(flex_flow="row wrap"))
+        super().__init__([choice, self.said, pictures])
         self.pager.refresh()
 
     def _with(self, accepted: bool) -> list[str]:
@@ -85,7 +86,9 @@ class VoteView(ipw.VBox):
         if query_id is None:
             self.said.value = sentence("No query fits this filter.")
             self.dots.value = self.key.value = ""
+            self.bars.layout.visibility = "hidden"
             return
+        self.bars.layout.visibility = "visible"
         results, branch = self._results, self.branch.value
         found = results.candidates_of(query_id)
         found = found[found["branch"] == branch].sort_values(
