@@ -3,12 +3,13 @@
 A copy agrees nearly everywhere it is not painted over; another photograph of the same thing agrees
 in places at most. Blocks vote by their correlation, so what lies over part of a picture costs only
 its blocks; a block's own brightness and contrast drop out, and so does the sign, so that colour
-edits, negatives and solarisation do no harm.
+edits and negatives do no harm. Edges are compared as well: they stay where a picture is solarised,
+posterised or drawn after.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -40,7 +41,7 @@ class Agreement:
     share: texture of the agreeing blocks over that of all blocks, 0..1. chance: the same with the
     pictures laid wrong on purpose: high where texture repeats or only fades smoothly. fine: share
     of the texture that agrees in its fine detail, which survives only in a copy, though not in
-    every one. inside: the share within the upright rectangle where agreement most outweighs
+    every one. edges: share of the blocks whose edges agree, beyond what agrees by chance. inside: the share within the upright rectangle where agreement most outweighs
     disagreement, which finds a part that was pasted; agreeing: blocks that agree in there. steady:
     of the blocks that agree somewhere near, the share that agrees best right here and not a few
     pixels away, as it is in one flat picture and is not in two photographs of a scene. best: 80th
@@ -51,6 +52,7 @@ class Agreement:
     share: float
     chance: float
     fine: float
+    edges: float
     inside: float
     agreeing: int
     steady: float
@@ -77,7 +79,7 @@ def pixel_agreement(
     """
     overlay = _overlay(query, reference, homography)
     if overlay is None:
-        return Agreement(0.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0, homography)
+        return Agreement(0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0, homography)
     for _ in range(rounds):
         # Above this share the map is right, and a finer one would change nothing that is used.
         refined = overlay.refined() if overlay.share() < 0.9 else None
@@ -162,6 +164,29 @@ class _Overlay:
         product = _box(fine[0] * fine[1])[grid]
         return abs(product) > AGREES * (np.sqrt(powers[0] * powers[1]) + 0.5)
 
+    def edges(self) -> float:
+        """Share of the blocks whose edges agree, less the share by chance: with the edges of the query,
+        or with the query as it is, which may be a drawing of edges."""
+        drawn = [_edge_strength(side) for side in (self.first, self.second)]
+        means, spreads = _block_statistics(*drawn)
+        readings = (
+            (drawn[0], means[0], spreads[0]),
+            (self.first, self.means[0], self.spreads[0]),
+        )
+        shares = []
+        for first, mean, spread in readings:
+            compared = replace(
+                self,
+                first=first,
+                second=drawn[1],
+                means=(mean, means[1]),
+                spreads=(spread, spreads[1]),
+            )
+            values, weights = compared.correlations([(0, 0), *_WRONG])
+            agrees = weights * (abs(values) > AGREES)
+            shares.append(_ratio(agrees[0], weights[0]) - _ratio(agrees[1:], weights[1:]))
+        return max(shares)
+
     def summary(self) -> Agreement:
         values, weights = self.correlations([*_APART, *_WRONG])
         strength = abs(values)
@@ -177,6 +202,7 @@ class _Overlay:
                 *(side[len(_APART) :] for side in (weights * (strength > AGREES), weights))
             ),
             fine=_ratio(weight * self.fine(), weight),
+            edges=self.edges(),
             inside=_ratio((weight * agrees)[part], weight[part]),
             agreeing=int((agrees & (weight > 0))[part].sum()),
             steady=_ratio(met * (nearby.argmax(axis=0) == _HERE), met),
@@ -209,6 +235,20 @@ def best_rectangle(gains: np.ndarray) -> tuple[slice, slice]:
 
 def _box(picture: np.ndarray) -> np.ndarray:
     return cv2.boxFilter(picture, -1, (BLOCK_PX, BLOCK_PX), borderType=cv2.BORDER_REFLECT)
+
+
+def _block_statistics(*sides: np.ndarray) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """Mean and standard deviation of each picture in the block about every pixel."""
+    means = tuple(_box(side) for side in sides)
+    squares = (_box(side * side) - mean * mean for side, mean in zip(sides, means, strict=True))
+    return means, tuple(np.sqrt(np.maximum(square, 0)) for square in squares)
+
+
+def _edge_strength(side: np.ndarray) -> np.ndarray:
+    """Length of the gradient about every pixel, against that of the surroundings; 40 is as strong."""
+    slopes = (cv2.Sobel(side, cv2.CV_32F, 1 - axis, axis, scale=0.25) for axis in (0, 1))
+    strength = cv2.magnitude(*slopes)
+    return 40 * strength / (cv2.blur(strength, (2 * BLOCK_PX - 1,) * 2) + 2)
 
 
 def corners_of(width: float, height: float) -> np.ndarray:
@@ -257,8 +297,7 @@ def _overlay(query: np.ndarray, reference: np.ndarray, homography: np.ndarray) -
         np.ones_like(query), to_work @ homography, size, flags=cv2.INTER_NEAREST
     )
     rows, columns = (np.arange(BLOCK_PX // 2, side - BLOCK_PX // 2, STEP_PX) for side in size[::-1])
-    means = _box(first), _box(second)
-    squares = _box(first * first), _box(second * second)
+    means, spreads = _block_statistics(first, second)
     return _Overlay(
         first,
         second,
@@ -266,7 +305,7 @@ def _overlay(query: np.ndarray, reference: np.ndarray, homography: np.ndarray) -
         columns,
         _box(inside)[np.ix_(rows, columns)] > 0.85,
         means,
-        tuple(np.sqrt(np.maximum(s - m * m, 0)) for s, m in zip(squares, means, strict=True)),
+        spreads,
         homography,
         to_work,
     )

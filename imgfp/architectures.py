@@ -163,11 +163,13 @@ def _load_copynet(name: str, paths: list[str], device: str) -> TorchModel:
 
 
 def _read_copynet(path: str) -> tuple[dict[str, torch.Tensor], dict]:
-    with safetensors.safe_open(path, "pt") as file:
-        said = (file.metadata() or {}).get("config")
-        if said is None:
-            raise ModelError(f"{path} names no backbone; export it with notebook 21")
-        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    tensors = {name: tensor.float() for name, tensor in read_weights(path).items()}
+    said = None
+    if Path(path).suffix == ".safetensors":
+        with safetensors.safe_open(path, "pt") as file:
+            said = (file.metadata() or {}).get("config")
+    if said is None:
+        raise ModelError(f"{path} names no backbone; export it with notebook 21")
     # The count of batches seen is an integer, which a float16 file does not carry exactly.
     return {
         name: tensor.long() if name.endswith("num_batches_tracked") else tensor

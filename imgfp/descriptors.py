@@ -47,12 +47,12 @@ def load_model(name: str = "imgfp", weights: str = "", device: str = "cpu") -> M
     `imgfp.architectures.MODELS`, and all of `timm.list_models()`. Raises ModelError saying
     what to do about an unknown name, a missing file, or a file of another layout.
     """
-    if name == GistGrid.name:
-        if weights:
-            raise ModelError(f"model {name!r} has no weights, got {weights!r}; leave weights empty")
-        return GistGrid()
     from imgfp import hashes
 
+    if weights and name in (GistGrid.name, *hashes.NAMES):
+        raise ModelError(f"model {name!r} has no weights, got {weights!r}; leave weights empty")
+    if name == GistGrid.name:
+        return GistGrid()
     if name in hashes.NAMES:
         return hashes.load(name)
     from imgfp import architectures

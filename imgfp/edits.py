@@ -148,6 +148,7 @@ FAMILIES: dict[str, Family] = {
         Family("gamma", _toned(tones.gamma), 0.6, (1, 4)),
         Family("vignette", _toned(tones.vignette), 0.4, (1, 4)),
         Family("sharpen", _toned(tones.sharpen), 0.8, (1, 4)),
+        Family("sketch", _toned(tones.sketch), 0.5, (1.5, 4.5)),
         Family("blur", _toned(tones.blur), 1.2, (1.5, 4.5)),
         Family("pixelise", _toned(tones.pixelise), 1, (1.5, 4.5)),
         Family("lowres", _toned(tones.lowres), 0.7, (1.5, 4.5)),

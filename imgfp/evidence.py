@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from imgfp.agreement import Agreement, overlap_of, pixel_agreement
-from imgfp.geometry import Verification, local_areas, project
+from imgfp.geometry import Verification, camera_signs, local_areas, project
 from imgfp.guided import guided_matches
 from imgfp.matching import first_at_each_position, verify
 from imgfp.pictures import FRAME_LOOKS_ALIKE, LAYINGS, Picture
@@ -35,10 +35,14 @@ COLUMNS: dict[str, str] = {
     "angle_error": "float32",  # median turn of inliers against the map's own, degrees
     "distinct_inliers": "float32",  # each inlier over the references that share its query keypoint
     "error": "float32",  # median distance of the inliers from where the map sends them, frame px
+    "tilt": "float32",  # of the map against the picture's sides, degrees; editing leaves none
+    "shear": "float32",  # by how much the map takes square sides apart, degrees
+    "perspective": "float32",  # by how much it enlarges one corner more than another; 0: none
     "query_area": "float32",  # share of the query that the overlap covers
     "reference_area": "float32",  # share of the reference that the overlap covers
     "agreement": "float32",  # share of the overlap's texture whose pixels agree
     "agreement_chance": "float32",  # the same, laid wrong on purpose
+    "agreement_edges": "float32",  # share of the blocks whose edges agree, beyond chance
     "agreement_inside": "float32",  # share in the rectangle where agreement outweighs most
     "agreement_fine": "float32",  # share of the overlap's texture that agrees in its fine detail
     "agreeing_blocks": "int32",  # blocks that agree in that rectangle
@@ -149,6 +153,9 @@ def _nothing() -> dict:
     return {name: zeros[kind] for name, kind in COLUMNS.items()} | {
         "error": np.nan,
         "angle_error": np.nan,
+        "tilt": np.nan,
+        "shear": np.nan,
+        "perspective": np.nan,
     }
 
 
@@ -257,6 +264,7 @@ def _describe(found: _Map, query: Picture, reference: Picture) -> dict:
     inliers = np.flatnonzero(errors < INLIER_PX)
     count, agreement = len(inliers), found.agreement
     sure = found.sure & inside
+    signs = camera_signs(found.homography, back)
     return {
         "mirrored": found.mirrored,
         "inverted": float(found.inverted[inliers].mean()) if count else 0.0,
@@ -269,10 +277,12 @@ def _describe(found: _Map, query: Picture, reference: Picture) -> dict:
         "angle_error": _angle_error(found, inliers, query, reference) if count else np.nan,
         "distinct_inliers": float(count),
         "error": float(np.median(errors[inliers])) if count else np.nan,
+        **dict(zip(("tilt", "shear", "perspective"), signs, strict=True)),
         "query_area": query_area,
         "reference_area": reference_area,
         "agreement": agreement.share,
         "agreement_chance": agreement.chance,
+        "agreement_edges": agreement.edges,
         "agreement_inside": agreement.inside,
         "agreeing_blocks": agreement.agreeing,
         "agreement_fine": agreement.fine,

@@ -23,8 +23,8 @@ _FORMAT = "imgfp fusion 1"
 
 _NUMBERS = (
     "inliers", "guided_inliers", "exact_inliers", "distinct_inliers", "inlier_ratio", "consistency",
-    "error", "angle_error", "agreement", "agreement_chance", "agreement_inside", "agreement_fine",
-    "agreement_steady", "agreement_best", "agreeing_blocks", "query_area", "reference_area",
+    "error", "angle_error", "tilt", "shear", "perspective", "agreement", "agreement_chance",
+    "agreement_inside", "agreement_fine", "agreement_edges", "agreement_steady", "agreement_best", "agreeing_blocks", "query_area", "reference_area",
 )  # fmt: skip
 
 #: What the calibrated score looks at. Each rises with the likeness of the pair and is about 0..1.
@@ -34,9 +34,12 @@ FEATURES: dict[str, str] = {
     "consistency": "share of the sure matches inside the overlap that lie exactly where it says",
     "exactness": "exp(-error): how near inliers lie to where the map sends them; 0 without inliers",
     "alignment": "exp(-angle / 5 degrees): how well their orientations fit; 0 without inliers",
+    "uprightness": "exp(-tilt / 1 degree): the map keeps the picture's sides, as editing does",
+    "rigidity": "exp(-shear / 1 degree) / (1 + 20 perspective): it is a turn, not a second camera",
     "agreement": "share of the overlap whose pixels agree, beyond what agrees by chance",
     "pasted_agreement": "the same in the rectangle that agrees best, less for few blocks",
     "fine_agreement": "share of the overlap whose fine detail agrees",
+    "edge_agreement": "share of the overlap whose edges agree, beyond what agrees by chance",
     "steadiness": "share of its blocks that agree best right here: one flat picture, no parallax",
     "extent": "pixel blocks that agree, as log(1 + n) / log(201), at most 1",
     "steady_extent": "steadiness times extent: much of the picture, and nothing of it moved",
@@ -46,6 +49,7 @@ FEATURES: dict[str, str] = {
     "query_area": "share of the query that the overlap covers",
     "reference_area": "share of the reference that the overlap covers",
     "votes": "keypoint votes in the search, whole query or crop, as log(1 + n) / log(201), at most 1",
+    "confirmation": "1 less the votes that no steady pixels confirm, as of a scene photographed twice",
     "likeness": "cosine of the global descriptors: from the query's last candidate, 0, to equal, 1",
 }
 
@@ -119,10 +123,18 @@ def features(evidence: pd.DataFrame) -> pd.DataFrame:
     rows["consistency"] = placed * known["consistency"]
     rows["exactness"] = placed * np.exp(-np.nan_to_num(known["error"], nan=np.inf))
     rows["alignment"] = placed * np.exp(-np.nan_to_num(known["angle_error"], nan=np.inf) / 5)
+    # Frames that were laid on each other are upright by construction.
+    fixed = placed * (rows["map_from"] == "matches").to_numpy()
+    signs = {
+        name: np.nan_to_num(known[name], nan=np.inf) for name in ("tilt", "shear", "perspective")
+    }
+    rows["uprightness"] = fixed * np.exp(-signs["tilt"])
+    rows["rigidity"] = fixed * np.exp(-signs["shear"]) / (1 + 20 * signs["perspective"])
     rows["agreement"] = kept * np.clip(known["agreement"] - known["agreement_chance"], 0, 1)
     enough = np.minimum(known["agreeing_blocks"] / 20, 1)
     rows["pasted_agreement"] = kept * known["agreement_inside"] * enough
     rows["fine_agreement"] = kept * known["agreement_fine"]
+    rows["edge_agreement"] = kept * np.clip(known["agreement_edges"], 0, 1)
     rows["steadiness"] = kept * known["agreement_steady"]
     rows["extent"] = kept * _log_share(known["agreeing_blocks"])
     rows["steady_extent"] = rows["steadiness"] * rows["extent"]
@@ -138,6 +150,7 @@ def features(evidence: pd.DataFrame) -> pd.DataFrame:
     second = views[views.groupby(_PAIR, sort=False).cumcount() == 1].set_index(_PAIR)
     table["second_view"] = second["agreement"].reindex(table.index).fillna(0.0)
     table["votes"] = _votes(rows).reindex(table.index).fillna(0.0)
+    table["confirmation"] = 1 - table["votes"] * (1 - table["steadiness"])
     table["likeness"] = _likeness(rows).reindex(table.index).fillna(0.0)
     table = table.reset_index()
     table["margin"] = table["strength"] - _best_other(table)

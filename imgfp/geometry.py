@@ -158,6 +158,28 @@ def local_areas(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
         return np.linalg.det(homography) / depth**3
 
 
+def camera_signs(homography: np.ndarray, overlap: np.ndarray) -> tuple[float, float, float]:
+    """How far a map is from those that editing makes: tilt and shear in degrees, and perspective.
+
+    tilt: of the picture's sides against the nearest side of the other: cropping, pasting, squeezing,
+    mirroring and quarter turns leave none. shear: by how much sides stop being square to each other:
+    a rotation leaves none. perspective: by how much the map enlarges one corner of the overlap more
+    than another, 0 for none. A second photograph of a thing, taken from elsewhere, has all three.
+    overlap (k,2): polygon in query pixels.
+    """
+    centre = overlap.mean(axis=0)
+    depth = homography[2, :2] @ centre + homography[2, 2]
+    sent = project(homography, centre[None])[0]
+    sides = (homography[:2, :2] - np.outer(sent, homography[2, :2])) / depth
+    angles = np.degrees(np.arctan2(sides[1], sides[0]))
+    tilt = abs((angles + 45) % 90 - 45).max()
+    shear = abs((angles[1] - angles[0]) % 180 - 90)
+    depths = overlap @ homography[2, :2] + homography[2, 2]
+    with np.errstate(divide="ignore"):
+        perspective = abs(depths).max() / abs(depths).min() - 1
+    return float(tilt), float(shear), float(perspective)
+
+
 def refusal(homography: np.ndarray, query: np.ndarray, reference: np.ndarray) -> str:
     """Why a map that does not mirror is not believed, a key of REFUSALS, or "".
 

@@ -28,8 +28,43 @@ class GeM(nn.Module):
         return lifted.mean(dim=(2, 3)) ** (1 / self.p)
 
 
+class ToneFree(nn.Module):
+    """Colours and tones taken out of a picture: (n,3,h,w) normalised RGB -> (n,3,h,w) float32.
+
+    Recolouring is the cheapest edit, and a network that is shown colours leans on them. What is left is
+    the luminance less its mean over its deviation, in the whole picture and about every pixel (local
+    contrast normalisation, Jarrett et al. 2009), and the strength of the latter: that one stays where
+    brightness is inverted, in whole or in part. Each picture is seen by itself.
+    """
+
+    def __init__(self):
+        super().__init__()
+        # Rec. 601 luma of channels that were divided by ImageNet's deviations.
+        luma = torch.tensor([0.299 * 0.229, 0.587 * 0.224, 0.114 * 0.225]).reshape(1, 3, 1, 1)
+        self.register_buffer("luma", luma)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        grey = (images.float() * self.luma).sum(dim=1, keepdim=True)
+        whole = grey - grey.mean(dim=(2, 3), keepdim=True)
+        whole = whole / (whole.square().mean(dim=(2, 3), keepdim=True).sqrt() + 0.004)
+        reach = max(1, min(grey.shape[2:]) // 16)
+        local = whole - _box_mean(whole, reach)
+        # The constant keeps flat places flat: there the noise would be all that is seen.
+        local = local / (_box_mean(local.square(), reach).sqrt() + 0.15)
+        local = local.clamp(-3, 3)
+        return torch.cat([whole.clamp(-3, 3), local, 1.5 * local.abs() - 1], dim=1)
+
+
+def _box_mean(maps: torch.Tensor, reach: int) -> torch.Tensor:
+    """Mean over a square of 2 reach + 1 pixels about each, of those that lie inside."""
+    side = 2 * reach + 1
+    maps = F.avg_pool2d(maps, (side, 1), 1, (reach, 0), count_include_pad=False)
+    return F.avg_pool2d(maps, (1, side), 1, (0, reach), count_include_pad=False)
+
+
 class CopyNet(nn.Module):
-    """The trainable model: a timm backbone, its last levels pooled, a linear map to `dim`.
+    """The trainable model: a timm backbone behind `ToneFree`, its last levels pooled, a linear map to
+    `dim`.
 
     GeM over each of the last `levels`, because a copy is told by texture and small parts as much as by
     content; beside it the means of `grid` x `grid` cells of the last level (0: none), because most
@@ -47,6 +82,7 @@ class CopyNet(nn.Module):
     ):
         super().__init__()
         self.shape = {"backbone": backbone, "dim": dim, "levels": levels, "grid": grid}
+        self.front = ToneFree()
         self.backbone = timm.create_model(backbone, features_only=True, pretrained=pretrained)
         channels = self.backbone.feature_info.channels()[-levels:]
         self.pools = nn.ModuleList(GeM() for _ in channels)
@@ -54,7 +90,8 @@ class CopyNet(nn.Module):
 
     def pooled(self, images: torch.Tensor) -> torch.Tensor:
         """What the linear map sees, (n,f) float32."""
-        maps = self.backbone(images)[-len(self.pools) :]
+        seen = self.front(images).contiguous(memory_format=torch.channels_last)
+        maps = self.backbone(seen)[-len(self.pools) :]
         blocks = [pool(level) for pool, level in zip(self.pools, maps, strict=True)]
         if self.shape["grid"]:
             blocks.append(F.adaptive_avg_pool2d(maps[-1].float(), self.shape["grid"]).flatten(1))

@@ -17,6 +17,7 @@ RUNNER_KEYS = ("stages",)
 CHOICES = {
     "local_readings": ("plain", "mirrored", "inverted"),
     "vote_rule": ("seed", "robust"),
+    "global_described": ("all", "sure"),
     "candidates_scored": ("all", "accepted"),
     "fusion": ("calibrated", "sum"),
 }

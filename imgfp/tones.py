@@ -126,6 +126,26 @@ def sharpen(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.
     return cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
 
 
+def sketch(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Towards a drawing of its edges: dark on white, light on black, or a grey relief."""
+    kind, amount = rng.choice(["pen", "chalk", "relief"]), 0.05 + 0.95 * strength
+    soft = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.2)).astype(np.float32)
+    gain = rng.uniform(1, 2.5)
+    if kind == "relief":
+        turn = rng.uniform(0, 2 * np.pi)
+        slopes = [cv2.Sobel(soft, cv2.CV_32F, 1 - axis, axis, scale=0.25) for axis in (0, 1)]
+        drawn = 128 + 2 * gain * (np.cos(turn) * slopes[0] + np.sin(turn) * slopes[1])
+    elif kind == "pen":
+        drawn = 255 + 2 * gain * np.minimum(cv2.Laplacian(soft, cv2.CV_32F) + 2, 0)
+    else:
+        drawn = gain * cv2.magnitude(cv2.Sobel(soft, cv2.CV_32F, 1, 0, scale=0.5),
+                                     cv2.Sobel(soft, cv2.CV_32F, 0, 1, scale=0.5))  # fmt: skip
+    if rng.random() < 0.4:
+        drawn = drawn.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    mixed = amount * drawn + (1 - amount) * image
+    return np.clip(mixed, 0, 255).astype(np.uint8)
+
+
 def pixelise(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Square blocks, at strength 1 of 6 % of the short side."""
     height, width = image.shape[:2]

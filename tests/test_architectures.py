@@ -430,9 +430,28 @@ def test_a_file_without_its_settings_is_refused(tmp_path):
     safetensors.save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")
     with pytest.raises(ModelError, match="names no backbone"):
         load_model("imgfp", str(tmp_path / "bare.safetensors"))
+    torch.save({"a": torch.zeros(1)}, tmp_path / "bare.pth")
+    with pytest.raises(ModelError, match="names no backbone"):
+        load_model("imgfp", str(tmp_path / "bare.pth"))
 
 
 def test_gem_goes_from_the_mean_to_the_maximum():
     maps = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     assert networks.GeM(1.0, trained=False)(maps).item() == pytest.approx(2.5)
     assert networks.GeM(60.0)(maps).item() == pytest.approx(4, abs=0.1)
+
+
+def test_tones_and_colours_are_taken_out():
+    generator = torch.Generator().manual_seed(0)
+    pictures = F.interpolate(torch.rand(2, 1, 12, 12, generator=generator), 64, mode="bicubic")
+    pictures = pictures.repeat(1, 3, 1, 1)
+    front = networks.ToneFree()
+    seen = front(pictures)
+    assert seen.shape == (2, 3, 64, 64)
+    brighter, negative = front(3 * pictures + 0.4), front(1 - pictures)
+    assert (brighter - seen).abs().mean() < 0.05
+    assert (negative[:, :2] + seen[:, :2]).abs().mean() < 0.05  # turned over, and
+    assert (negative[:, 2] - seen[:, 2]).abs().mean() < 0.05  # as strong as before
+    alone = front(pictures[1:])
+    assert torch.equal(alone[0], seen[1]), "a picture depends on its batch"
+    assert front(torch.zeros(1, 3, 64, 64)).isfinite().all()

@@ -8,7 +8,7 @@ import pytest
 
 from imgfp.agreement import best_rectangle, overlap_of, pixel_agreement, to_grey
 from imgfp.evidence import COLUMNS, Picture, score_pair, score_query
-from imgfp.geometry import project
+from imgfp.geometry import camera_signs, project
 from imgfp.sift import extract
 from imgfp.transforms import direction, in_words
 
@@ -94,6 +94,48 @@ def test_pixels_agree_whatever_the_tone(photograph, reference, edit):
     row = score_pair(picture(edit(photograph)), reference)
     assert row["inliers"] > 20
     assert row["agreement"] - row["agreement_chance"] > 0.4 and row["agreement_steady"] > 0.6
+
+
+def test_edges_agree_where_brightness_does_not(photograph, other_photograph, reference):
+    grey = reference.grey
+    solarised = np.where(grey > 128, 255 - grey, grey)
+    drawn = cv2.magnitude(*(cv2.Sobel(grey, cv2.CV_32F, 1 - axis, axis) for axis in (0, 1)))
+    for changed in (solarised, drawn):
+        found = pixel_agreement(changed, grey, np.eye(3), rounds=0)
+        assert found.edges > 0.25 and found.edges > found.share - found.chance
+    other = to_grey(cv2.resize(other_photograph, grey.shape[::-1]))
+    assert pixel_agreement(other, grey, np.eye(3), rounds=0).edges < 0.1
+
+
+def _camera(degrees: float) -> np.ndarray:
+    """A plane seen from a camera that went around it by so many degrees."""
+    turn = cv2.Rodrigues(np.array([0, np.radians(degrees), 0]))[0]
+    lens = np.array([[400.0, 0, 200], [0, 400, 150], [0, 0, 1]])
+    plane = np.column_stack([turn[:, 0], turn[:, 1], [0, 0, 1]])
+    return lens @ plane @ np.linalg.inv(lens)
+
+
+@pytest.mark.parametrize(
+    ("homography", "upright", "square", "flat"),
+    [
+        (np.diag([-0.4, 0.7, 1]), True, True, True),  # mirrored and squeezed
+        (np.array([[0, -2.0, 5], [2, 0, 7], [0, 0, 1]]), True, True, True),  # a quarter turn
+        (np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]), False, True, True),
+        (np.array([[1, 0.3, 0], [0, 1, 0], [0, 0, 1]]), False, False, True),
+        (_camera(20), False, False, False),
+    ],
+)
+def test_a_second_camera_leaves_signs_that_editing_does_not(homography, upright, square, flat):
+    overlap = np.array([[100.0, 40], [400, 40], [400, 300], [100, 300]])
+    tilt, shear, perspective = camera_signs(homography, overlap)
+    assert (tilt < 1e-6) == upright and (shear < 1e-6) == square and (perspective < 1e-9) == flat
+
+
+def test_signs_of_a_camera_are_measured_in_a_pair(photograph, reference):
+    bent = cv2.warpPerspective(photograph, _camera(15), photograph.shape[1::-1])
+    row, plain = score_pair(picture(bent), reference), score_pair(reference, reference)
+    assert row["tilt"] > 1 and row["perspective"] > 0.1
+    assert plain["tilt"] < 0.1 and plain["shear"] < 0.1 and plain["perspective"] < 0.01
 
 
 def test_what_lies_over_a_copy_costs_only_its_blocks(photograph, reference):

@@ -148,6 +148,31 @@ def test_refused_evidence_counts_for_nothing(model):
     )
 
 
+def test_votes_that_pixels_do_not_confirm_speak_against_a_pair():
+    table = fusion.features(
+        evidence(
+            ("a", "A", "local", 200, COPY | {"agreement_steady": 1.0}),
+            ("b", "A", "local", 200, SCENE | {"agreement_steady": 0.25}),
+            ("c", "A", "global", 0.9, SCENE | {"agreement_steady": 0.25}),
+        )
+    ).set_index("query_id")
+    assert table["confirmation"].tolist() == pytest.approx([1, 0.25, 1])
+
+
+def test_laid_frames_are_not_upright_by_merit():
+    placed = COPY | {"tilt": 0.0, "shear": 0.0, "perspective": 0.0}
+    table = fusion.features(
+        evidence(
+            ("a", "A", "local", 9, placed | {"map_from": "matches"}),
+            ("b", "A", "local", 9, placed | {"map_from": "matches", "tilt": 5.0, "shear": 5.0}),
+            ("c", "A", "local", 9, placed | {"map_from": "frame"}),
+        )
+    ).set_index("query_id")
+    assert table.loc["a", ["uprightness", "rigidity"]].tolist() == [1, 1]
+    assert table.loc["b", ["uprightness", "rigidity"]].max() < 0.01
+    assert table.loc["c", ["uprightness", "rigidity"]].tolist() == [0, 0]
+
+
 def test_margin_is_to_the_best_other_reference():
     rows = [("q", name, "local", 1, COPY | {"agreement": share}) for name, share in
             (("A", 0.9), ("B", 0.6), ("C", 0.9))]  # fmt: skip

@@ -1,6 +1,7 @@
 """Notebooks 06 and 07 without their notebooks: vectors of a library and a run, and who is proposed."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("faiss")
@@ -40,11 +41,11 @@ def folders(tmp_path_factory):
     return root / "library", run
 
 
-def proposed(folders, views=("whole",), also_whole=False, **ask):
+def proposed(folders, views=("whole",), described="sure", **ask):
     library, run = folders
     crops = store.load(run / "crops/crops.parquet")
     make(vectors.describe, vectors.reference_tasks(library), **GRID, views=["whole"])
-    tasks = vectors.query_tasks(run, crops, also_whole=also_whole)
+    tasks = vectors.query_tasks(run, crops, described=described)
     make(vectors.describe, tasks, **GRID, views=list(views))
     indexing.build_index(library, "global", factory="Flat", seed=0, part_images=4)
     make(search.search_global, search.global_tasks(run, library), **{**ASK, **ask})
@@ -75,13 +76,30 @@ def test_a_crop_is_asked_with_instead_of_or_beside_its_query(folders):
     crop = crops[crops["is_global"]].iloc[0]
     alone = of(proposed(folders), crop.query_id)
     assert set(alone.view_id) == {crop.crop_id} and alone.score[0] > 0.95
-    proposed(folders, ["whole", "mirror"], also_whole=True)
+    proposed(folders, ["whole", "mirror"], described="all")
     ids = [i for i in vectors.read(run).image_ids if i.startswith((crop.query_id, crop.crop_id))]
     assert set(ids) == {
         f"{i}@{v}" for i in crop[["query_id", "crop_id"]] for v in ("whole", "mirror")
     }
     first = vectors.first_views(run)
     assert sorted(first.image_ids) == sorted(set(proposed(folders).query_id))
+
+
+def test_all_crops_are_described_but_speak_for_their_query(folders):
+    run = folders[1]
+    crops = store.load(run / "crops/crops.parquet")
+    searched = crops.iloc[:1].assign(crop_id=crops.crop_id[0] + "x", is_global=False)
+    tasks = vectors.query_tasks(run, pd.concat([crops, searched]), described="all")
+    items = [record["image_id"] for task in tasks for record in task.arguments["images"]]
+    assert set(items) == {*crops.crop_id, *searched.crop_id, *set(proposed(folders).query_id)}
+    store.save(run / "crops/crops.parquet", pd.concat([crops, searched]), maker="t", settings={})
+    try:
+        make(vectors.describe, tasks, **GRID, views=["whole"])
+        assert not set(vectors.first_views(run).image_ids) & {*searched.crop_id}
+        with pytest.raises(ValueError, match="'some'"):
+            vectors.query_tasks(run, crops, described="some")
+    finally:
+        store.save(run / "crops/crops.parquet", crops, maker="test", settings={})
 
 
 def test_scores_are_normalised_by_the_library_or_by_a_named_background(folders, tmp_path):
@@ -119,7 +137,7 @@ def test_vectors_made_elsewhere_come_in_from_a_file(folders, tmp_path):
     none = store.load(run / "crops/crops.parquet").head(0)
     assert not make(vectors.imported, vectors.reference_tasks(library), **of_references)
     assert not make(
-        vectors.imported, vectors.query_tasks(run, none, also_whole=False), **of_queries
+        vectors.imported, vectors.query_tasks(run, none, described="sure"), **of_queries
     )
     indexing.build_index(library, "global", factory="Flat", seed=0, part_images=4)
     make(search.search_global, search.global_tasks(run, library), **ASK)
@@ -134,7 +152,7 @@ def test_vectors_made_elsewhere_come_in_from_a_file(folders, tmp_path):
     short = Descriptors(queries.image_ids[1:], queries.vectors[1:])
     formats.write_descriptors(path, short, references)
     of_queries = vectors.file_settings(str(path))[1]
-    (task,) = vectors.query_tasks(run, none, also_whole=False)
+    (task,) = vectors.query_tasks(run, none, described="sure")
     ((missing, reason),) = vectors.imported(**task.arguments, **of_queries).rejects
     assert missing.endswith(".jpg") and reason == "d.h5 holds no query of this id"
     with pytest.raises(FileNotFoundError):

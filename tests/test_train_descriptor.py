@@ -109,8 +109,8 @@ def test_a_chain_often_holds_what_is_hard_and_strongly():
     for share, names in OFTEN:
         met = np.mean([not c.keys().isdisjoint(names) for c in chains])
         assert share - 0.04 < met < share + 0.16
-    grey = [c["grey"] for c in chains if "grey" in c]
-    assert 0.6 < np.mean(grey) < 0.72  # half of them would be at 0.5 without preference
+    drawn = [c["sketch"] for c in chains if "sketch" in c]
+    assert 0.6 < np.mean(drawn) < 0.72  # half of them would be at 0.5 without preference
     assert max(d for c in chains for d in c.values()) <= 1
 
 

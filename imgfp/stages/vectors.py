@@ -1,4 +1,4 @@
-"""Notebook 06: one vector a picture; queries by their global crop and their views."""
+"""Notebook 06: one vector a picture; queries also by their crops and in several views."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from imgfp.cluster import Made, Task
 from imgfp.datatypes import Descriptors
 from imgfp.descriptors import file_hash, load_model, query_views
 from imgfp.images import cut_box
+from imgfp.params import check_choice
 from imgfp.stages.inventory import read_images
 from imgfp.stages.local import decoded, image_tasks
 
@@ -26,23 +27,23 @@ def reference_tasks(library: Path) -> list[Task]:
     return image_tasks(library, "descriptors", ".h5")
 
 
-def query_tasks(run: Path, crops: pd.DataFrame, *, also_whole: bool) -> list[Task]:
-    """One task a shard of queries: the global crop where there is one, else (or also) the whole."""
-    boxes = crops[crops["is_global"]].set_index("query_id")
+def query_tasks(run: Path, crops: pd.DataFrame, *, described: str) -> list[Task]:
+    """One task a shard of queries: "all", the query and all its crops, or "sure", the global crop
+    where there is one, else the query. Raises ParameterError for another word."""
+    check_choice("global_described", described)
+    crops = crops if described == "all" else crops[crops["is_global"]]
+    boxes_of = dict(tuple(crops.groupby("query_id")))
     tasks = []
     for task in image_tasks(run, "descriptors", ".h5"):
         items = []
         for record in task.arguments["images"]:
-            cut = boxes.loc[record["image_id"]] if record["image_id"] in boxes.index else None
-            if cut is None or also_whole:
+            boxes = boxes_of.get(record["image_id"], crops.head(0))
+            if described == "all" or boxes.empty:
                 items.append(record)
-            if cut is not None:
-                box = {name: float(cut[name]) for name in ("x0", "y0", "x1", "y1")}
-                items.append({**record, "image_id": cut["crop_id"], **box})
-        described = [
-            store.hash_of({k: v for k, v in item.items() if k != "path"}) for item in items
-        ]
-        tasks.append(Task(task.path, (*task.inputs, *described), {"images": items}, len(items)))
+            for box in boxes[["crop_id", "x0", "y0", "x1", "y1"]].to_dict("records"):
+                items.append({**record, "image_id": box.pop("crop_id"), **box})
+        marks = [store.hash_of({k: v for k, v in item.items() if k != "path"}) for item in items]
+        tasks.append(Task(task.path, (*task.inputs, *marks), {"images": items}, len(items)))
     return tasks
 
 
@@ -130,6 +131,8 @@ def first_views(run: Path) -> Descriptors:
             else vector_id.rpartition(AT)[0]
         )
         query = query_of.get(item, item)
+        if query not in queries:
+            continue  # a crop that is searched beside its query
         if query not in rows or (item in query_of and every.image_ids[rows[query]] in queries):
             rows[query] = row
     return Descriptors(np.array(list(rows), dtype=object), every.vectors[list(rows.values())])

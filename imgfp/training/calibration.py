@@ -32,8 +32,6 @@ from imgfp.warps import Edited
 _BOX_JITTER = 0.02
 #: Share of queries without a pasted picture that get a box all the same, as detectors do.
 _FALSE_BOXES = 0.15
-#: Share of the boxes that are sure enough to stand for the query in the global branch.
-_SURE_BOXES = 0.6
 #: References that a branch proposes a query, and neighbours that a keypoint is compared with.
 _CANDIDATES, _NEIGHBOURS = 10, 11
 
@@ -82,22 +80,23 @@ def calibration_pairs(
         hosts = [outsiders[names[i]] for i in own.integers(len(names), size=4)]
         edited = edits.apply(picture, None, own, hosts, strength)
         seen = list(_searched(edited, settings, own))
-        sure = edited.box is not None and own.random() < _SURE_BOXES
-        asked = len(seen) - 1 if sure else 0  # the view that the global branch describes
-        similar = pd.DataFrame(columns=["score", "mean_squared_distance"], dtype=float)
+        similar = pd.DataFrame(columns=["score", "mean_squared_distance", "place"], dtype=float)
         if model is not None:
-            shown = model.embed(query_views(_part(edited.image, seen[asked][1].box), views))
+            parts = [_part(edited.image, side.box) for _, side in seen]
+            shown = model.embed(view for part in parts for view in query_views(part, views))
             similar = _most_similar(shown @ described.T, ids, normalise_neighbours)
+            similar["place"] //= len(views)
         for place, (branch, query) in enumerate(seen):
             votes = proposer.votes(query)
             proposed = [*votes.index[:candidates], proposer.most_alike(query)]
-            proposed += list(similar.index[:candidates]) if place == asked else []
+            alike = similar[similar["place"] == place].drop(columns="place")
+            proposed += [i for i in similar.index[:candidates] if i in alike.index]
             wanted = dict.fromkeys([partner] * (partner != "") + proposed)
             table = score_query(query, {name: sides[name] for name in wanted})
             table.insert(0, "query_id", f"{kind}{number:05d}")
             table["label"] = (table["reference_id"] == partner) & (kind == "copy")
             table["ops"] = "+".join(name for name, _ in edited.ops)
-            said = {branch: votes} | ({"global": similar} if place == asked else {})
+            said = {branch: votes, "global": alike}
             for name, by_reference in said.items():
                 rows = table.assign(branch=name).join(by_reference, on="reference_id")
                 tables.append(rows if name == branch else rows.dropna(subset=["score"]))
@@ -229,7 +228,7 @@ def _part(image: np.ndarray, box: np.ndarray | None) -> np.ndarray:
 
 def _most_similar(cosine: np.ndarray, ids: list[str], neighbours: int) -> pd.DataFrame:
     """The most similar references, best first, to a query whose views have `cosine` (v,n) to all:
-    normalised and joined as `stages.search.search_global` does."""
+    normalised and joined as `stages.search.search_global` does; `place`: the view that says so."""
     ranked = -np.sort(-cosine, axis=1)[:, 1 : 1 + neighbours]
     means = ranked.mean(axis=1) if ranked.size else np.zeros(len(cosine))
     scores = normalise_scores(cosine, means)
@@ -237,7 +236,11 @@ def _most_similar(cosine: np.ndarray, ids: list[str], neighbours: int) -> pd.Dat
     score = scores.max(axis=0)
     order = np.argsort(-score, kind="stable")[:_CANDIDATES]
     return pd.DataFrame(
-        {"score": score[order], "mean_squared_distance": 2 - 2 * cosine[view[order], order]},
+        {
+            "score": score[order],
+            "mean_squared_distance": 2 - 2 * cosine[view[order], order],
+            "place": view[order],
+        },
         index=[ids[row] for row in order],
     )
 

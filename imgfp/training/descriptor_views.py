@@ -19,11 +19,11 @@ TURNS, ROTATE_UP_TO = ("mirror", "flip", "rot90"), 0.25
 #: What a network does not learn unless it meets it often, though the families' own weights make it
 #: rare: how often a chain holds one of these families, most of them strong.
 OFTEN: tuple[tuple[float, tuple[str, ...]], ...] = (
-    (0.15, ("grey",)),
-    (0.45, ("colour", "colour", "channels", "invert", "solarise", "sepia", "gamma", "posterise")),
-    (0.35, ("paste", "paste", "collage", "screenshot", "meme")),
-    (0.30, ("stripes", "stickers", "text", "inset", "blend")),
-    (0.35, ("crop", "crop", "perspective", "aspect", "padding", "rotate")),
+    (0.25, ("colour", "invert", "solarise", "solarise", "posterise", "vignette")),
+    (0.10, ("sketch",)),
+    (0.45, ("paste", "paste", "collage", "screenshot", "meme")),
+    (0.35, ("stripes", "stickers", "text", "inset", "blend")),
+    (0.45, ("crop", "crop", "perspective", "aspect", "padding", "rotate")),
 )
 
 

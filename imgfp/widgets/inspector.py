@@ -24,6 +24,8 @@ SHOWN = {
     "inlier_ratio": "share that fits inside",
     "agreement": "overlap that agrees",
     "agreement_chance": "… laid wrong on purpose",
+    "agreement_edges": "edges that agree",
+    "tilt": "tilt of the sides, degrees",
     "query_area": "share of the query",
     "reference_area": "share of the reference",
     "direction": "direction",
