@@ -10,7 +10,7 @@ sift                                    keypoints and RootSIFT bytes; mirrored a
 index, voting                           Faiss; hits to candidate references
 descriptors, architectures, networks, hashes      one vector a picture; the field's own models
 readings, matching, guided, geometry    matches of two pictures, and one map that they agree on
-agreement, transforms, evidence         pixels that agree; the map in words; all evidence of a pair
+agreement, maps, transforms, evidence   pixels that agree; which map; the map in words; all evidence of a pair
 fusion, evaluation, thresholds, losses  one score a pair; how good; where the losses are
 edits (warps, placing, tones, drawing), painting   seeded edits with exact geometry; painted pictures
 store, formats, cluster, params, decisions, corpus artefacts, foreign files, Dask, parameter files, reviews

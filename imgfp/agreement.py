@@ -10,6 +10,7 @@ posterised or drawn after.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -49,16 +50,15 @@ class Agreement:
     (3,3): the map, refined, in the pixels of the pictures compared.
     """
 
-    share: float
-    chance: float
-    fine: float
-    edges: float
-    inside: float
-    agreeing: int
-    steady: float
-    best: float
-    blocks: int
-    homography: np.ndarray
+    share: float = 0.0
+    chance: float = 0.0
+    fine: float = 0.0
+    edges: float = 0.0
+    inside: float = 0.0
+    agreeing: int = 0
+    steady: float = 0.0
+    best: float = 0.0
+    blocks: int = 0
 
 
 def to_grey(picture: np.ndarray) -> np.ndarray:
@@ -68,30 +68,31 @@ def to_grey(picture: np.ndarray) -> np.ndarray:
     return picture.astype(np.float32)
 
 
-def pixel_agreement(
+def lay(
     query: np.ndarray, reference: np.ndarray, homography: np.ndarray, *, rounds: int = 2
-) -> Agreement:
-    """Lay the query over the reference, let the blocks of the overlap vote, refine by their votes.
+) -> Overlay | None:
+    """The query laid over the reference, the map refined by where blocks agree best; None where the
+    pictures hardly overlap.
 
     query, reference (h,w) float32 grey, see `to_grey`; homography (3,3) from query to reference
-    pixels. rounds: how often the map is refined from where the blocks agree best (0: never); a
-    refinement is kept only if it raises the share. Pictures that hardly overlap give zeros.
+    pixels. rounds: how often the map is refined (0: never); a refinement is kept only if it raises
+    the share.
     """
     overlay = _overlay(query, reference, homography)
     if overlay is None:
-        return Agreement(0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0, homography)
+        return None
     for _ in range(rounds):
         # Above this share the map is right, and a finer one would change nothing that is used.
-        refined = overlay.refined() if overlay.share() < 0.9 else None
+        refined = overlay.refined() if overlay.share < 0.9 else None
         better = None if refined is None else _overlay(query, reference, refined)
-        if better is None or better.share() <= overlay.share():
+        if better is None or better.share <= overlay.share:
             break
         overlay = better
-    return overlay.summary()
+    return overlay
 
 
 @dataclass(frozen=True)
-class _Overlay:
+class Overlay:
     """Two pictures warped into one work frame, and the statistics of its blocks.
 
     first, second (h,w) float32; rows, columns: block centres; covered (b,c) bool: blocks inside
@@ -131,9 +132,23 @@ class _Overlay:
         texture = np.maximum(*spreads)
         return values, np.where(texture > FLAT, np.minimum(texture, FULL), 0) * self.covered
 
+    @cached_property
+    def _here_and_wrong(self) -> tuple[np.ndarray, np.ndarray]:
+        """Absolute correlations and weights where the pictures lie, then laid wrong on purpose."""
+        values, weights = self.correlations([(0, 0), *_WRONG])
+        return abs(values), weights
+
+    @cached_property
     def share(self) -> float:
-        values, weights = self.correlations([(0, 0)])
-        return _ratio(weights * (abs(values) > AGREES), weights)
+        """See `Agreement`."""
+        strength, weights = self._here_and_wrong
+        return _ratio(weights[0] * (strength[0] > AGREES), weights[0])
+
+    @cached_property
+    def chance(self) -> float:
+        """See `Agreement`."""
+        strength, weights = self._here_and_wrong
+        return _ratio(weights[1:] * (strength[1:] > AGREES), weights[1:])
 
     def refined(self) -> np.ndarray | None:
         """The homography moved to where the blocks agree best, None if too few do."""
@@ -188,19 +203,16 @@ class _Overlay:
         return max(shares)
 
     def summary(self) -> Agreement:
-        values, weights = self.correlations([*_APART, *_WRONG])
-        strength = abs(values)
-        here, weight = strength[_HERE], weights[_HERE]
+        strength, weights = self._here_and_wrong
+        here, weight = strength[0], weights[0]
         agrees = here > AGREES
-        nearby = strength[: len(_APART)]
+        nearby = abs(self.correlations(_APART)[0])
         met = weight * (nearby.max(axis=0) > AGREES)
         part = best_rectangle(np.where(agrees, weight, -weight))
         textured = here[weight > 0]
         return Agreement(
-            share=_ratio(weight * agrees, weight),
-            chance=_ratio(
-                *(side[len(_APART) :] for side in (weights * (strength > AGREES), weights))
-            ),
+            share=self.share,
+            chance=self.chance,
             fine=_ratio(weight * self.fine(), weight),
             edges=self.edges(),
             inside=_ratio((weight * agrees)[part], weight[part]),
@@ -208,7 +220,6 @@ class _Overlay:
             steady=_ratio(met * (nearby.argmax(axis=0) == _HERE), met),
             best=float(np.quantile(textured, 0.8)) if len(textured) else 0.0,
             blocks=len(textured),
-            homography=self.homography,
         )
 
 
@@ -275,7 +286,7 @@ def overlap_of(
     return polygon[:, 0].astype(np.float64) if area > 0 else np.empty((0, 2))
 
 
-def _overlay(query: np.ndarray, reference: np.ndarray, homography: np.ndarray) -> _Overlay | None:
+def _overlay(query: np.ndarray, reference: np.ndarray, homography: np.ndarray) -> Overlay | None:
     """Both pictures in a frame no finer than the coarser of them; None where they hardly
     overlap."""
     rectangles = [corners_of(*side.shape[::-1]) for side in (query, reference)]
@@ -298,7 +309,7 @@ def _overlay(query: np.ndarray, reference: np.ndarray, homography: np.ndarray) -
     )
     rows, columns = (np.arange(BLOCK_PX // 2, side - BLOCK_PX // 2, STEP_PX) for side in size[::-1])
     means, spreads = _block_statistics(first, second)
-    return _Overlay(
+    return Overlay(
         first,
         second,
         rows,

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import pandas as pd
 
-from imgfp.agreement import Agreement, overlap_of, pixel_agreement
-from imgfp.geometry import Verification, camera_signs, local_areas, project
-from imgfp.guided import guided_matches
-from imgfp.matching import first_at_each_position, verify
-from imgfp.pictures import FRAME_LOOKS_ALIKE, LAYINGS, Picture
+from imgfp.agreement import overlap_of
+from imgfp.geometry import camera_signs, project
+from imgfp.maps import Map, Matches, best_map
+from imgfp.matching import first_at_each_position
+from imgfp.pictures import Picture
 from imgfp.readings import nearest_two, ratio_matches, tentative_matches
 from imgfp.transforms import direction, in_words
 
@@ -100,52 +98,24 @@ def score_query(
     return table.astype({"reference_id": "str", **COLUMNS})
 
 
-@dataclass(frozen=True)
-class _Map:
-    """A map that was tried: homography query -> reference px; the matches `pairs` (m,2) it is
-    judged by, which of these were read inverted and which are sure by the ratio test, (m,) bool;
-    guided: how many matches, found anew, agree."""
-
-    homography: np.ndarray
-    pairs: np.ndarray
-    inverted: np.ndarray
-    sure: np.ndarray
-    guided: int
-    model: str
-    source: str
-    agreement: Agreement
-    mirrored: bool
-
-    @property
-    def merit(self) -> float:
-        """Agreement beyond chance, with inliers to decide between equals."""
-        return self.agreement.share - self.agreement.chance + 0.002 * min(self.guided, 100)
-
-
 def _score(query: Picture, reference: Picture, ratio: float) -> tuple[dict, np.ndarray]:
     """The row of `score_pair`, and the query keypoints (k,) that are inliers."""
     row = _nothing()
-    matched = len(query.keypoints) > 0 and len(reference.keypoints) > 0
-    refused, maps, tentative = "too_few", [], {}
-    if matched:
+    tentative: dict[int, Matches] = {}
+    if len(query.keypoints) and len(reference.keypoints):
         nearest = nearest_two(query.readings, reference.readings)
         for mirrored, name in ((0, "matches_plain"), (1, "matches_mirrored")):
             row[name] = _seed_count(nearest, mirrored, query, reference, ratio)
             pairs, inverted = tentative_matches(nearest, bool(mirrored))
             readings = mirrored, inverted.astype(int), pairs[:, 0]
             sure = nearest.first[readings] * ratio < nearest.second[readings]
-            tentative[mirrored] = pairs, inverted, sure
+            tentative[mirrored] = Matches(pairs, inverted, sure)
         row["matches"] = max(row["matches_plain"], row["matches_mirrored"])
-        refused, maps = _maps_from_matches(query, reference, tentative)
-    best = max(maps, key=lambda found: found.merit, default=None)
-    if best is None or best.agreement.share < 0.5:
-        laid = _map_from_frames(query, reference, tentative)
-        if laid is not None and (best is None or laid.merit > best.merit):
-            best = laid
-    if best is None:
+    refused, found = best_map(query, reference, tentative)
+    if found is None:
         return row | {"refused": refused}, np.empty(0, np.int64)
-    inliers = _errors(best, query, reference)[0] < INLIER_PX
-    return row | _describe(best, query, reference), best.pairs[inliers, 0]
+    inliers = found.errors[0] < INLIER_PX
+    return row | _describe(found, query, reference), found.matches.pairs[inliers, 0]
 
 
 def _nothing() -> dict:
@@ -165,93 +135,7 @@ def _seed_count(nearest, mirrored: int, query: Picture, reference: Picture, rati
     return len(first_at_each_position(*frames, pairs))
 
 
-def _maps_from_matches(
-    query: Picture, reference: Picture, tentative: dict
-) -> tuple[str, list[_Map]]:
-    """Maps that matches agree on, plain and mirrored, and why there is none."""
-    refused, maps = "too_few", []
-    for mirrored, (pairs, inverted, sure) in tentative.items():
-        if maps and maps[0].agreement.share > 0.6:
-            break  # the pixels confirm the plain map: no mirrored one can beat it
-        found = verify(
-            query.keypoints[pairs[:, 0]],
-            reference.keypoints[pairs[:, 1]],
-            mirrored=bool(mirrored),
-            inverted=inverted,
-            query_px=query.frame_px,
-            reference_px=reference.frame_px,
-        )
-        if found.homography is None:
-            refused = found.refused if found.refused != "too_few" else refused
-            continue
-        if maps and found.inliers.sum() < 0.5 * maps[0].guided:
-            continue
-        homography, guided = _guided(query, reference, found, bool(mirrored))
-        # Twenty matches fix a map better than blocks of pixels do.
-        agreement = _agree(query, reference, homography, rounds=0 if guided >= 20 else 2)
-        homography = _from_grey(query, reference, agreement.homography)
-        matches = pairs, inverted, sure
-        maps.append(
-            _Map(homography, *matches, guided, found.model, "matches", agreement, bool(mirrored))
-        )
-    return refused, maps
-
-
-def _map_from_frames(query: Picture, reference: Picture, tentative: dict) -> _Map | None:
-    """The searched parts laid on each other, in the way that looks most alike; None if none does."""
-    alike = abs(query.layings @ reference.layings[0])
-    way = int(alike.argmax())
-    if alike[way] < FRAME_LOOKS_ALIKE:
-        return None
-    flip, mirror, turn = LAYINGS[way]
-    # Which corner of the query comes to lie on the reference's top left, top right, ...
-    grid = query.corners[[[0, 1], [3, 2]]]
-    grid = (grid.transpose(1, 0, 2) if turn else grid)[:: -1 if flip else 1, :: -1 if mirror else 1]
-    corners = grid[[0, 0, 1, 1], [0, 1, 1, 0]]
-    homography = cv2.getPerspectiveTransform(
-        corners.astype(np.float32), reference.corners.astype(np.float32)
-    )
-    agreement = _agree(query, reference, homography, rounds=2)
-    homography = _from_grey(query, reference, agreement.homography)
-    mirrored = (flip + mirror + turn) % 2 == 1
-    none = np.empty((0, 2), np.int64), np.empty(0, bool), np.empty(0, bool)
-    matches = tentative.get(int(mirrored), none)
-    return _Map(homography, *matches, 0, "affine", "frame", agreement, mirrored)
-
-
-def _guided(
-    query: Picture, reference: Picture, found: Verification, mirrored: bool
-) -> tuple[np.ndarray, int]:
-    """The map refined by matches that it predicts, and how many agree; as it is where it has many."""
-    count = int(found.inliers.sum())
-    if count >= 30:
-        return found.homography, count
-    scales = {"query_px": query.frame_px, "reference_px": reference.frame_px}
-    pairs, inverted = guided_matches(
-        (query.keypoints, query.descriptors),
-        (reference.keypoints, reference.descriptors),
-        found.homography,
-        mirrored=mirrored,
-        **scales,
-    )
-    ends = query.keypoints[pairs[:, 0]], reference.keypoints[pairs[:, 1]]
-    again = verify(*ends, mirrored=mirrored, inverted=inverted, **scales)
-    if again.homography is None or again.inliers.sum() <= count:
-        return found.homography, count
-    return again.homography, int(again.inliers.sum())
-
-
-def _agree(query: Picture, reference: Picture, homography: np.ndarray, rounds: int) -> Agreement:
-    between = reference.to_grey_px @ homography @ np.linalg.inv(query.to_grey_px)
-    return pixel_agreement(query.grey, reference.grey, between, rounds=rounds)
-
-
-def _from_grey(query: Picture, reference: Picture, homography: np.ndarray) -> np.ndarray:
-    whole = np.linalg.inv(reference.to_grey_px) @ homography @ query.to_grey_px
-    return whole / whole[2, 2]
-
-
-def _describe(found: _Map, query: Picture, reference: Picture) -> dict:
+def _describe(found: Map, query: Picture, reference: Picture) -> dict:
     """The columns that a map gives."""
     overlap = overlap_of(query.corners, reference.corners, found.homography)
     if len(overlap) < 3:
@@ -260,15 +144,16 @@ def _describe(found: _Map, query: Picture, reference: Picture) -> dict:
     query_area = _area(back) / (query.width * query.height)
     reference_area = _area(overlap) / (reference.width * reference.height)
     query_area, reference_area = min(query_area, 1.0), min(reference_area, 1.0)
-    errors, inside = _errors(found, query, reference)
+    errors, inside = found.errors
     inliers = np.flatnonzero(errors < INLIER_PX)
     count, agreement = len(inliers), found.agreement
-    sure = found.sure & inside
+    matches = found.matches
+    sure = matches.sure & inside
     signs = camera_signs(found.homography, back)
     return {
         "mirrored": found.mirrored,
-        "inverted": float(found.inverted[inliers].mean()) if count else 0.0,
-        "tentative": len(found.pairs),
+        "inverted": float(matches.inverted[inliers].mean()) if count else 0.0,
+        "tentative": len(matches.pairs),
         "inliers": count,
         "inlier_ratio": count / max(int(inside.sum()), count, 1),
         "guided_inliers": max(found.guided, count),
@@ -298,23 +183,11 @@ def _describe(found: _Map, query: Picture, reference: Picture) -> dict:
     }
 
 
-def _errors(found: _Map, query: Picture, reference: Picture) -> tuple[np.ndarray, np.ndarray]:
-    """How far each match lies from where the map sends it, (m,) pixels of the coarser frame, and
-    whether it is sent inside the reference's searched part, (m,) bool."""
-    here = query.keypoints[found.pairs[:, 0], :2].astype(np.float64)
-    sent = project(found.homography, here)
-    scale = np.sqrt(abs(local_areas(found.homography, here)))
-    coarser = np.maximum(reference.frame_px, scale * query.frame_px)
-    errors = np.linalg.norm(sent - reference.keypoints[found.pairs[:, 1], :2], axis=1) / coarser
-    low, high = reference.part[:2] - 0.5, reference.part[2:] - 0.5
-    return errors, ((sent >= low) & (sent < high)).all(axis=1)
-
-
-def _angle_error(found: _Map, inliers: np.ndarray, query: Picture, reference: Picture) -> float:
+def _angle_error(found: Map, inliers: np.ndarray, query: Picture, reference: Picture) -> float:
     """Median difference, in degrees, of the inliers' orientations and where the map turns them."""
-    rows = found.pairs[inliers]
+    rows = found.matches.pairs[inliers]
     here, there = query.keypoints[rows[:, 0]], reference.keypoints[rows[:, 1]]
-    angle = here[:, 3] + np.pi * found.inverted[inliers]
+    angle = here[:, 3] + np.pi * found.matches.inverted[inliers]
     ahead = here[:, :2] + 0.5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     step = project(found.homography, ahead) - project(found.homography, here[:, :2])
     difference = np.arctan2(step[:, 1], step[:, 0]) - there[:, 3]

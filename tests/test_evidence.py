@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imgfp.agreement import best_rectangle, overlap_of, pixel_agreement, to_grey
+from imgfp.agreement import best_rectangle, lay, overlap_of, to_grey
 from imgfp.evidence import COLUMNS, Picture, score_pair, score_query
 from imgfp.geometry import camera_signs, project
 from imgfp.sift import extract
@@ -101,10 +101,10 @@ def test_edges_agree_where_brightness_does_not(photograph, other_photograph, ref
     solarised = np.where(grey > 128, 255 - grey, grey)
     drawn = cv2.magnitude(*(cv2.Sobel(grey, cv2.CV_32F, 1 - axis, axis) for axis in (0, 1)))
     for changed in (solarised, drawn):
-        found = pixel_agreement(changed, grey, np.eye(3), rounds=0)
+        found = lay(changed, grey, np.eye(3), rounds=0).summary()
         assert found.edges > 0.25 and found.edges > found.share - found.chance
     other = to_grey(cv2.resize(other_photograph, grey.shape[::-1]))
-    assert pixel_agreement(other, grey, np.eye(3), rounds=0).edges < 0.1
+    assert lay(other, grey, np.eye(3), rounds=0).edges() < 0.1
 
 
 def _camera(degrees: float) -> np.ndarray:
@@ -208,8 +208,8 @@ def test_best_rectangle_against_brute_force(rng):
 def test_a_slightly_wrong_map_is_refined(photograph):
     grey = to_grey(cv2.resize(photograph, (288, 192), interpolation=cv2.INTER_AREA))
     wrong = np.array([[1.01, 0, 3.0], [0, 0.99, -3.0], [0, 0, 1]])
-    assert pixel_agreement(grey, grey, wrong, rounds=0).share < 0.8
-    found = pixel_agreement(grey, grey, wrong)
+    assert lay(grey, grey, wrong, rounds=0).share < 0.8
+    found = lay(grey, grey, wrong)
     assert found.share > 0.9
     corner = project(found.homography, np.array([[280.0, 180.0]]))
     assert corner == pytest.approx(np.array([[280, 180]]), abs=1.5)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from imgfp import cluster, index, store
-from imgfp.agreement import pixel_agreement
+from imgfp.agreement import lay
 from imgfp.evidence import INLIER_PX
 from imgfp.geometry import project
 from imgfp.matching import verify
@@ -284,8 +284,9 @@ def _judge(homography, query_ends, reference_ends, query: Picture, reference: Pi
     sent = project(homography, query_ends[:, :2].astype(np.float64))
     off = np.linalg.norm(sent - reference_ends[:, :2], axis=1) / reference.frame_px
     between = reference.to_grey_px @ homography @ np.linalg.inv(query.to_grey_px)
-    seen = pixel_agreement(query.grey, reference.grey, between)
-    return int((off < INLIER_PX).sum()), seen.share > 0.5 and seen.share - seen.chance > 0.2
+    seen = lay(query.grey, reference.grey, between)
+    confirmed = seen is not None and seen.share > 0.5 and seen.share - seen.chance > 0.2
+    return int((off < INLIER_PX).sum()), confirmed
 
 
 # ------------------------------------------------------------------------------------- capacity
