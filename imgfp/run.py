@@ -186,8 +186,11 @@ def _numbers(text: str, existing: list[str]) -> list[str]:
 
 
 def _code_hash() -> str:
+    """Of the package: its code, the shipped weights, the report's template."""
     package = Path(__file__).resolve().parent
-    return store.hash_of([store.sha256_of(path) for path in sorted(package.rglob("*.py"))])
+    shipped = (".py", ".json", ".onnx", ".safetensors", ".j2")
+    paths = [path for path in sorted(package.rglob("*")) if path.suffix in shipped]
+    return store.hash_of([store.sha256_of(path) for path in paths])
 
 
 def _key(plan: Plan, stage: Stage, before: str) -> str:

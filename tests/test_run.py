@@ -216,3 +216,15 @@ def test_bare_papermill_runs_a_notebook(house):
     words += [str(house / "out.ipynb"), "-p", "run_dir", str(house / "run")]
     subprocess.run([sys.executable, *words], check=True, capture_output=True)
     assert (house / "run/one.txt").read_text() == "20"
+
+
+def test_new_shipped_weights_make_every_stage_run_again(tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    for name in ("run.py", "weights/fusion.json", "weights/fusion.md"):
+        (tmp_path / name).write_text("1")
+    monkeypatch.setattr(run, "__file__", str(tmp_path / "run.py"))
+    before = run._code_hash()
+    (tmp_path / "weights/fusion.md").write_text("2")
+    assert run._code_hash() == before
+    (tmp_path / "weights/fusion.json").write_text("2")
+    assert run._code_hash() != before
