@@ -42,12 +42,12 @@ class Agreement:
     share: texture of the agreeing blocks over that of all blocks, 0..1. chance: the same with the
     pictures laid wrong on purpose: high where texture repeats or only fades smoothly. fine: share
     of the texture that agrees in its fine detail, which survives only in a copy, though not in
-    every one. edges: share of the blocks whose edges agree, beyond what agrees by chance. inside: the share within the upright rectangle where agreement most outweighs
-    disagreement, which finds a part that was pasted; agreeing: blocks that agree in there. steady:
-    of the blocks that agree somewhere near, the share that agrees best right here and not a few
-    pixels away, as it is in one flat picture and is not in two photographs of a scene. best: 80th
-    percentile of the blocks' absolute correlations, 0..1. blocks: how many have texture. homography
-    (3,3): the map, refined, in the pixels of the pictures compared.
+    every one. edges: share of the blocks whose edges agree, beyond what agrees by chance. inside:
+    the share within the upright rectangle where agreement most outweighs disagreement, which finds a
+    part that was pasted; agreeing: blocks that agree in there. steady: of the blocks that agree
+    somewhere near, the share that agrees best right here and not a few pixels away, as it is in one
+    flat picture and is not in two photographs of a scene. best: 80th percentile of the blocks'
+    absolute correlations, 0..1. blocks: how many have texture.
     """
 
     share: float = 0.0
@@ -133,22 +133,22 @@ class Overlay:
         return values, np.where(texture > FLAT, np.minimum(texture, FULL), 0) * self.covered
 
     @cached_property
-    def _here_and_wrong(self) -> tuple[np.ndarray, np.ndarray]:
-        """Absolute correlations and weights where the pictures lie, then laid wrong on purpose."""
-        values, weights = self.correlations([(0, 0), *_WRONG])
-        return abs(values), weights
+    def _here(self) -> tuple[np.ndarray, np.ndarray]:
+        """Absolute correlation and weight (b,c) of every block where the pictures lie."""
+        values, weights = self.correlations([(0, 0)])
+        return abs(values[0]), weights[0]
 
     @cached_property
     def share(self) -> float:
         """See `Agreement`."""
-        strength, weights = self._here_and_wrong
-        return _ratio(weights[0] * (strength[0] > AGREES), weights[0])
+        strength, weight = self._here
+        return _ratio(weight * (strength > AGREES), weight)
 
     @cached_property
     def chance(self) -> float:
         """See `Agreement`."""
-        strength, weights = self._here_and_wrong
-        return _ratio(weights[1:] * (strength[1:] > AGREES), weights[1:])
+        values, weights = self.correlations(_WRONG)
+        return _ratio(weights * (abs(values) > AGREES), weights)
 
     def refined(self) -> np.ndarray | None:
         """The homography moved to where the blocks agree best, None if too few do."""
@@ -197,14 +197,11 @@ class Overlay:
                 means=(mean, means[1]),
                 spreads=(spread, spreads[1]),
             )
-            values, weights = compared.correlations([(0, 0), *_WRONG])
-            agrees = weights * (abs(values) > AGREES)
-            shares.append(_ratio(agrees[0], weights[0]) - _ratio(agrees[1:], weights[1:]))
+            shares.append(compared.share - compared.chance)
         return max(shares)
 
     def summary(self) -> Agreement:
-        strength, weights = self._here_and_wrong
-        here, weight = strength[0], weights[0]
+        here, weight = self._here
         agrees = here > AGREES
         nearby = abs(self.correlations(_APART)[0])
         met = weight * (nearby.max(axis=0) > AGREES)

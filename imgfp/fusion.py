@@ -24,7 +24,8 @@ _FORMAT = "imgfp fusion 1"
 _NUMBERS = (
     "inliers", "guided_inliers", "exact_inliers", "distinct_inliers", "inlier_ratio", "consistency",
     "error", "angle_error", "tilt", "shear", "perspective", "agreement", "agreement_chance",
-    "agreement_inside", "agreement_fine", "agreement_edges", "agreement_steady", "agreement_best", "agreeing_blocks", "query_area", "reference_area",
+    "agreement_inside", "agreement_fine", "agreement_edges", "agreement_steady", "agreement_best",
+    "agreeing_blocks", "query_area", "reference_area",
 )  # fmt: skip
 
 #: What the calibrated score looks at. Each rises with the likeness of the pair and is about 0..1.
