@@ -25,12 +25,10 @@ STEP_PX = 6
 AGREES = 0.7
 #: Grey levels of deviation under which a block is flat, and over which it weighs no more.
 FLAT, FULL = 4.0, 20.0
-#: How far blocks may move to meet their partners when the map is refined, and how far the pictures
-#: are laid wrong on purpose to see what agrees by chance; work pixels.
-REACH_PX, WRONG_PX = 2, 7
+#: How far the pictures are laid wrong on purpose to see what agrees by chance, work pixels.
+WRONG_PX = 7
 
-_REACH = [(x, y) for x in range(-REACH_PX, REACH_PX + 1) for y in range(-REACH_PX, REACH_PX + 1)]
-_APART = [(2 * x, 2 * y) for x, y in _REACH]
+_APART = [(x, y) for x in (-4, -2, 0, 2, 4) for y in (-4, -2, 0, 2, 4)]
 _HERE = _APART.index((0, 0))
 _WRONG = [(WRONG_PX, 0), (-WRONG_PX, 0), (0, WRONG_PX), (0, -WRONG_PX)]
 
@@ -68,27 +66,46 @@ def to_grey(picture: np.ndarray) -> np.ndarray:
     return picture.astype(np.float32)
 
 
-def lay(
-    query: np.ndarray, reference: np.ndarray, homography: np.ndarray, *, rounds: int = 2
+def overlay(
+    query: np.ndarray, reference: np.ndarray, homography: np.ndarray, work_px: int = WORK_PX
 ) -> Overlay | None:
-    """The query laid over the reference, the map refined by where blocks agree best; None where the
-    pictures hardly overlap.
+    """Both pictures in a frame no finer than the coarser of them, its longer side at most `work_px`;
+    None where they hardly overlap.
 
     query, reference (h,w) float32 grey, see `to_grey`; homography (3,3) from query to reference
-    pixels. rounds: how often the map is refined (0: never); a refinement is kept only if it raises
-    the share.
+    pixels.
     """
-    overlay = _overlay(query, reference, homography)
-    if overlay is None:
+    rectangles = [corners_of(*side.shape[::-1]) for side in (query, reference)]
+    polygon = overlap_of(*rectangles, homography)
+    if not len(polygon):
         return None
-    for _ in range(rounds):
-        # Above this share the map is right, and a finer one would change nothing that is used.
-        refined = overlay.refined() if overlay.share < 0.9 else None
-        better = None if refined is None else _overlay(query, reference, refined)
-        if better is None or better.share <= overlay.share:
-            break
-        overlay = better
-    return overlay
+    low, high = polygon.min(axis=0), polygon.max(axis=0)
+    back = np.linalg.inv(homography)
+    zoom = float(np.sqrt(abs(local_areas(back, polygon.mean(axis=0)[None])[0])))
+    scale = min(1.0, zoom, work_px / max(high - low))
+    size = tuple(int(side) for side in np.ceil((high - low) * scale))
+    if min(size) < BLOCK_PX:
+        return None
+    shift = -low * scale - 0.5
+    to_work = np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]])
+    first = _warp(query, to_work @ homography, size, zoom / scale)
+    second = _warp(reference, to_work, size, 1 / scale)
+    inside = cv2.warpPerspective(
+        np.ones_like(query), to_work @ homography, size, flags=cv2.INTER_NEAREST
+    )
+    rows, columns = (np.arange(BLOCK_PX // 2, side - BLOCK_PX // 2, STEP_PX) for side in size[::-1])
+    means, spreads = _block_statistics(first, second)
+    return Overlay(
+        first,
+        second,
+        rows,
+        columns,
+        _box(inside)[np.ix_(rows, columns)] > 0.85,
+        means,
+        spreads,
+        homography,
+        to_work,
+    )
 
 
 @dataclass(frozen=True)
@@ -118,10 +135,10 @@ class Overlay:
         x, y = np.array(shifts).T[:, :, None]
         edge = int(max(abs(x).max(), abs(y).max()))
         padded = cv2.copyMakeBorder(self.second, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
-        moved = [padded[edge - j :, edge - i :][:height, :width] for i, j in shifts]
-        # One channel a shift: all are multiplied and blurred at once.
-        products = np.stack(moved, axis=-1) * self.first[..., None]
-        products = np.atleast_3d(_box(products))[grid].transpose(2, 0, 1)
+        products = np.empty((len(shifts), len(self.rows), len(self.columns)), np.float32)
+        for place, (i, j) in enumerate(shifts):
+            moved = padded[edge - j :, edge - i :][:height, :width]
+            products[place] = _box(moved * self.first)[grid]
         down = np.clip(self.rows - y, 0, height - 1)[:, :, None]
         across = np.clip(self.columns - x, 0, width - 1)[:, None, :]
         means, spreads = (
@@ -138,6 +155,11 @@ class Overlay:
         values, weights = self.correlations([(0, 0)])
         return abs(values[0]), weights[0]
 
+    @property
+    def weight(self) -> np.ndarray:
+        """How much each block counts (b,c): its texture, 0 where it is flat or not covered."""
+        return self._here[1]
+
     @cached_property
     def share(self) -> float:
         """See `Agreement`."""
@@ -150,26 +172,32 @@ class Overlay:
         values, weights = self.correlations(_WRONG)
         return _ratio(weights * (abs(values) > AGREES), weights)
 
-    def refined(self) -> np.ndarray | None:
-        """The homography moved to where the blocks agree best, None if too few do."""
-        values, _ = self.correlations(_REACH)
-        strength = abs(values)
-        best = strength.argmax(axis=0)
-        both = np.minimum(*(spread[np.ix_(self.rows, self.columns)] for spread in self.spreads))
-        sure = self.covered & (strength.max(axis=0) > AGREES) & (both > FLAT)
-        if sure.sum() < 6:
-            return None
-        y, x = np.meshgrid(self.rows, self.columns, indexing="ij")
-        centres = np.stack([x[sure], y[sure]], axis=1).astype(np.float64)
-        partners = centres - np.array(_REACH)[best[sure]]
-        correction, _ = cv2.estimateAffine2D(
-            centres, partners, method=cv2.USAC_MAGSAC, ransacReprojThreshold=1.0, maxIters=200
+    def flow(self, reach_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where each block agrees best with the other picture moved by up to reach_px: that shift
+        (b,c,2) in parts of a work pixel, the absolute correlation (b,c) there, and whether it is a
+        peak (b,c) bool: not at the end of the reach."""
+        reach = range(-reach_px, reach_px + 1)
+        values, _ = self.correlations([(x, y) for x in reach for y in reach])
+        side, shape = len(reach), values.shape[1:]
+        strength = abs(values).reshape(side, side, -1)
+        best = strength.reshape(side * side, -1).argmax(axis=0)
+        x, y, block = best // side, best % side, np.arange(len(best))
+        peak = (x > 0) & (x < side - 1) & (y > 0) & (y < side - 1)
+        inner_x, inner_y = np.clip(x, 1, side - 2), np.clip(y, 1, side - 2)
+        top = strength[x, y, block]
+        shifts = (
+            np.stack([x, y], axis=1)
+            - reach_px
+            + np.where(peak[:, None], 1.0, 0.0)
+            * np.stack(
+                [
+                    _vertex(strength[inner_x - 1, y, block], top, strength[inner_x + 1, y, block]),
+                    _vertex(strength[x, inner_y - 1, block], top, strength[x, inner_y + 1, block]),
+                ],
+                axis=1,
+            )
         )
-        if correction is None or np.linalg.det(correction[:, :2]) < 0.25:
-            return None  # a small correction neither shrinks the picture nor turns it over
-        correction = np.vstack([correction, [0, 0, 1]])
-        moved = np.linalg.inv(self.to_work) @ correction @ self.to_work @ self.homography
-        return moved / moved[2, 2]
+        return shifts.reshape(*shape, 2), top.reshape(shape), peak.reshape(shape)
 
     def fine(self) -> np.ndarray:
         """(b,c) bool: the blocks that agree in what is finer than a few pixels."""
@@ -223,6 +251,12 @@ class Overlay:
 def _ratio(part: np.ndarray, whole: np.ndarray) -> float:
     total = whole.sum()
     return float(part.sum() / total) if total else 0.0
+
+
+def _vertex(before: np.ndarray, top: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """How far from the middle of three equidistant values their parabola peaks, -0.5..0.5."""
+    bend = np.minimum(before - 2 * top + after, -1e-6)
+    return np.clip(0.5 * (before - after) / bend, -0.5, 0.5)
 
 
 def best_rectangle(gains: np.ndarray) -> tuple[slice, slice]:
@@ -281,42 +315,6 @@ def overlap_of(
         sent.astype(np.float32), reference_corners.astype(np.float32)
     )
     return polygon[:, 0].astype(np.float64) if area > 0 else np.empty((0, 2))
-
-
-def _overlay(query: np.ndarray, reference: np.ndarray, homography: np.ndarray) -> Overlay | None:
-    """Both pictures in a frame no finer than the coarser of them; None where they hardly
-    overlap."""
-    rectangles = [corners_of(*side.shape[::-1]) for side in (query, reference)]
-    polygon = overlap_of(*rectangles, homography)
-    if not len(polygon):
-        return None
-    low, high = polygon.min(axis=0), polygon.max(axis=0)
-    back = np.linalg.inv(homography)
-    zoom = float(np.sqrt(abs(local_areas(back, polygon.mean(axis=0)[None])[0])))
-    scale = min(1.0, zoom, WORK_PX / max(high - low))
-    size = tuple(int(side) for side in np.ceil((high - low) * scale))
-    if min(size) < BLOCK_PX:
-        return None
-    shift = -low * scale - 0.5
-    to_work = np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]])
-    first = _warp(query, to_work @ homography, size, zoom / scale)
-    second = _warp(reference, to_work, size, 1 / scale)
-    inside = cv2.warpPerspective(
-        np.ones_like(query), to_work @ homography, size, flags=cv2.INTER_NEAREST
-    )
-    rows, columns = (np.arange(BLOCK_PX // 2, side - BLOCK_PX // 2, STEP_PX) for side in size[::-1])
-    means, spreads = _block_statistics(first, second)
-    return Overlay(
-        first,
-        second,
-        rows,
-        columns,
-        _box(inside)[np.ix_(rows, columns)] > 0.85,
-        means,
-        spreads,
-        homography,
-        to_work,
-    )
 
 
 def _warp(picture: np.ndarray, matrix: np.ndarray, size: tuple, shrink: float) -> np.ndarray:

@@ -46,8 +46,13 @@ COLUMNS: dict[str, str] = {
     "agreeing_blocks": "int32",  # blocks that agree in that rectangle
     "agreement_steady": "float32",  # of blocks that agree nearby, the share that agrees best here
     "agreement_best": "float32",  # 80th percentile of block correlations
+    "close_agreement": "float32",  # agreement at twice the detail; 0 where no close look was taken
+    "close_chance": "float32",  # the same, laid wrong on purpose
+    "close_steady": "float32",  # of blocks that agree nearby, the share that does so right here
+    "close_blocks": "int32",  # how many do
+    "explained": "float32",  # of those blocks, the share that one map puts right, see refine.KINDS
     "map_from": "str",  # what proposed the map: matches, frame, or "" for no map
-    "model": "str",  # similarity, affine, homography, or ""
+    "model": "str",  # upright, similarity, affine, homography, or "": the plainest that explains it
     "refused": "str",  # why there is no map: a key of geometry.REFUSALS or shared_by_many, or ""
     "direction": "str",  # which picture contains the other
     "transform": "str",  # the map in words
@@ -173,6 +178,7 @@ def _describe(found: Map, query: Picture, reference: Picture) -> dict:
         "agreement_fine": agreement.fine,
         "agreement_steady": agreement.steady,
         "agreement_best": agreement.best,
+        **_closer(found),
         "map_from": found.source,
         "model": found.model,
         "direction": direction(query_area, reference_area),
@@ -180,6 +186,19 @@ def _describe(found: Map, query: Picture, reference: Picture) -> dict:
             found.homography, (query.width, query.height), overlap, query_area, reference_area
         ),
         **{f"h{i}{j}": float(found.homography[i, j]) for i in range(3) for j in range(3)},
+    }
+
+
+def _closer(found: Map) -> dict:
+    """The columns that a close look gives."""
+    if found.closer is None:
+        return {}
+    return {
+        "close_agreement": found.closer.agreement,
+        "close_chance": found.closer.chance,
+        "close_steady": found.closer.steady,
+        "close_blocks": found.closer.blocks,
+        "explained": found.closer.explained,
     }
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
 import numpy as np
 
-from imgfp.agreement import Agreement, Overlay, lay
+from imgfp.agreement import Agreement, Overlay, overlay
 from imgfp.geometry import Verification, local_areas, project
 from imgfp.guided import guided_matches
 from imgfp.matching import verify
 from imgfp.pictures import FRAME_LOOKS_ALIKE, LAYINGS, Picture
+from imgfp.refine import Closer, lay, look_closely
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,20 @@ class Matches:
     sure: np.ndarray
 
 
+#: Agreement beyond chance from which a pair is worth a close look. Hardly a copy has less, and most
+#: pairs that a search proposes do.
+_WORTH_A_LOOK = 0.08
+
 _NO_MATCHES = Matches(np.empty((0, 2), np.int64), np.empty(0, bool), np.empty(0, bool))
 
 
 @dataclass(frozen=True)
 class Map:
     """A map that was tried: homography (3,3) query -> reference px, the matches that it is judged by;
-    guided: how many matches, found anew, agree; model: see `geometry.Verification`; source: "matches",
-    or "frame" for whole frames laid on each other; overlay: the pictures laid by it, None where they
-    hardly overlap."""
+    guided: how many matches, found anew, agree; model: see `geometry.Verification`, or a key of
+    `refine.KINDS` after a close look; source: "matches", or "frame" for whole frames laid on each
+    other; overlay: the pictures laid by it, None where they hardly overlap; closer: what a close look
+    gave, None where the first one gave no reason for it."""
 
     query: Picture
     reference: Picture
@@ -45,6 +51,7 @@ class Map:
     source: str
     overlay: Overlay | None
     mirrored: bool
+    closer: Closer | None = None
 
     @cached_property
     def share(self) -> float:
@@ -90,7 +97,7 @@ def best_map(
         laid = _map_from_frames(query, reference, tentative)
         if laid is not None and (best is None or laid.merit > best.merit):
             best = laid
-    return ("", best) if best else (refused, None)
+    return ("", _looked_at_closely(best)) if best else (refused, None)
 
 
 def _maps_from_matches(
@@ -144,6 +151,23 @@ def _map_from_frames(
     return Map(query, reference, homography, matches, 0, "affine", "frame", overlay, mirrored)
 
 
+def _looked_at_closely(found: Map) -> Map:
+    """The map refined by a close look, where the first look gives reason for one."""
+    query, reference, seen = found.query, found.reference, found.overlay
+    if seen is None or seen.share - seen.chance < _WORTH_A_LOOK:
+        return found
+    closer = look_closely(query.grey, reference.grey, seen.homography)
+    if closer is None or not closer.kind:
+        return replace(found, closer=closer)
+    return replace(
+        found,
+        homography=_of_pictures(query, reference, closer.homography),
+        overlay=overlay(query.grey, reference.grey, closer.homography) or seen,
+        model=closer.kind,
+        closer=closer,
+    )
+
+
 def _guided(
     query: Picture, reference: Picture, found: Verification, mirrored: bool
 ) -> tuple[np.ndarray, int]:
@@ -171,8 +195,13 @@ def _laid(
 ) -> tuple[np.ndarray, Overlay | None]:
     """The map, refined by the pixels, and the pictures laid by it."""
     between = reference.to_grey_px @ homography @ np.linalg.inv(query.to_grey_px)
-    overlay = lay(query.grey, reference.grey, between, rounds=rounds)
-    if overlay is not None:
-        between = overlay.homography
+    seen = lay(query.grey, reference.grey, between, rounds=rounds)
+    if seen is not None:
+        homography = _of_pictures(query, reference, seen.homography)
+    return homography, seen
+
+
+def _of_pictures(query: Picture, reference: Picture, between: np.ndarray) -> np.ndarray:
+    """The map of the pictures' own pixels, for one of their small grey ones."""
     whole = np.linalg.inv(reference.to_grey_px) @ between @ query.to_grey_px
-    return whole / whole[2, 2], overlay
+    return whole / whole[2, 2]

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from imgfp import cluster, index, store
-from imgfp.agreement import lay
 from imgfp.evidence import INLIER_PX
 from imgfp.geometry import project
 from imgfp.matching import verify
 from imgfp.pictures import Picture
 from imgfp.readings import nearest_two, tentative_matches
+from imgfp.refine import lay
 from imgfp.stages import local, pairs
 from imgfp.stages.indexing import open_index
 from imgfp.voting import vote
