@@ -30,6 +30,7 @@ WRONG_PX = 7
 
 _APART = [(x, y) for x in (-4, -2, 0, 2, 4) for y in (-4, -2, 0, 2, 4)]
 _HERE = _APART.index((0, 0))
+_TWO_AWAY = [(x, y) for x in range(-2, 3) for y in range(-2, 3) if max(abs(x), abs(y)) == 2]
 _WRONG = [(WRONG_PX, 0), (-WRONG_PX, 0), (0, WRONG_PX), (0, -WRONG_PX)]
 
 
@@ -109,6 +110,18 @@ def overlay(
 
 
 @dataclass(frozen=True)
+class Flow:
+    """Where blocks agree best. shifts (b,c,2): x and y that the other picture moves by, in parts of a
+    work pixel; strength (b,c): absolute correlation there, and drop (b,c): by how much more than two
+    pixels away, 0 along an edge and in a smooth block; peak (b,c) bool: not at the end of the reach."""
+
+    shifts: np.ndarray
+    strength: np.ndarray
+    peak: np.ndarray
+    drop: np.ndarray
+
+
+@dataclass(frozen=True)
 class Overlay:
     """Two pictures warped into one work frame, and the statistics of its blocks.
 
@@ -172,32 +185,29 @@ class Overlay:
         values, weights = self.correlations(_WRONG)
         return _ratio(weights * (abs(values) > AGREES), weights)
 
-    def flow(self, reach_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where each block agrees best with the other picture moved by up to reach_px: that shift
-        (b,c,2) in parts of a work pixel, the absolute correlation (b,c) there, and whether it is a
-        peak (b,c) bool: not at the end of the reach."""
+    def flow(self, reach_px: int) -> Flow:
+        """Where each block agrees best with the other picture moved by up to reach_px."""
         reach = range(-reach_px, reach_px + 1)
         values, _ = self.correlations([(x, y) for x in reach for y in reach])
         side, shape = len(reach), values.shape[1:]
         strength = abs(values).reshape(side, side, -1)
         best = strength.reshape(side * side, -1).argmax(axis=0)
         x, y, block = best // side, best % side, np.arange(len(best))
-        peak = (x > 0) & (x < side - 1) & (y > 0) & (y < side - 1)
-        inner_x, inner_y = np.clip(x, 1, side - 2), np.clip(y, 1, side - 2)
         top = strength[x, y, block]
-        shifts = (
-            np.stack([x, y], axis=1)
-            - reach_px
-            + np.where(peak[:, None], 1.0, 0.0)
-            * np.stack(
-                [
-                    _vertex(strength[inner_x - 1, y, block], top, strength[inner_x + 1, y, block]),
-                    _vertex(strength[x, inner_y - 1, block], top, strength[x, inner_y + 1, block]),
-                ],
-                axis=1,
-            )
+
+        def at(across: int, down: int) -> np.ndarray:
+            return strength[np.clip(x + across, 0, side - 1), np.clip(y + down, 0, side - 1), block]
+
+        peak = (x > 0) & (x < side - 1) & (y > 0) & (y < side - 1)
+        finer = [_vertex(at(-1, 0), top, at(1, 0)), _vertex(at(0, -1), top, at(0, 1))]
+        shifts = np.stack([x, y], axis=1) - reach_px + np.where(peak, finer, 0.0).T
+        away = np.max([at(i, j) for i, j in _TWO_AWAY], axis=0)
+        return Flow(
+            shifts.reshape(*shape, 2),
+            top.reshape(shape),
+            peak.reshape(shape),
+            (top - away).reshape(shape),
         )
-        return shifts.reshape(*shape, 2), top.reshape(shape), peak.reshape(shape)
 
     def fine(self) -> np.ndarray:
         """(b,c) bool: the blocks that agree in what is finer than a few pixels."""

@@ -50,6 +50,8 @@ COLUMNS: dict[str, str] = {
     "close_chance": "float32",  # the same, laid wrong on purpose
     "close_steady": "float32",  # of blocks that agree nearby, the share that does so right here
     "close_blocks": "int32",  # how many do
+    "firm_blocks": "int32",  # blocks of the close look that tell to a pixel where they agree
+    "moved_blocks": "int32",  # of them, those that agree elsewhere: parallax, or something moved
     "explained": "float32",  # of those blocks, the share that one map puts right, see refine.KINDS
     "map_from": "str",  # what proposed the map: matches, frame, or "" for no map
     "model": "str",  # upright, similarity, affine, homography, or "": the plainest that explains it
@@ -198,6 +200,8 @@ def _closer(found: Map) -> dict:
         "close_chance": found.closer.chance,
         "close_steady": found.closer.steady,
         "close_blocks": found.closer.blocks,
+        "firm_blocks": found.closer.firm,
+        "moved_blocks": found.closer.moved,
         "explained": found.closer.explained,
     }
 

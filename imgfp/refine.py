@@ -23,6 +23,9 @@ _STEPS = ((WORK_PX, 4), (CLOSE_PX, 3), (CLOSE_PX, 2))
 _NEARLY = 0.93
 #: A block is explained when the map sends it this near, work pixels, to where it agrees best.
 _EXPLAINED_PX, _STEADY_PX = 1.0, 0.75
+#: A block tells where it agrees when its correlation falls by this within two pixels, and has moved
+#: when that is further off than this.
+_FIRM, _MOVED_PX = 0.1, 1.2
 
 #: Kinds of maps from the plainest, with the blocks that are needed to tell.
 KINDS = {"upright": 8, "similarity": 8, "affine": 8, "homography": 12}
@@ -35,8 +38,9 @@ class Closer:
     homography (3,3) query -> reference; kind: key of KINDS, "" where too few blocks agree to tell;
     explained: share of the agreeing blocks that a map of this kind puts where they agree best;
     agreement, chance: see `agreement.Agreement`, in the finer frame; steady: of the blocks that agree
-    somewhere within three pixels, the share that does so right here; blocks: how many do. All shares
-    0..1.
+    somewhere within four pixels, the share that does so right here; blocks: how many do; firm: blocks
+    that tell to a pixel where they agree, and moved: how many of them agree elsewhere, as where depth
+    or a hand moved them. All shares 0..1.
     """
 
     homography: np.ndarray
@@ -46,6 +50,8 @@ class Closer:
     chance: float
     steady: float
     blocks: int
+    firm: int
+    moved: int
 
 
 def lay(
@@ -89,12 +95,22 @@ def look_closely(query: np.ndarray, reference: np.ndarray, homography: np.ndarra
         refined, after = homography, before
     if after is None:
         return None
-    shifts, strength, _ = after.flow(3)
-    met = after.weight * (strength > AGREES)
-    here = met * (np.linalg.norm(shifts, axis=2) < _STEADY_PX)
-    steady = float(here.sum() / met.sum()) if met.any() else 0.0
-    blocks = int((here > 0).sum())
-    return Closer(refined, kind, explained, after.share, after.chance, steady, blocks)
+    flow = after.flow(4)
+    met = after.weight * (flow.strength > AGREES)
+    off_px = np.linalg.norm(flow.shifts, axis=2)
+    here = met * (off_px < _STEADY_PX)
+    firm = (met > 0) & (flow.drop > _FIRM)
+    return Closer(
+        refined,
+        kind,
+        explained,
+        after.share,
+        after.chance,
+        steady=float(here.sum() / met.sum()) if met.any() else 0.0,
+        blocks=int((here > 0).sum()),
+        firm=int(firm.sum()),
+        moved=int((firm & (off_px > _MOVED_PX)).sum()),
+    )
 
 
 def _refined(
@@ -102,19 +118,19 @@ def _refined(
 ) -> tuple[np.ndarray, str, float] | None:
     """The map moved to where the blocks agree best, its kind, and the share of them that it explains;
     None if too few agree, or if they would have it turn into another map altogether."""
-    shifts, strength, peak = seen.flow(reach_px)
+    flow = seen.flow(reach_px)
     textured = np.minimum(*(spread[np.ix_(seen.rows, seen.columns)] for spread in seen.spreads))
-    sure = seen.covered & (strength > AGREES) & (textured > FLAT) & peak
+    sure = seen.covered & (flow.strength > AGREES) & (textured > FLAT) & flow.peak
     kinds = tuple(kind for kind in kinds if sure.sum() >= KINDS[kind])
     if not kinds:
         return None
     y, x = np.meshgrid(seen.rows, seen.columns, indexing="ij")
     centres = np.stack([x[sure], y[sure]], axis=1).astype(np.float64)
     source = project(np.linalg.inv(seen.to_work @ seen.homography), centres)
-    weights = (strength[sure] - 0.5) * np.minimum(textured[sure] / FULL, 1)
+    weights = (flow.strength[sure] - 0.5) * np.minimum(textured[sure] / FULL, 1)
     fits: list[tuple[str, np.ndarray, float]] = []
     for kind in kinds:
-        fit, errors = _fit(kind, source, centres - shifts[sure], weights, seen.homography)
+        fit, errors = _fit(kind, source, centres - flow.shifts[sure], weights, seen.homography)
         fits.append((kind, fit, float(weights @ (errors < _EXPLAINED_PX) / weights.sum())))
         if fits[-1][2] >= _NEARLY:
             break
