@@ -113,7 +113,8 @@ def overlay(
 class Flow:
     """Where blocks agree best. shifts (b,c,2): x and y that the other picture moves by, in parts of a
     work pixel; strength (b,c): absolute correlation there, and drop (b,c): by how much more than two
-    pixels away, 0 along an edge and in a smooth block; peak (b,c) bool: not at the end of the reach."""
+    pixels away, 0 along an edge and in a smooth block; peak (b,c) bool: not at the end of the reach, nor at the
+    edge of the picture."""
 
     shifts: np.ndarray
     strength: np.ndarray
@@ -141,8 +142,8 @@ class Overlay:
     to_work: np.ndarray
 
     def correlations(self, shifts: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Of every block with the other picture moved by each shift (x, y), clipped at the edges:
-        correlation (s,b,c) and weight (s,b,c)."""
+        """Of every block with the other picture moved by each shift (x, y): correlation (s,b,c) and weight
+        (s,b,c), both 0 where the shift moves the other picture's edge into the block."""
         height, width = self.first.shape
         grid = np.ix_(self.rows, self.columns)
         x, y = np.array(shifts).T[:, :, None]
@@ -152,15 +153,22 @@ class Overlay:
         for place, (i, j) in enumerate(shifts):
             moved = padded[edge - j :, edge - i :][:height, :width]
             products[place] = _box(moved * self.first)[grid]
-        down = np.clip(self.rows - y, 0, height - 1)[:, :, None]
-        across = np.clip(self.columns - x, 0, width - 1)[:, None, :]
+        down, across = self.rows - y, self.columns - x
+        whole = [
+            (place >= BLOCK_PX // 2) & (place < side - BLOCK_PX // 2)
+            for place, side in ((down, height), (across, width))
+        ]
+        inside = whole[0][:, :, None] & whole[1][:, None, :]
+        down = np.clip(down, 0, height - 1)[:, :, None]
+        across = np.clip(across, 0, width - 1)[:, None, :]
         means, spreads = (
             (pair[0][grid], pair[1][down, across]) for pair in (self.means, self.spreads)
         )
         # The constant keeps flat blocks, whose correlation is that of noise, near zero.
-        values = (products - means[0] * means[1]) / (spreads[0] * spreads[1] + FLAT)
+        values = (products - means[0] * means[1]) / (spreads[0] * spreads[1] + FLAT) * inside
         texture = np.maximum(*spreads)
-        return values, np.where(texture > FLAT, np.minimum(texture, FULL), 0) * self.covered
+        counted = inside & self.covered & (texture > FLAT)
+        return values, np.where(counted, np.minimum(texture, FULL), 0)
 
     @cached_property
     def _here(self) -> tuple[np.ndarray, np.ndarray]:
@@ -198,8 +206,10 @@ class Overlay:
         def at(across: int, down: int) -> np.ndarray:
             return strength[np.clip(x + across, 0, side - 1), np.clip(y + down, 0, side - 1), block]
 
+        beside = [at(-1, 0), at(1, 0), at(0, -1), at(0, 1)]
         peak = (x > 0) & (x < side - 1) & (y > 0) & (y < side - 1)
-        finer = [_vertex(at(-1, 0), top, at(1, 0)), _vertex(at(0, -1), top, at(0, 1))]
+        peak &= np.min(beside, axis=0) > 0  # 0: that shift would look over the edge
+        finer = [_vertex(beside[0], top, beside[1]), _vertex(beside[2], top, beside[3])]
         shifts = np.stack([x, y], axis=1) - reach_px + np.where(peak, finer, 0.0).T
         away = np.max([at(i, j) for i, j in _TWO_AWAY], axis=0)
         return Flow(
