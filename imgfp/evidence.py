@@ -46,13 +46,10 @@ COLUMNS: dict[str, str] = {
     "agreeing_blocks": "int32",  # blocks that agree in that rectangle
     "agreement_steady": "float32",  # of blocks that agree nearby, the share that agrees best here
     "agreement_best": "float32",  # 80th percentile of block correlations
-    "close_agreement": "float32",  # agreement at twice the detail; 0 where no close look was taken
-    "close_chance": "float32",  # the same, laid wrong on purpose
-    "close_steady": "float32",  # of blocks that agree nearby, the share that does so right here
-    "close_blocks": "int32",  # how many do
-    "firm_blocks": "int32",  # blocks of the close look that tell to a pixel where they agree
+    "close_blocks": "int32",  # blocks of the close look that agree right here; 0: none was taken
+    "firm_blocks": "int32",  # blocks of it that tell to a pixel where they agree
     "moved_blocks": "int32",  # of them, those that agree elsewhere: parallax, or something moved
-    "explained": "float32",  # of those blocks, the share that one map puts right, see refine.KINDS
+    "explained": "float32",  # share of its blocks that one plain map puts right, see refine.KINDS
     "map_from": "str",  # what proposed the map: matches, frame, or "" for no map
     "model": "str",  # upright, similarity, affine, homography, or "": the plainest that explains it
     "refused": "str",  # why there is no map: a key of geometry.REFUSALS or shared_by_many, or ""
@@ -196,9 +193,6 @@ def _closer(found: Map) -> dict:
     if found.closer is None:
         return {}
     return {
-        "close_agreement": found.closer.agreement,
-        "close_chance": found.closer.chance,
-        "close_steady": found.closer.steady,
         "close_blocks": found.closer.blocks,
         "firm_blocks": found.closer.firm,
         "moved_blocks": found.closer.moved,

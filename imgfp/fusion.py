@@ -25,8 +25,7 @@ _NUMBERS = (
     "inliers", "guided_inliers", "exact_inliers", "distinct_inliers", "inlier_ratio", "consistency",
     "error", "angle_error", "tilt", "shear", "perspective", "agreement", "agreement_chance",
     "agreement_inside", "agreement_fine", "agreement_edges", "agreement_steady", "agreement_best",
-    "agreeing_blocks", "close_agreement", "close_chance", "close_steady", "close_blocks", "explained",
-    "query_area", "reference_area",
+    "agreeing_blocks", "close_blocks", "firm_blocks", "moved_blocks", "explained", "query_area", "reference_area",
 )  # fmt: skip
 
 #: What the calibrated score looks at. Each rises with the likeness of the pair and is about 0..1.
@@ -36,8 +35,8 @@ FEATURES: dict[str, str] = {
     "consistency": "share of the sure matches inside the overlap that lie exactly where it says",
     "exactness": "exp(-error): how near inliers lie to where the map sends them; 0 without inliers",
     "alignment": "exp(-angle / 5 degrees): how well their orientations fit; 0 without inliers",
-    "uprightness": "exp(-tilt / 1 degree): the map keeps the picture's sides, as editing does",
-    "rigidity": "exp(-shear / 1 degree) / (1 + 20 perspective): it is a turn, not a second camera",
+    "uprightness": "exp(-tilt / 1 degree): the map keeps the picture's sides, as editing does; times trust",
+    "rigidity": "exp(-shear / 1 degree) / (1 + 20 perspective): no second camera; times trust",
     "agreement": "share of the overlap whose pixels agree, beyond what agrees by chance",
     "pasted_agreement": "the same in the rectangle that agrees best, less for few blocks",
     "fine_agreement": "share of the overlap whose fine detail agrees",
@@ -46,10 +45,7 @@ FEATURES: dict[str, str] = {
     "extent": "pixel blocks that agree, as log(1 + n) / log(201), at most 1",
     "steady_extent": "steadiness times extent: much of the picture, and nothing of it moved",
     "sharpness": "correlation of the better blocks",
-    "close_agreement": "agreement in the closer look; 0 where the first gave no reason for one",
-    "close_steadiness": "share of its blocks that agree right here, to a fraction of a pixel",
-    "explained": "share of its blocks that the plainest fitting kind of edit puts right",
-    "close_extent": "its blocks that agree right here, as log(1 + n) / log(1001), at most 1",
+    "unmoved": "1 less the share of blocks that tell to a pixel where they agree, and agree elsewhere",
     "second_view": "agreement of the second best view of the query with this reference",
     "margin": "steady agreement and exact inliers ahead of the query's best other reference, -2..2",
     "query_area": "share of the query that the overlap covers",
@@ -129,14 +125,14 @@ def features(evidence: pd.DataFrame) -> pd.DataFrame:
     rows["consistency"] = placed * known["consistency"]
     rows["exactness"] = placed * np.exp(-np.nan_to_num(known["error"], nan=np.inf))
     rows["alignment"] = placed * np.exp(-np.nan_to_num(known["angle_error"], nan=np.inf) / 5)
-    # Frames that were laid on each other are upright by construction, unless a close look says so.
-    found = (rows["map_from"] == "matches").to_numpy()
-    fixed = np.where(known["explained"] > 0, kept, placed * found)
+    # A map is trusted as far as it explains blocks, and as there are any: one edge fits many maps.
+    trust = kept * known["explained"] * known["close_blocks"] / (known["close_blocks"] + 20)
     signs = {
         name: np.nan_to_num(known[name], nan=np.inf) for name in ("tilt", "shear", "perspective")
     }
-    rows["uprightness"] = fixed * np.exp(-signs["tilt"])
-    rows["rigidity"] = fixed * np.exp(-signs["shear"]) / (1 + 20 * signs["perspective"])
+    rows["uprightness"] = trust * np.exp(-signs["tilt"])
+    rows["rigidity"] = trust * np.exp(-signs["shear"]) / (1 + 20 * signs["perspective"])
+    rows["unmoved"] = 1 - kept * known["moved_blocks"] / (known["firm_blocks"] + 5)
     rows["agreement"] = kept * np.clip(known["agreement"] - known["agreement_chance"], 0, 1)
     enough = np.minimum(known["agreeing_blocks"] / 20, 1)
     rows["pasted_agreement"] = kept * known["agreement_inside"] * enough
@@ -145,10 +141,6 @@ def features(evidence: pd.DataFrame) -> pd.DataFrame:
     rows["steadiness"] = kept * known["agreement_steady"]
     rows["extent"] = kept * _log_share(known["agreeing_blocks"])
     rows["steady_extent"] = rows["steadiness"] * rows["extent"]
-    rows["close_agreement"] = kept * np.clip(known["close_agreement"] - known["close_chance"], 0, 1)
-    rows["close_steadiness"] = kept * known["close_steady"]
-    rows["explained"] = kept * known["explained"]
-    rows["close_extent"] = kept * np.minimum(np.log1p(known["close_blocks"]) / np.log(1001), 1)
     rows["query_area"] = kept * known["query_area"]
     rows["reference_area"] = kept * known["reference_area"]
     rows["sharpness"] = kept * known["agreement_best"]

@@ -46,7 +46,8 @@ def read_profile(path: Path) -> dict[str, Any]:
     from ruamel.yaml.error import MarkedYAMLError
 
     if not path.is_file():
-        raise FileNotFoundError(f"parameter file {path} does not exist")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"parameter file {path} {what}")
     if path.stat().st_size > MAX_BYTES:
         raise ParameterError(f"{path} is larger than {MAX_BYTES:,} bytes; is it a parameter file?")
     try:

@@ -21,8 +21,9 @@ CLOSE_PX = 192
 _STEPS = ((WORK_PX, 4), (CLOSE_PX, 3), (CLOSE_PX, 2))
 #: A plainer kind of map is preferred when it explains this share of what the best one does.
 _NEARLY = 0.93
-#: A block is explained when the map sends it this near, work pixels, to where it agrees best.
-_EXPLAINED_PX, _STEADY_PX = 1.0, 0.75
+#: A block is explained when the map sends it this near, work pixels, to where it agrees best, and
+#: agrees right here when it does so no further off than this.
+_EXPLAINED_PX, _HERE_PX = 1.0, 0.75
 #: A block tells where it agrees when its correlation falls by this within two pixels, and has moved
 #: when that is further off than this.
 _FIRM, _MOVED_PX = 0.1, 1.2
@@ -36,19 +37,14 @@ class Closer:
     """What a close look at a pair gives.
 
     homography (3,3) query -> reference; kind: key of KINDS, "" where too few blocks agree to tell;
-    explained: share of the agreeing blocks that a map of this kind puts where they agree best;
-    agreement, chance: see `agreement.Agreement`, in the finer frame; steady: of the blocks that agree
-    somewhere within four pixels, the share that does so right here; blocks: how many do; firm: blocks
-    that tell to a pixel where they agree, and moved: how many of them agree elsewhere, as where depth
-    or a hand moved them. All shares 0..1.
+    explained: share, 0..1, of the agreeing blocks that a map of this kind puts where they agree best;
+    blocks: how many agree right here; firm: those that tell to a pixel where they agree, and moved: how
+    many of them agree elsewhere, as where depth or a hand moved them.
     """
 
     homography: np.ndarray
     kind: str
     explained: float
-    agreement: float
-    chance: float
-    steady: float
     blocks: int
     firm: int
     moved: int
@@ -96,18 +92,14 @@ def look_closely(query: np.ndarray, reference: np.ndarray, homography: np.ndarra
     if after is None:
         return None
     flow = after.flow(4)
-    met = after.weight * (flow.strength > AGREES)
+    agrees = (after.weight > 0) & (flow.strength > AGREES)
     off_px = np.linalg.norm(flow.shifts, axis=2)
-    here = met * (off_px < _STEADY_PX)
-    firm = (met > 0) & (flow.drop > _FIRM)
+    firm = agrees & (flow.drop > _FIRM)
     return Closer(
         refined,
         kind,
         explained,
-        after.share,
-        after.chance,
-        steady=float(here.sum() / met.sum()) if met.any() else 0.0,
-        blocks=int((here > 0).sum()),
+        blocks=int((agrees & (off_px < _HERE_PX)).sum()),
         firm=int(firm.sum()),
         moved=int((firm & (off_px > _MOVED_PX)).sum()),
     )

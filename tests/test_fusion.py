@@ -159,18 +159,32 @@ def test_votes_that_pixels_do_not_confirm_speak_against_a_pair():
     assert table["confirmation"].tolist() == pytest.approx([1, 0.25, 1])
 
 
-def test_laid_frames_are_not_upright_by_merit():
-    placed = COPY | {"tilt": 0.0, "shear": 0.0, "perspective": 0.0}
+def test_a_map_is_upright_by_merit_only_as_far_as_it_explains_blocks():
+    signs = {"tilt": 0.0, "shear": 0.0, "perspective": 0.0}
+    looked = COPY | signs | {"explained": 1.0, "close_blocks": 400}
     table = fusion.features(
         evidence(
-            ("a", "A", "local", 9, placed | {"map_from": "matches"}),
-            ("b", "A", "local", 9, placed | {"map_from": "matches", "tilt": 5.0, "shear": 5.0}),
-            ("c", "A", "local", 9, placed | {"map_from": "frame"}),
+            ("explained", "A", "local", 9, looked),
+            ("tilted", "A", "local", 9, looked | {"tilt": 5.0, "shear": 5.0}),
+            ("half explained", "A", "local", 9, looked | {"explained": 0.5}),
+            ("one edge", "A", "local", 9, looked | {"close_blocks": 4}),
+            ("not looked at", "A", "local", 9, COPY | signs),
         )
-    ).set_index("query_id")
-    assert table.loc["a", ["uprightness", "rigidity"]].tolist() == [1, 1]
-    assert table.loc["b", ["uprightness", "rigidity"]].max() < 0.01
-    assert table.loc["c", ["uprightness", "rigidity"]].tolist() == [0, 0]
+    ).set_index("query_id")[["uprightness", "rigidity"]]
+    assert table.loc["explained"].min() > 0.9 and table.loc["tilted"].max() < 0.01
+    assert table.loc["half explained"].max() < 0.5 and table.loc["one edge"].max() < 0.2
+    assert table.loc["not looked at"].max() == 0
+
+
+def test_blocks_that_moved_speak_against_a_pair_if_they_can_tell():
+    table = fusion.features(
+        evidence(
+            ("still", "A", "local", 9, COPY | {"firm_blocks": 95, "moved_blocks": 0}),
+            ("depth", "A", "local", 9, COPY | {"firm_blocks": 95, "moved_blocks": 50}),
+            ("few", "A", "local", 9, COPY | {"firm_blocks": 1, "moved_blocks": 1}),
+        )
+    ).set_index("query_id")["unmoved"]
+    assert table[["still", "depth", "few"]].tolist() == pytest.approx([1, 0.5, 5 / 6])
 
 
 def test_margin_is_to_the_best_other_reference():

@@ -51,7 +51,7 @@ def test_the_plainest_edit_is_found_to_a_fraction_of_a_pixel(grey, name):
     query, truth = edited(grey, np.array(edit, float)), np.linalg.inv(edit)
     found = look_closely(query, grey, nearly(truth))
     assert found.kind == kind and found.explained > 0.9
-    assert found.agreement > 0.9 and found.steady > 0.8 and found.moved <= 0.02 * found.firm
+    assert found.blocks > 100 and found.moved <= 0.02 * found.firm
     points = np.array([[x, y] for x in (60, 100, 140) for y in (50, 90, 130)], float)
     off_px = np.linalg.norm(project(found.homography, points) - project(truth, points), axis=1)
     assert off_px.max() < 0.5
@@ -65,7 +65,6 @@ def test_a_painted_copy_is_explained_all_the_same(grey):
     found = look_closely(query, grey, nearly(np.linalg.inv(edit)))
     assert found.kind == kind and found.explained > 0.8 and found.moved <= 0.05 * found.firm
     assert found.homography == pytest.approx(np.linalg.inv(edit), abs=0.2)
-    assert found.agreement < 0.5  # what lies over it agrees with nothing
 
 
 def test_depth_moves_blocks_that_no_edit_explains(grey):
@@ -74,16 +73,16 @@ def test_depth_moves_blocks_that_no_edit_explains(grey):
     near = 3 * np.sin(x / 15) * np.cos(y / 12)
     query = cv2.remap(grey, x + near, y + 0.5 * near, cv2.INTER_LINEAR)
     found = look_closely(query, grey, np.eye(3))
-    assert found.explained < 0.75 and found.steady < 0.6
+    assert found.explained < 0.75
     assert found.moved > 0.2 * found.firm > 0
 
 
 def test_an_unlike_picture_gives_no_kind(grey, other_photograph):
     other = to_grey(cv2.resize(other_photograph, (288, 192), interpolation=cv2.INTER_AREA))
     found = look_closely(other, grey, np.eye(3))
-    assert found.agreement < 0.2 and found.steady < 0.3
+    assert found.blocks < 20
     flat = look_closely(np.full_like(grey, 128), grey, np.eye(3))
-    assert flat.kind == "" and flat.explained == 0 and flat.firm == 0
+    assert flat.kind == "" and flat.explained == flat.blocks == flat.firm == 0
 
 
 def test_pictures_that_hardly_overlap_are_not_looked_at(grey):

@@ -25,6 +25,8 @@ SHOWN = {
     "agreement": "overlap that agrees",
     "agreement_chance": "… laid wrong on purpose",
     "agreement_edges": "edges that agree",
+    "explained": "blocks that one edit explains",
+    "moved_blocks": "… that have moved",
     "tilt": "tilt of the sides, degrees",
     "query_area": "share of the query",
     "reference_area": "share of the reference",
