@@ -159,7 +159,8 @@ def _fit(
         normal[np.diag_indices_from(normal)] += 1e-9 * np.trace(normal)
         found = np.linalg.solve(normal, doubled.T @ goals.T.ravel())
         sent = np.einsum("k,ikn->in", found, moved)
-        errors = np.linalg.norm(sent[:2] / (1 + sent[2]) - goals.T, axis=0) / to_target[0, 0]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            errors = np.linalg.norm(sent[:2] / (1 + sent[2]) - goals.T, axis=0) / to_target[0, 0]
         say = weights / (1 + (errors / reach) ** 2) ** 2
     matrix = np.einsum("k,kij->ij", found, _basis(kind, source.mean(axis=0), like))
     matrix[2, 2] = 1
