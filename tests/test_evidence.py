@@ -65,6 +65,8 @@ def test_a_mirrored_crop_is_described_and_located(photograph, reference):
     assert row["reference_area"] == pytest.approx(340 * 400 / (427 * 640), abs=0.02)
     assert row["direction"] == "reference contains query"
     assert row["transform"] == "mirrored, 50 % crop"
+    assert row["model"] == "upright" and row["tilt"] == row["shear"] == row["perspective"] == 0
+    assert row["explained"] > 0.9 and row["moved_blocks"] < 0.05 * row["firm_blocks"]
     sent = project(matrix_of(row), np.array([[0.0, 0.0], [399.0, 339.0]]))
     assert sent == pytest.approx(np.array([[499, 60], [100, 399]]), abs=1.5)
 
