@@ -113,8 +113,8 @@ def overlay(
 class Flow:
     """Where blocks agree best. shifts (b,c,2): x and y that the other picture moves by, in parts of a
     work pixel; strength (b,c): absolute correlation there, and drop (b,c): by how much more than two
-    pixels away, 0 along an edge and in a smooth block; peak (b,c) bool: not at the end of the reach, nor at the
-    edge of the picture."""
+    pixels away, 0 along an edge and in a smooth block; peak (b,c) bool: not at the end of the reach,
+    nor at the edge of the picture."""
 
     shifts: np.ndarray
     strength: np.ndarray

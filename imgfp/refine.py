@@ -150,7 +150,8 @@ def _fit(
     points = np.column_stack([project(to_source, source), np.ones(len(source))])
     goals = project(to_target, target)
     # A map is E + sum of parameter * basis, and linear in them once multiplied by its depth.
-    moved = np.einsum("kij,nj->ikn", _basis(kind, source.mean(axis=0), like), points)
+    basis = _basis(kind, source.mean(axis=0), like)
+    moved = np.einsum("kij,nj->ikn", basis, points)
     columns = np.concatenate([moved[i] - moved[2] * goals[:, i] for i in (0, 1)], axis=1).T
     say = weights
     for reach in np.geomspace(3.0, 0.7, 6):
@@ -162,7 +163,7 @@ def _fit(
         with np.errstate(divide="ignore", invalid="ignore"):
             errors = np.linalg.norm(sent[:2] / (1 + sent[2]) - goals.T, axis=0) / to_target[0, 0]
         say = weights / (1 + (errors / reach) ** 2) ** 2
-    matrix = np.einsum("k,kij->ij", found, _basis(kind, source.mean(axis=0), like))
+    matrix = np.einsum("k,kij->ij", found, basis)
     matrix[2, 2] = 1
     return np.linalg.inv(to_target) @ matrix @ to_source, errors
 

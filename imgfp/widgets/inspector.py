@@ -26,7 +26,7 @@ SHOWN = {
     "agreement_chance": "… laid wrong on purpose",
     "agreement_edges": "edges that agree",
     "explained": "blocks that one edit explains",
-    "moved_blocks": "… that have moved",
+    "moved_blocks": "blocks that have moved",
     "tilt": "tilt of the sides, degrees",
     "query_area": "share of the query",
     "reference_area": "share of the reference",
