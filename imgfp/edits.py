@@ -66,6 +66,22 @@ def stripes(edited: Edited, strength: float, rng: np.random.Generator, others: S
     return replace(edited, image=image, mask=mask)
 
 
+def cutout(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
+    """All but an ellipse or a rounded rectangle painted over; at strength 1 it may keep half of the sides."""
+    height, width = edited.mask.shape
+    y, x = np.mgrid[:height, :width]
+    low = rng.uniform(0, 1, 2) * 0.5 * strength * rng.uniform(0.3, 1)
+    size = 1 - 0.5 * strength * rng.uniform(0.3, 1, 2)
+    middle = low + (1 - low) * size / 2
+    roundness = rng.choice([2.0, 2.0, 4.0])  # of a superellipse: 2 is an ellipse
+    reach = abs((x / width - middle[0]) * 2 / size[0]) ** roundness
+    reach = reach + abs((y / height - middle[1]) * 2 / size[1]) ** roundness
+    alpha = np.clip(255 * (reach - 1) * min(height, width) / 8, 0, 255).astype(np.uint8)
+    image, mask = edited.image.copy(), edited.mask.copy()
+    drawing.cover(image, mask, drawing.colour(rng), alpha, 0, 0)
+    return replace(edited, image=image, mask=mask)
+
+
 def blend(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
     """Another picture over the whole, see-through: 8 % of it at strength 0, half at 1."""
     height, width = edited.mask.shape
@@ -138,6 +154,8 @@ FAMILIES: dict[str, Family] = {
         Family("flip", warps.flip, 0.7, (0, 2.6)),
         Family("perspective", warps.perspective, 1, (0, 2.6)),
         Family("aspect", warps.aspect, 1, (0, 2.6)),
+        Family("lens", warps.lens, 0.5, (0, 2.6)),
+        Family("wave", warps.wave, 0.5, (0, 2.6)),
         Family("colour", _toned(tones.colour), 2, (1, 4)),
         Family("grey", _toned(tones.grey), 1, (1, 4)),
         Family("sepia", _toned(tones.sepia), 0.5, (1, 4)),
@@ -149,6 +167,7 @@ FAMILIES: dict[str, Family] = {
         Family("vignette", _toned(tones.vignette), 0.4, (1, 4)),
         Family("sharpen", _toned(tones.sharpen), 0.8, (1, 4)),
         Family("sketch", _toned(tones.sketch), 0.5, (1.5, 4.5)),
+        Family("halftone", _toned(tones.halftone), 0.4, (1.5, 4.5)),
         Family("blur", _toned(tones.blur), 1.2, (1.5, 4.5)),
         Family("pixelise", _toned(tones.pixelise), 1, (1.5, 4.5)),
         Family("lowres", _toned(tones.lowres), 0.7, (1.5, 4.5)),
@@ -162,6 +181,7 @@ FAMILIES: dict[str, Family] = {
         Family("text", text, 2, (2.5, 4)),
         Family("stickers", stickers, 2, (2.5, 4)),
         Family("stripes", stripes, 1, (2.5, 4)),
+        Family("cutout", cutout, 0.6, (2.5, 4)),
         Family("inset", inset, 0.8, (2.5, 4)),
         Family("blend", blend, 0.8, (2.5, 4)),
         Family("jpeg", _toned(tones.jpeg), 1.5, (5, 6)),

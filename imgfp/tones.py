@@ -146,6 +146,26 @@ def sketch(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
     return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
+def halftone(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Towards a print of dots, at a turn, in black on white or in each channel by itself."""
+    height, width = image.shape[:2]
+    amount = min(1.0, 0.05 + 1.3 * strength)
+    pitch = max(3.0, (0.008 + 0.022 * strength * rng.uniform(0.5, 1)) * min(height, width))
+    y, x = np.mgrid[:height, :width].astype(np.float32) * np.float32(2 * np.pi / pitch)
+    tone = cv2.blur(image, (round(pitch),) * 2).astype(np.float32)
+    if rng.random() < 0.5:
+        tone = tone.mean(axis=2, keepdims=True).repeat(3, axis=2)
+        turns = [rng.uniform(0, np.pi / 2)] * 3
+    else:
+        turns = rng.uniform(0, np.pi / 2, 3)
+    # A pixel is white where its tone rises above that of a screen of bumps in rows (Ulichney 1987).
+    screen = [
+        np.cos(np.cos(a) * x + np.sin(a) * y) + np.cos(np.cos(a) * y - np.sin(a) * x) for a in turns
+    ]
+    printed = np.clip(8 * (tone - 128 - 52 * np.stack(screen, axis=2)) + 128, 0, 255)
+    return (amount * printed + (1 - amount) * image).astype(np.uint8)
+
+
 def pixelise(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Square blocks, at strength 1 of 6 % of the short side."""
     height, width = image.shape[:2]

@@ -230,3 +230,43 @@ def aspect(edited: Edited, strength: float, rng: np.random.Generator, others: Se
     height, width = edited.mask.shape
     stretch = np.exp((0.03 + 0.97 * strength * rng.uniform(0.6, 1)) * rng.choice([-0.5, 0.5]))
     return resize(edited, round(width * stretch), round(height / stretch))
+
+
+def lens(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
+    """Bend like a wide lens: bulging or pinched, the middle up to 1.6 times as large or small."""
+    y, x = _from_middle(edited)
+    bend = (0.01 + 0.6 * strength) * rng.uniform(0.6, 1)
+    away = (x**2 + y**2) / (edited.mask.shape[0] ** 2 + edited.mask.shape[1] ** 2) * 4
+    # Scaled so that the edges' middles stay: bulging, the corners leave; pinched, the edges repeat.
+    zoom = (1 + bend * away) / (1 + bend) if rng.random() < 0.5 else 1 + bend * (1 - away) / 2
+    return bent(edited, x * (zoom - 1), y * (zoom - 1))
+
+
+def wave(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
+    """Ripple along one or both axes, by up to 3.5 % of the short side."""
+    y, x = _from_middle(edited)
+    short = min(edited.mask.shape)
+    swings = []
+    for along in (y, x):
+        reach = (0.002 + 0.033 * strength) * short * rng.uniform(0.5, 1) * (rng.random() < 0.75)
+        length = short * rng.uniform(0.15, 0.8)
+        swings.append(reach * np.sin(2 * np.pi * along / length + rng.uniform(0, 2 * np.pi)))
+    return bent(edited, swings[0], swings[1])
+
+
+def _from_middle(edited: Edited) -> tuple[np.ndarray, np.ndarray]:
+    """y (h,1) and x (1,w) of every pixel centre from the picture's middle."""
+    height, width = edited.mask.shape
+    y, x = (np.arange(side) - (side - 1) / 2 for side in (height, width))
+    return y[:, None], x[None]
+
+
+def bent(edited: Edited, right: np.ndarray, down: np.ndarray) -> Edited:
+    """Every pixel shows what lies `right` and `down` of it, px, each broadcast to (h,w). The homography
+    stays, and the mask loses what is no longer within a pixel of where it says."""
+    height, width = edited.mask.shape
+    right, down = (np.broadcast_to(step, (height, width)) for step in (right, down))
+    x = (np.arange(width) + right).astype(np.float32)
+    y = (np.arange(height)[:, None] + down).astype(np.float32)
+    image = cv2.remap(edited.image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return replace(edited, image=image, mask=edited.mask & (right**2 + down**2 < 1))

@@ -6,8 +6,9 @@ import pytest
 from imgfp import edits, painting
 
 GEOMETRIC = ["crop", "rotate", "rot90", "mirror", "flip", "perspective", "aspect"]
+BENDING = ["lens", "wave"]
 PLACING = ["padding", "border", "meme", "paste", "screenshot", "collage"]
-OVERLAYS = ["text", "stickers", "stripes", "inset"]
+OVERLAYS = ["text", "stickers", "stripes", "inset", "cutout"]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,17 @@ def test_the_homography_is_where_the_pixels_went(name, ramp, hosts):
         assert np.abs(misses).max() < 1.5 + 1 / scale, seed
         assert np.abs(misses.mean(axis=0)).max() < 0.3, seed
     assert seen >= 8
+
+
+@pytest.mark.parametrize("name", BENDING)
+def test_the_mask_of_a_bent_picture_is_where_the_homography_still_holds(name, ramp):
+    kept = []
+    for seed in range(12):
+        edited = edits.FAMILIES[name](ramp, seed / 11, np.random.default_rng(seed))
+        off = np.abs(edited.image[..., :2].astype(float) - ramp[..., :2]).max(axis=2)
+        assert off[edited.mask].max(initial=0) <= 1.5, seed
+        kept.append(edited.mask.mean())
+    assert kept[0] > 0.3 > kept[-1] and max(off.ravel()) > 3
 
 
 def test_chains_compose_exactly(ramp, hosts):
@@ -156,7 +168,13 @@ def test_every_family_keeps_the_contract_on_odd_pictures(name, hosts):
 @pytest.mark.parametrize("name", list(edits.FAMILIES))
 def test_strength_zero_is_mild_and_one_is_not(name, hosts):
     picture = painting.procedural(np.random.default_rng(0), "leaves", (300, 400))
-    if name not in [*GEOMETRIC, *PLACING, *OVERLAYS, "blend"]:  # those that keep pixels in place
+    if name not in [
+        *GEOMETRIC,
+        *BENDING,
+        *PLACING,
+        *OVERLAYS,
+        "blend",
+    ]:  # those that keep pixels in place
         change = [
             np.mean(
                 [
