@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,9 @@ import pandas as pd
 from imgfp.box_signs import box_signs
 from imgfp.boxes import overlap, see, standard_layout, suppress
 from imgfp.datatypes import Boxes, table
+from imgfp.onnx_session import onnx_session
 from imgfp.own_detectors import PtDetector, SafetensorsDetector, file_hash
 from imgfp.rectangles import detect_classical, snap_to_edges
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 #: Detectors that can be named instead of giving a file.
 DETECTORS = ("none", "classical", "imgfp")
@@ -190,7 +188,7 @@ class OnnxDetector:
         path = Path(path)
         self.weights_hash = file_hash(path)
         self.floor = floor
-        self._session = _onnx_session(path)
+        self._session = onnx_session(path)
         feed = self._session.get_inputs()[0]
         if list(feed.shape[:2]) != [1, 3] or not all(isinstance(n, int) for n in feed.shape[2:]):
             raise ValueError(
@@ -230,7 +228,7 @@ class PasteDetector:
     def __init__(self, folder: str | Path):
         judge = Path(folder) / JUDGE_FILE
         self._network = OnnxDetector(Path(folder) / NETWORK_FILE)
-        self._judge = _onnx_session(judge)
+        self._judge = onnx_session(judge)
         parts = (self._network.weights_hash, file_hash(judge))
         self.weights_hash = hashlib.sha256("".join(parts).encode()).hexdigest()
 
@@ -290,18 +288,3 @@ def load_detector(name_or_path: str | Path, *, trust_pt: bool = False) -> Detect
     kinds = {".onnx": OnnxDetector, ".csv": KnownBoxes}
     kinds |= {".pt": PtDetector, ".safetensors": SafetensorsDetector}
     return kinds[suffix](path)
-
-
-def _onnx_session(path: Path) -> onnxruntime.InferenceSession:
-    """A session on one thread. Raises ValueError naming a file that is no model."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        providers = ["CPUExecutionProvider"]
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=providers)
-    except Exception as error:  # onnxruntime has no common base class for its errors
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not an ONNX model that can be run: {reason}") from error

@@ -122,7 +122,13 @@ def _memory() -> tuple[bool, str, str]:
 
 def _weights() -> tuple[bool, str, str]:
     folder = Path(__file__).parent / "weights"
-    names = ["crop_detector.onnx", "crop_judge.onnx", "descriptor.safetensors", "fusion.json"]
+    names = [
+        "crop_detector.onnx",
+        "crop_judge.onnx",
+        "descriptor.safetensors",
+        "fusion.json",
+        "pair_judge.onnx",
+    ]
     missing = [name for name in names if not (folder / name).is_file()]
     return (
         not missing,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from imgfp.agreement import overlap_of
 from imgfp.geometry import camera_signs, project
+from imgfp.judge import lay_out
 from imgfp.maps import Map, Matches, best_map
 from imgfp.matching import first_at_each_position
 from imgfp.pictures import Picture
 from imgfp.readings import nearest_two, ratio_matches, tentative_matches
 from imgfp.transforms import direction, in_words
 
-__all__ = ["COLUMNS", "Picture", "score_pair", "score_query"]
+__all__ = ["COLUMNS", "Judge", "Picture", "score_pair", "score_query"]
+
+#: Says of a pair as by `judge.lay_out` how sure it is a copy, 0..1: a `judge.PairJudge`.
+Judge = Callable[[np.ndarray], float]
 
 #: Columns of `score_query`, in order, with the dtypes that tables store them in.
 COLUMNS: dict[str, str] = {
@@ -50,6 +54,7 @@ COLUMNS: dict[str, str] = {
     "firm_blocks": "int32",  # blocks of it that tell to a pixel where they agree
     "moved_blocks": "int32",  # of them, those that agree elsewhere: parallax, or something moved
     "explained": "float32",  # share of its blocks that one plain map puts right, see refine.KINDS
+    "judged": "float32",  # how sure the trained eye is of a copy, 0..1; 0: there was no close look
     "map_from": "str",  # what proposed the map: matches, frame, or "" for no map
     "model": "str",  # upright, similarity, affine, homography, or "": the plainest that explains it
     "refused": "str",  # why there is no map: a key of geometry.REFUSALS or shared_by_many, or ""
@@ -64,7 +69,9 @@ INLIER_PX = 4.0
 _SHARED_BY_MANY = 2.5
 
 
-def score_pair(query: Picture, reference: Picture, *, ratio: float = 1.8) -> dict:
+def score_pair(
+    query: Picture, reference: Picture, *, ratio: float = 1.8, judge: Judge | None = None
+) -> dict:
     """The evidence of one pair: a value for every key of COLUMNS.
 
     All counts, shares and correlations say: higher is more alike. With no believable map the areas
@@ -72,13 +79,17 @@ def score_pair(query: Picture, reference: Picture, *, ratio: float = 1.8) -> dic
     matched keypoints; where they give none that the pixels confirm, the searched parts are laid on
     each other as whole frames in all eight ways ("frame"), for pictures with hardly any keypoints.
     `distinct_inliers` equals `inliers`: see `score_query`. ratio: of the seed's match count, second
-    over first squared distance.
+    over first squared distance. judge: looks at pairs that got a close look; None: nobody does.
     """
-    return _score(query, reference, ratio)[0]
+    return _score(query, reference, ratio, judge)[0]
 
 
 def score_query(
-    query: Picture, references: Mapping[str, Picture], *, ratio: float = 1.8
+    query: Picture,
+    references: Mapping[str, Picture],
+    *,
+    ratio: float = 1.8,
+    judge: Judge | None = None,
 ) -> pd.DataFrame:
     """The evidence of one query against all its candidates: a row each, reference_id first.
 
@@ -89,7 +100,7 @@ def score_query(
     """
     rows, kept = [], []
     for reference_id, reference in references.items():
-        row, inliers = _score(query, reference, ratio)
+        row, inliers = _score(query, reference, ratio, judge)
         rows.append({"reference_id": reference_id, **row})
         kept.append(inliers)
     shared = np.bincount(np.concatenate([*kept, []]).astype(int), minlength=1)
@@ -102,7 +113,9 @@ def score_query(
     return table.astype({"reference_id": "str", **COLUMNS})
 
 
-def _score(query: Picture, reference: Picture, ratio: float) -> tuple[dict, np.ndarray]:
+def _score(
+    query: Picture, reference: Picture, ratio: float, judge: Judge | None
+) -> tuple[dict, np.ndarray]:
     """The row of `score_pair`, and the query keypoints (k,) that are inliers."""
     row = _nothing()
     tentative: dict[int, Matches] = {}
@@ -119,7 +132,7 @@ def _score(query: Picture, reference: Picture, ratio: float) -> tuple[dict, np.n
     if found is None:
         return row | {"refused": refused}, np.empty(0, np.int64)
     inliers = found.errors[0] < INLIER_PX
-    return row | _describe(found, query, reference), found.matches.pairs[inliers, 0]
+    return row | _describe(found, query, reference, judge), found.matches.pairs[inliers, 0]
 
 
 def _nothing() -> dict:
@@ -139,7 +152,7 @@ def _seed_count(nearest, mirrored: int, query: Picture, reference: Picture, rati
     return len(first_at_each_position(*frames, pairs))
 
 
-def _describe(found: Map, query: Picture, reference: Picture) -> dict:
+def _describe(found: Map, query: Picture, reference: Picture, judge: Judge | None) -> dict:
     """The columns that a map gives."""
     overlap = overlap_of(query.corners, reference.corners, found.homography)
     if len(overlap) < 3:
@@ -177,7 +190,7 @@ def _describe(found: Map, query: Picture, reference: Picture) -> dict:
         "agreement_fine": agreement.fine,
         "agreement_steady": agreement.steady,
         "agreement_best": agreement.best,
-        **_closer(found),
+        **_closer(found, judge),
         "map_from": found.source,
         "model": found.model,
         "direction": direction(query_area, reference_area),
@@ -188,11 +201,15 @@ def _describe(found: Map, query: Picture, reference: Picture) -> dict:
     }
 
 
-def _closer(found: Map) -> dict:
+def _closer(found: Map, judge: Judge | None) -> dict:
     """The columns that a close look gives."""
     if found.closer is None:
         return {}
+    laid = None
+    if judge is not None:
+        laid = lay_out(found.query.grey, found.reference.grey, found.closer.homography)
     return {
+        "judged": judge(laid) if laid is not None else 0.0,
         "close_blocks": found.closer.blocks,
         "firm_blocks": found.closer.firm,
         "moved_blocks": found.closer.moved,

@@ -25,7 +25,7 @@ _NUMBERS = (
     "inliers", "guided_inliers", "exact_inliers", "distinct_inliers", "inlier_ratio", "consistency",
     "error", "angle_error", "tilt", "shear", "perspective", "agreement", "agreement_chance",
     "agreement_inside", "agreement_fine", "agreement_edges", "agreement_steady", "agreement_best",
-    "agreeing_blocks", "close_blocks", "firm_blocks", "moved_blocks", "explained", "query_area", "reference_area",
+    "agreeing_blocks", "close_blocks", "firm_blocks", "moved_blocks", "explained", "judged", "query_area", "reference_area",
 )  # fmt: skip
 
 #: What the calibrated score looks at. Each rises with the likeness of the pair and is about 0..1.
@@ -46,6 +46,7 @@ FEATURES: dict[str, str] = {
     "steady_extent": "steadiness times extent: much of the picture, and nothing of it moved",
     "sharpness": "correlation of the better blocks",
     "unmoved": "1 less the share of blocks that tell to a pixel where they agree, and agree elsewhere",
+    "judged": "what the trained eye says, as log-odds of -6..6 brought to 0..1; 0: it was not asked",
     "second_view": "agreement of the second best view of the query with this reference",
     "margin": "steady agreement and exact inliers ahead of the query's best other reference, -2..2",
     "query_area": "share of the query that the overlap covers",
@@ -133,6 +134,9 @@ def features(evidence: pd.DataFrame) -> pd.DataFrame:
     rows["uprightness"] = trust * np.exp(-signs["tilt"])
     rows["rigidity"] = trust * np.exp(-signs["shear"]) / (1 + 20 * signs["perspective"])
     rows["unmoved"] = 1 - kept * known["moved_blocks"] / (known["firm_blocks"] + 5)
+    with np.errstate(divide="ignore"):
+        odds = np.log(known["judged"]) - np.log1p(-known["judged"])
+    rows["judged"] = kept * (np.clip(odds, -6, 6) / 12 + 0.5)
     rows["agreement"] = kept * np.clip(known["agreement"] - known["agreement_chance"], 0, 1)
     enough = np.minimum(known["agreeing_blocks"] / 20, 1)
     rows["pasted_agreement"] = kept * known["agreement_inside"] * enough

@@ -88,7 +88,7 @@ def look_closely(query: np.ndarray, reference: np.ndarray, homography: np.ndarra
             refined, kind, explained = found
     before, after = (overlay(query, reference, x, CLOSE_PX) for x in (homography, refined))
     if after is None or (before is not None and before.share > after.share + 0.02):
-        refined, after = homography, before
+        refined, kind, explained, after = homography, "", 0.0, before
     if after is None:
         return None
     flow = after.flow(4)

@@ -78,8 +78,8 @@ def prepare(profile: Path, assignments: list[str]) -> Plan:
     given = params.read_profile(profile)
     values = params.check(given | params.override(assignments, known), known)
     wanted = _numbers(values.pop("stages", DEFAULT_STAGES), [stage.number for stage in every])
-    for name in ("truth", "fusion_model"):
-        # Read by the last stage: a wrong path shall not show after hours. Notebook 00 makes a truth.
+    for name in ("truth", "fusion_model", "pair_judge"):
+        # Read by a late stage: a wrong path shall not show after hours. Notebook 00 makes a truth.
         path = values.get(name)
         if path and "00" not in wanted and not os.path.isfile(store.project_path(path)):
             raise FileNotFoundError(f"{name}: there is no file {path}; check the path")

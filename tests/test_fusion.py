@@ -71,6 +71,18 @@ def cases() -> tuple[pd.DataFrame, pd.DataFrame]:
     return evidence(*rows), pd.DataFrame(labels, columns=["query_id", "reference_id", "label"])
 
 
+def test_what_the_eye_says_becomes_a_share_of_its_log_odds():
+    said = [0.0, 0.001, 0.5, 0.9, 1.0]
+    rows = [(f"q{i}", "R", "local", 1.0, COPY | {"judged": value}) for i, value in enumerate(said)]
+    seen = fusion.features(evidence(*rows))["judged"].to_numpy()
+    assert seen[[0, 2, 4]].tolist() == [0, 0.5, 1]
+    assert seen[3] == pytest.approx(0.5 + np.log(9) / 12) and 0 <= seen[1] < 0.01
+    refused = fusion.features(
+        evidence(("q", "R", "local", 1.0, COPY | {"judged": 0.9, "refused": "folded"}))
+    )
+    assert refused["judged"].tolist() == [0]
+
+
 @pytest.fixture(scope="module")
 def model(cases) -> fusion.Model:
     return fusion.fit(*cases, seed=0, made_from="a test")

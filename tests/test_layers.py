@@ -32,7 +32,7 @@ ROOMS = {
     "timm": {"architectures", "networks", "training"},
     "torchvision": {"training", "doctor"},
     "ultralytics": {"own_detectors", "training"},
-    "onnxruntime": {"crops", "training"},
+    "onnxruntime": {"onnx_session", "training"},
     "faiss": {"index", "doctor"},
     "ipywidgets": {"widgets"},
     "papermill": {"run", "params"},

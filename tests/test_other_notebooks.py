@@ -1,4 +1,5 @@
-"""The notebooks beside the pipeline, run small: training of the crop detector, comparison of runs."""
+"""The notebooks beside the pipeline, run small: training of the crop detector and of
+the pair judge, comparison of runs."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import small_run
 
 from imgfp import crops, evaluation
 from imgfp.images import encode_jpeg
+from imgfp.judge import SIDE_PX, PairJudge
 from imgfp.results import Results
 from imgfp.stages import search
 
@@ -49,6 +52,24 @@ def test_the_crop_detector_learns_a_few_steps_and_goes_on(tmp_path):
     assert len(detector.detect(list(small_run.photographs().values()))) == 6
     table = pd.read_csv(tmp_path / "run/evaluation.csv")
     assert {"trained", "network alone", "classical"} == set(table["detector"])
+
+
+def test_the_pair_judge_learns_an_epoch(tmp_path):
+    (tmp_path / "photographs").mkdir()
+    for name, image in small_run.photographs().items():
+        (tmp_path / f"photographs/{name}.jpg").write_bytes(encode_jpeg(image))
+    groups = "path,group\n" + "".join(f"{name}.jpg,\n" for name in small_run.photographs())
+    (tmp_path / "groups.csv").write_text(groups)
+    small = {"rounds": 1, "copies": 6, "doubles": 6, "others": 1, "scenes": 1, "workers": 1}
+    small |= {"epochs": 1, "batch_size": 4, "width": 2, "held_out": 2, "references": 4}
+    small |= {"photo_dir": tmp_path / "photographs", "run_dir": tmp_path / "run"}
+    done = execute("23_train_pair_judge.ipynb", groups_csv=tmp_path / "groups.csv", **small)
+    assert sum("image/png" in data for data in shown(done)) == 5
+    table = pd.read_csv(tmp_path / "run/evaluation.csv")
+    assert "double" in set(table["kind"]) and table["roc_auc"].between(0, 1).all()
+    laid = np.zeros((3, SIDE_PX, SIDE_PX), np.uint8)
+    assert 0 <= PairJudge(str(tmp_path / "run/pair_judge.onnx"))(laid) <= 1
+    assert (tmp_path / "run/held_out_groups.csv").read_text().strip() == "path,group"
 
 
 def test_two_runs_are_compared(finished_run, tmp_path):

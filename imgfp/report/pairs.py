@@ -119,6 +119,8 @@ def evidence_in_words(evidence: pd.Series | None) -> str:
         said.append(f"{int(evidence['inliers'])} of {int(evidence['tentative'])} matches agree")
     if pd.notna(evidence.get("agreement")):
         said.append(f"{evidence['agreement']:.0%} of the overlap looks the same")
+    if evidence.get("judged"):
+        said.append(f"{evidence['judged']:.0%} a copy to the trained eye")
     return "; ".join(said)
 
 

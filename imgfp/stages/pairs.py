@@ -12,6 +12,7 @@ from imgfp import store
 from imgfp.cluster import Made, Task
 from imgfp.datatypes import BRANCHES
 from imgfp.evidence import COLUMNS, Picture, score_query
+from imgfp.judge import load_judge
 from imgfp.params import check_choice
 from imgfp.stages.inventory import read_images, thumbnails
 
@@ -63,6 +64,17 @@ def pair_tasks(run: Path, library: Path, candidates: pd.DataFrame) -> list[Task]
     return tasks
 
 
+def scoring_settings(library: Path, match_ratio: float, pair_judge: str = "") -> dict:
+    """Settings of `score_pairs`; pair_judge: file of a `judge.PairJudge`, "" for the one that ships."""
+    path = str(store.project_path(pair_judge)) if pair_judge else ""
+    return {
+        "ratio": match_ratio,
+        "frame_short_side_px": frame_short_side_px(library),
+        "pair_judge": path,
+        "judge_hash": load_judge(path).weights_hash,
+    }
+
+
 def score_pairs(
     run: Path,
     library: Path,
@@ -71,12 +83,16 @@ def score_pairs(
     *,
     ratio: float,
     frame_short_side_px: int,
+    pair_judge: str,
+    judge_hash: str,
 ) -> Made:
     """The evidence of each pair: KEYS and the columns of `evidence.COLUMNS`.
 
-    ratio: second over first squared distance that the seed's match count asks for. `state` changes
-    with the features, so that a worker that lives long opens them anew.
+    ratio: second over first squared distance that the seed's match count asks for; pair_judge: see
+    `judge.load_judge`; judge_hash tells its weights in the fingerprint. `state` changes with the
+    features, so that a worker that lives long opens them anew.
     """
+    judge = load_judge(pair_judge)
     views, reference_features = _features(run, library, state)
     boxes = _boxes(run, state)
     sizes = _sizes(run, state), _sizes(library, state)
@@ -107,7 +123,7 @@ def score_pairs(
                 frame_short_side_px=frame_short_side_px,
             )
             among = {image_id: references[image_id] for image_id in proposed["reference_id"]}
-            scored = score_query(query, among, ratio=ratio)
+            scored = score_query(query, among, ratio=ratio, judge=judge)
             scored.insert(0, "view_id", view_id)
             scored.insert(0, "query_id", query_id)
             tables.append(scored)

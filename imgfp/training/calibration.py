@@ -22,8 +22,9 @@ import pandas as pd
 from imgfp import edits, index, sift, voting
 from imgfp.cluster import Made
 from imgfp.descriptors import VIEWS, Model, load_model, normalise_scores, query_views
-from imgfp.evidence import score_query
+from imgfp.evidence import Judge, score_query
 from imgfp.images import cut_box, read_image, resize_short_side
+from imgfp.judge import load_judge
 from imgfp.pictures import Picture
 from imgfp.stages.search import READINGS
 from imgfp.warps import Edited
@@ -49,6 +50,7 @@ def calibration_pairs(
     sift_settings: Mapping[str, Any] | None = None,
     thumbnail_short_side_px: int = 192,
     model: Model | None = None,
+    judge: Judge | None = None,
     views: Sequence[str] = VIEWS,
     normalise_neighbours: int = 10,
 ) -> pd.DataFrame:
@@ -60,14 +62,14 @@ def calibration_pairs(
     reference id) of different photographs of one thing, each made into a query of its own beside
     `others`: the pairs that are hardest to tell from copies. candidates: false references a query
     and branch, by most votes of keypoints, beside the one whose whole frame looks most alike. strength: range of the edits'. model, views, normalise_neighbours: of the
-    global branch, as in a run. score (votes, or similarity) and mean_squared_distance are as in the
+    global branch, as in a run. judge: of `score_query`. score (votes, or similarity) and mean_squared_distance are as in the
     candidates of a run, NaN where the branch did not propose the pair. label (bool): it is a copy.
     """
     rng = np.random.default_rng(seed)
     settings = dict(sift_settings or {})
     ids = list(references)
     sides = {i: picture_of(references[i], settings, thumbnail_short_side_px) for i in ids}
-    proposer = _Proposer(ids, list(sides.values()), seed)
+    proposer = Proposer(ids, list(sides.values()), seed)
     described = model.embed(references[i] for i in ids) if model else None
     sources = [("copy", ids[i], ids[i]) for i in rng.integers(len(ids), size=copies)]
     names = list(outsiders)
@@ -79,7 +81,7 @@ def calibration_pairs(
         picture = references[source] if kind == "copy" else outsiders[source]
         hosts = [outsiders[names[i]] for i in own.integers(len(names), size=4)]
         edited = edits.apply(picture, None, own, hosts, strength)
-        seen = list(_searched(edited, settings, own))
+        seen = list(searched(edited, settings, own))
         similar = pd.DataFrame(columns=["score", "mean_squared_distance", "place"], dtype=float)
         if model is not None:
             parts = [_part(edited.image, side.box) for _, side in seen]
@@ -92,7 +94,7 @@ def calibration_pairs(
             alike = similar[similar["place"] == place].drop(columns="place")
             proposed += [i for i in similar.index[:candidates] if i in alike.index]
             wanted = dict.fromkeys([partner] * (partner != "") + proposed)
-            table = score_query(query, {name: sides[name] for name in wanted})
+            table = score_query(query, {name: sides[name] for name in wanted}, judge=judge)
             table.insert(0, "query_id", f"{kind}{number:05d}")
             table["label"] = (table["reference_id"] == partner) & (kind == "copy")
             table["ops"] = "+".join(name for name, _ in edited.ops)
@@ -144,6 +146,7 @@ def calibration_round(
     outsiders: int,
     descriptor_model: str,
     descriptor_weights: str,
+    pair_judge: str,
     weights_hash: str,
     **settings: Any,
 ) -> Made:
@@ -151,24 +154,25 @@ def calibration_round(
 
     scenes: how many pairs of `split.same_scene` to ask about; outsiders: from how many files the
     others and the hosts of pastes are drawn; settings: of `calibration_pairs`; `weights_hash` tells one
-    state of the descriptor's weights from another in the fingerprint.
+    state of the descriptor's and the judge's weights from another in the fingerprint.
     """
     rng = np.random.default_rng(seed)
     asked = [split.same_scene[i] for i in rng.permutation(len(split.same_scene))[:scenes]]
     names = rng.permutation(np.array(list(split.outsiders), dtype=object))[:outsiders]
     kept = dict.fromkeys([*names, *(outsider for outsider, _ in asked)])
     table = calibration_pairs(
-        _Files(split.references),
-        _Files({name: split.outsiders[name] for name in kept}),
+        Files(split.references),
+        Files({name: split.outsiders[name] for name in kept}),
         same_scene=asked,
         seed=seed,
         model=load_model(descriptor_model, descriptor_weights),
+        judge=load_judge(pair_judge),
         **settings,
     )
     return Made(table.assign(query_id=f"{seed}-" + table["query_id"]))
 
 
-class _Files(Mapping):
+class Files(Mapping):
     """Pictures by id, read when asked for."""
 
     def __init__(self, paths: Mapping[str, str]) -> None:
@@ -193,7 +197,7 @@ def picture_of(
     return Picture(keypoints, descriptors, thumbnail, image.shape[1], image.shape[0])
 
 
-def _searched(edited: Edited, settings: Mapping[str, Any], rng: np.random.Generator):
+def searched(edited: Edited, settings: Mapping[str, Any], rng: np.random.Generator):
     """The query whole ("local"), and its part in a box ("crop") if a detector might give one."""
     image = edited.image
     keypoints, descriptors = sift.extract(image, **settings)
@@ -245,7 +249,7 @@ def _most_similar(cosine: np.ndarray, ids: list[str], neighbours: int) -> pd.Dat
     )
 
 
-class _Proposer:
+class Proposer:
     """References that share most keypoints with a query, or look most alike as whole frames."""
 
     def __init__(self, ids: list[str], sides: list[Picture], seed: int) -> None:

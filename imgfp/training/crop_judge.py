@@ -6,7 +6,6 @@ It learns from made pictures, as the detector's own network does, how well a box
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,6 +18,7 @@ from imgfp.box_signs import N_SIGNS
 from imgfp.boxes import overlap
 from imgfp.crops import Detector, propose
 from imgfp.training.crop_scenes import make_scene
+from imgfp.training.onnx_export import export_onnx
 
 
 def collect(
@@ -89,10 +89,4 @@ def fit_judge(
 
 def export_judge(judge: Judge, path: Path) -> None:
     """Write a judge as ONNX, float32, any number of boxes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    names = {"input_names": ["signs"], "output_names": ["confidence"]}
-    any_number = {name: {0: "n"} for name in ("signs", "confidence")}
-    example = torch.zeros(2, N_SIGNS)
-    torch.onnx.export(judge, (example,), beside, **names, dynamic_axes=any_number, dynamo=False)
-    os.replace(beside, path)
+    export_onnx(judge, path, torch.zeros(2, N_SIGNS), "signs", "confidence")

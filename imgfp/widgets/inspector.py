@@ -27,6 +27,7 @@ SHOWN = {
     "agreement_edges": "edges that agree",
     "explained": "blocks that one edit explains",
     "moved_blocks": "blocks that have moved",
+    "judged": "the trained eye: a copy, 0–1",
     "tilt": "tilt of the sides, degrees",
     "query_area": "share of the query",
     "reference_area": "share of the reference",

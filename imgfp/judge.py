@@ -1,0 +1,108 @@
+"""A trained eye for a pair laid on each other: one picture edited, or two photographs of one thing?
+
+Counts of blocks that agree cannot tell a sticker from a hand that moved, nor faint texture under a blur
+from a scene photographed twice. A small network that sees both pictures can. It is shown no colours, and
+only pairs whose pixels gave reason for a close look (`imgfp.refine`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from imgfp.agreement import overlay
+from imgfp.onnx_session import onnx_session
+
+SHIPPED = Path(__file__).parent / "weights" / "pair_judge.onnx"
+
+#: Side of the square frame that the network looks at.
+SIDE_PX = 128
+#: Side of the window by which local brightness and contrast are evened out, and the grey levels that
+#: keep flat places flat: of the whole picture, and of a window.
+_WINDOW_PX, _FLAT_WHOLE, _FLAT_LOCAL = 17, 8.0, 6.0
+
+
+def lay_out(query: np.ndarray, reference: np.ndarray, homography: np.ndarray) -> np.ndarray | None:
+    """(3,SIDE_PX,SIDE_PX) uint8: the query, the reference and, 255 where both are seen, the mask, in one
+    frame no finer than the coarser picture, in the middle of black; None where they hardly overlap.
+
+    query, reference (h,w) float32 grey, see `agreement.to_grey`; homography (3,3) from query to
+    reference pixels.
+    """
+    seen = overlay(query, reference, homography, SIDE_PX)
+    if seen is None:
+        return None
+    height, width = seen.first.shape
+    inside = cv2.warpPerspective(
+        np.ones_like(query),
+        seen.to_work @ seen.homography,
+        (width, height),
+        flags=cv2.INTER_NEAREST,
+    )
+    laid = np.zeros((3, SIDE_PX, SIDE_PX), np.uint8)
+    y, x = (SIDE_PX - height) // 2, (SIDE_PX - width) // 2
+    planes = np.stack([seen.first, seen.second, 255 * inside])
+    laid[:, y : y + height, x : x + width] = np.clip(np.rint(planes), 0, 255)
+    return laid
+
+
+def readings(laid: np.ndarray) -> np.ndarray:
+    """What the network is given, (5,h,w) float32, of (3,h,w) uint8 as by `lay_out`: the query less its
+    mean over its deviation, in the whole overlap and about every pixel; the reference likewise; the mask.
+    """
+    mask = (laid[2] > 127).astype(np.float32)
+    count, near = max(float(mask.sum()), 1.0), np.maximum(_box(mask), 1e-3)
+    planes = []
+    for side in laid[:2]:
+        grey = side * mask
+        whole = (grey - grey.sum() / count) * mask
+        deviation = np.sqrt(np.square(whole).sum() / count)
+        mean = _box(grey) / near
+        spread = np.sqrt(np.maximum(_box(grey * grey) / near - mean * mean, 0))
+        planes += [
+            whole / (deviation + _FLAT_WHOLE),
+            (grey - mean) * mask / (spread + _FLAT_LOCAL),
+        ]
+    return np.stack([*planes, mask])
+
+
+def _box(plane: np.ndarray) -> np.ndarray:
+    return cv2.boxFilter(plane, -1, (_WINDOW_PX, _WINDOW_PX), borderType=cv2.BORDER_CONSTANT)
+
+
+class PairJudge:
+    """The network in an ONNX file of `training.pair_judge`; "" is the one that ships.
+
+    Raises ValueError naming a file that is absent or no such network.
+    """
+
+    def __init__(self, path: str = ""):
+        self.path = Path(path) if path else SHIPPED
+        try:
+            self.weights_hash = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ValueError(f"pair judge {str(self.path)!r}: {error.strerror}") from None
+        self._session = onnx_session(self.path)
+        inputs = self._session.get_inputs()
+        if [side.shape[1:] for side in inputs] != [[5, SIDE_PX, SIDE_PX]]:
+            raise ValueError(
+                f"pair judge {str(self.path)!r}: no network of notebook 23, it takes "
+                + ", ".join(f"{side.name} {side.shape}" for side in inputs)
+            )
+        self._input = inputs[0].name
+
+    def __call__(self, laid: np.ndarray) -> float:
+        """The probability, 0..1, that a pair as by `lay_out` is a picture and its copy, where half of the
+        pairs are; higher is surer."""
+        logit = self._session.run(None, {self._input: readings(laid)[None]})[0][0]
+        return float(1 / (1 + np.exp(-np.float64(logit))))
+
+
+@lru_cache(maxsize=2)
+def load_judge(path: str = "") -> PairJudge:
+    """A `PairJudge`, loaded once a process."""
+    return PairJudge(path)
