@@ -17,6 +17,7 @@ from imgfp.datatypes import Boxes, LocalFeatures, table
 from imgfp.evaluation import evaluate
 from imgfp.evidence import Picture, score_query
 from imgfp.images import encode_jpeg, resize_short_side
+from imgfp.judge import load_judge
 
 #: Ids that try to be markup, script, mathematics, another line, or another reading direction.
 HOSTILE = (
@@ -183,8 +184,11 @@ def _pairs(
 ):
     """Every pair with a few matches: candidates of two branches, and their evidence."""
     known = {name: _side(image, *of_references.of(name)) for name, image in references.items()}
+    judge = load_judge()
     parts = [
-        score_query(_side(image, *of_queries.of(name)), known).assign(query_id=name, view_id=name)
+        score_query(_side(image, *of_queries.of(name)), known, judge=judge).assign(
+            query_id=name, view_id=name
+        )
         for name, image in queries.items()
     ]
     scored = pd.concat(parts, ignore_index=True)

@@ -29,6 +29,7 @@ COPY = {
     "agreement_steady": 0.9,
     "agreeing_blocks": 100,
     "agreement_best": 0.98,
+    "judged": 0.95,
 }
 SCENE = COPY | {
     "inliers": 20,
@@ -42,6 +43,7 @@ SCENE = COPY | {
     "agreement": 0.35,
     "agreement_steady": 0.3,
     "agreeing_blocks": 25,
+    "judged": 0.05,
 }
 
 
@@ -296,7 +298,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_the_shipped_model_ranks_copies_first():
-    table = evidence(("q", "copy", "local", 1, COPY), ("p", "scene", "local", 1, SCENE))
+    table = evidence(
+        ("q", "copy", "local", 1, COPY | {"judged": 0.99}), ("p", "scene", "local", 1, SCENE)
+    )
     scores = fusion.merge(table, "calibrated")
     assert scores["reference_id"].tolist() == ["copy", "scene"]
     assert scores["score"].iloc[0] > 0.9 > 0.5 > scores["score"].iloc[1]

@@ -61,7 +61,7 @@ def test_the_pair_judge_learns_an_epoch(tmp_path):
     groups = "path,group\n" + "".join(f"{name}.jpg,\n" for name in small_run.photographs())
     (tmp_path / "groups.csv").write_text(groups)
     small = {"rounds": 1, "copies": 6, "doubles": 6, "others": 1, "scenes": 1, "workers": 1}
-    small |= {"epochs": 1, "batch_size": 4, "width": 2, "held_out": 2, "references": 4}
+    small |= {"epochs": 1, "batch_size": 4, "channels": 2, "held_out": 2, "references": 4}
     small |= {"photo_dir": tmp_path / "photographs", "run_dir": tmp_path / "run"}
     done = execute("23_train_pair_judge.ipynb", groups_csv=tmp_path / "groups.csv", **small)
     assert sum("image/png" in data for data in shown(done)) == 5

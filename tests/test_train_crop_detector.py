@@ -298,7 +298,8 @@ def test_onnx_gives_what_the_network_gives(trained, recipe, photographs, tmp_pat
 
 def test_judge_learns_signs_and_leaves_as_onnx(photographs, tmp_path):
     from imgfp.box_signs import N_SIGNS
-    from imgfp.crops import ClassicalDetector, _onnx_session
+    from imgfp.crops import ClassicalDetector
+    from imgfp.onnx_session import onnx_session
     from imgfp.training.crop_judge import collect, export_judge, fit_judge
 
     signs, cover = collect(photographs, ClassicalDetector(), scenes=12, untouched=0, seed=0)
@@ -313,7 +314,7 @@ def test_judge_learns_signs_and_leaves_as_onnx(photographs, tmp_path):
     assert fit_judge(signs, cover, epochs=8)[1] == losses
     pytest.importorskip("onnx")
     export_judge(judge, tmp_path / "judge.onnx")
-    session = _onnx_session(tmp_path / "judge.onnx")
+    session = onnx_session(tmp_path / "judge.onnx")
     confidence = session.run(None, {"signs": signs})[0]
     assert confidence.shape == (len(signs),)
     assert session.run(None, {"signs": signs[:0]})[0].shape == (0,)

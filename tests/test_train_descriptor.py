@@ -230,7 +230,7 @@ def test_validation_meets_every_family(photographs, monkeypatch):
     monkeypatch.setattr(
         edits, "apply", lambda image, ops, *rest: met.update(dict(ops)) or real(image, ops, *rest)
     )
-    make_validation(photographs * 2, side_px=16)
+    make_validation(photographs * 3, side_px=16)
     assert met == edits.FAMILIES.keys() - set(TURNS)
 
 
