@@ -120,7 +120,7 @@ def evidence_in_words(evidence: pd.Series | None) -> str:
     if pd.notna(evidence.get("agreement")):
         said.append(f"{evidence['agreement']:.0%} of the overlap looks the same")
     if evidence.get("judged"):
-        said.append(f"{evidence['judged']:.0%} a copy to the trained eye")
+        said.append(f"the trained eye: {evidence['judged']:.0%} a copy")
     return "; ".join(said)
 
 
