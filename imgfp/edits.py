@@ -67,7 +67,7 @@ def stripes(edited: Edited, strength: float, rng: np.random.Generator, others: S
 
 
 def cutout(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
-    """All but an ellipse or a rounded rectangle painted over; at strength 1 it may keep half of the sides."""
+    """All but an ellipse or a rounded rectangle painted over, at strength 1 with half of the sides."""
     height, width = edited.mask.shape
     y, x = np.mgrid[:height, :width]
     low = rng.uniform(0, 1, 2) * 0.5 * strength * rng.uniform(0.3, 1)

@@ -9,7 +9,7 @@ import pytest
 from imgfp import edits, sift
 from imgfp.agreement import to_grey
 from imgfp.evidence import Picture, score_pair
-from imgfp.judge import SHIPPED, SIDE_PX, PairJudge, lay_out, load_judge, readings
+from imgfp.judge import SHIPPED, SIDE_PX, PairJudge, lay_out, load_judge, looks, readings
 from imgfp.training.second_photographs import second_photograph
 
 
@@ -48,6 +48,17 @@ def test_what_the_eye_is_given_has_no_brightness_and_no_contrast(photograph):
         inside = plain[4] > 0
         assert np.allclose(turned[plane][inside], -plain[plane][inside], atol=0.05)
     assert not plain[:4, plain[4] == 0].any(), "nothing is shown outside of the overlap"
+
+
+def test_its_word_does_not_depend_on_how_the_pair_is_turned(photograph, other_photograph):
+    grey, judge = to_grey(photograph), load_judge()
+    twin = second_photograph(photograph, other_photograph, np.random.default_rng(3))
+    laid = lay_out(to_grey(twin), grey, np.eye(3))
+    for turned in (laid[:, :, ::-1], laid[:, ::-1]):
+        assert abs(judge(turned) - judge(laid)) < 0.25
+    four = looks(readings(laid))
+    assert four.shape == (4, 5, SIDE_PX, SIDE_PX) and (four[3, 1] == four[0, 1].T).all()
+    assert (four[1, 4, :, 0] == four[0, 4, :, -1]).all() and (four[2, 4, 0] == four[0, 4, -1]).all()
 
 
 def test_the_shipped_eye_tells_edits_from_a_second_photograph(photograph, other_photograph):

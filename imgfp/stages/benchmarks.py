@@ -176,18 +176,22 @@ def distance_rate(library: Path, nprobe: int, keypoints_per_second: float) -> fl
 
 
 def pair_rate(run: Path, library: Path, count: int, **settings) -> tuple[int, float]:
-    """Pairs scored and processor milliseconds a pair, from cached features and thumbnails.
+    """Pairs scored and processor milliseconds a pair, from cached features and thumbnails, with one
+    thread as in a worker: others would wait for each other at full power.
 
     settings: of `pairs.score_pairs`.
     """
+    from threadpoolctl import threadpool_limits
+
     tasks = pairs.pair_tasks(run, library, pairs.read_candidates(run))
     arguments: list[dict[str, Any]] = [task.arguments for task in tasks]
     chosen = pd.concat([a["pairs"] for a in arguments], ignore_index=True).head(count)
     shared = arguments[0] | {"pairs": chosen.head(5)}
-    pairs.score_pairs(**shared, **settings)
-    start = time.process_time()
-    scored = pairs.score_pairs(**(shared | {"pairs": chosen}), **settings)
-    seconds = time.process_time() - start
+    with threadpool_limits(1):
+        pairs.score_pairs(**shared, **settings)
+        start = time.process_time()
+        scored = pairs.score_pairs(**(shared | {"pairs": chosen}), **settings)
+        seconds = time.process_time() - start
     return len(scored.record), 1000 * seconds / max(1, len(scored.record))
 
 

@@ -61,8 +61,9 @@ def calibration_pairs(
     copies: queries made from references; others: made from outsiders. same_scene: (outsider id,
     reference id) of different photographs of one thing, each made into a query of its own beside
     `others`: the pairs that are hardest to tell from copies. candidates: false references a query
-    and branch, by most votes of keypoints, beside the one whose whole frame looks most alike. strength: range of the edits'. model, views, normalise_neighbours: of the
-    global branch, as in a run. judge: of `score_query`. score (votes, or similarity) and mean_squared_distance are as in the
+    and branch, by most votes of keypoints, beside the one whose whole frame looks most alike.
+    strength: range of the edits'. model, views, normalise_neighbours: of the global branch, as in a
+    run; judge: of `score_query`. score (votes, or similarity) and mean_squared_distance are as in the
     candidates of a run, NaN where the branch did not propose the pair. label (bool): it is a copy.
     """
     rng = np.random.default_rng(seed)

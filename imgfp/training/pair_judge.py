@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from imgfp.cluster import progress
-from imgfp.judge import SIDE_PX, readings
+from imgfp.judge import SIDE_PX, looks, readings
 from imgfp.training.onnx_export import export_onnx
 
 #: How much of the training is about pairs of each kind of `judged_pairs.KINDS`.
@@ -154,17 +154,12 @@ def _take_up(path: Path, parts: dict, made_of: dict) -> int:
     return state["epoch"]
 
 
-def judge(network: PairNet, laid: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Log-odds (n,) of laid pairs (n,3,h,w) uint8."""
+def judge(network: PairNet, laid: np.ndarray) -> np.ndarray:
+    """Log-odds (n,) of laid pairs (n,3,h,h) uint8, the mean of four looks at each as in use."""
     network.eval()
     with torch.inference_mode():
-        parts = [
-            network(
-                torch.from_numpy(np.stack([readings(pair) for pair in laid[i : i + batch_size]]))
-            )
-            for i in range(0, len(laid), batch_size)
-        ]
-    return torch.cat(parts).numpy()
+        said = [network(torch.from_numpy(looks(readings(pair)))).mean() for pair in laid]
+    return torch.stack(said).numpy()
 
 
 def told_apart(log_odds: np.ndarray, kinds: np.ndarray, false_alarms: float = 0.02) -> pd.DataFrame:
