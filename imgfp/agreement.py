@@ -99,6 +99,7 @@ def overlay(
     return Overlay(
         first,
         second,
+        inside,
         rows,
         columns,
         _box(inside)[np.ix_(rows, columns)] > 0.85,
@@ -126,13 +127,14 @@ class Flow:
 class Overlay:
     """Two pictures warped into one work frame, and the statistics of its blocks.
 
-    first, second (h,w) float32; rows, columns: block centres; covered (b,c) bool: blocks inside
+    first, second (h,w) float32; inside (h,w) float32: 1 where the query is seen; rows, columns: block centres; covered (b,c) bool: blocks inside
     both; means and spreads (standard deviations) of each picture about every pixel; homography:
     query -> reference; to_work: reference -> work frame.
     """
 
     first: np.ndarray
     second: np.ndarray
+    inside: np.ndarray
     rows: np.ndarray
     columns: np.ndarray
     covered: np.ndarray

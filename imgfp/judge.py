@@ -7,7 +7,6 @@ only pairs whose pixels gave reason for a close look (`imgfp.refine`).
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,10 +15,12 @@ import numpy as np
 
 from imgfp.agreement import overlay
 from imgfp.onnx_session import onnx_session
+from imgfp.own_detectors import file_hash
 
 SHIPPED = Path(__file__).parent / "weights" / "pair_judge.onnx"
 
-#: Side of the square frame that the network looks at.
+#: Side of the square frame that the network looks at; a power of two, so that rounding never makes the
+#: overlay larger.
 SIDE_PX = 128
 #: Side of the window by which local brightness and contrast are evened out, and the grey levels that
 #: keep flat places flat: of the whole picture, and of a window.
@@ -37,15 +38,9 @@ def lay_out(query: np.ndarray, reference: np.ndarray, homography: np.ndarray) ->
     if seen is None:
         return None
     height, width = seen.first.shape
-    inside = cv2.warpPerspective(
-        np.ones_like(query),
-        seen.to_work @ seen.homography,
-        (width, height),
-        flags=cv2.INTER_NEAREST,
-    )
     laid = np.zeros((3, SIDE_PX, SIDE_PX), np.uint8)
     y, x = (SIDE_PX - height) // 2, (SIDE_PX - width) // 2
-    planes = np.stack([seen.first, seen.second, 255 * inside])
+    planes = np.stack([seen.first, seen.second, 255 * seen.inside])
     laid[:, y : y + height, x : x + width] = np.clip(np.rint(planes), 0, 255)
     return laid
 
@@ -90,7 +85,7 @@ class PairJudge:
     def __init__(self, path: str = ""):
         self.path = Path(path) if path else SHIPPED
         try:
-            self.weights_hash = hashlib.sha256(self.path.read_bytes()).hexdigest()
+            self.weights_hash = file_hash(self.path)
         except OSError as error:
             raise ValueError(f"pair judge {str(self.path)!r}: {error.strerror}") from None
         self._session = onnx_session(self.path)

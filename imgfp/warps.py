@@ -243,7 +243,7 @@ def lens(edited: Edited, strength: float, rng: np.random.Generator, others: Sequ
 
 
 def wave(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
-    """Ripple along one or both axes, by up to 3.5 % of the short side."""
+    """Ripple along one axis, both or, rarely, none, by up to 3.5 % of the short side."""
     y, x = _from_middle(edited)
     short = min(edited.mask.shape)
     swings = []

@@ -7,8 +7,8 @@ distribution focal loss) and moving average, and leaves as ONNX.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from imgfp import store
 from imgfp.boxes import fit, see
 from imgfp.datatypes import Boxes
 from imgfp.training.crop_network import build_network, load_weights, save_weights
@@ -168,7 +169,6 @@ def train(
 
 
 def _keep(path, recipe, step, history, model, average, optimizer) -> None:
-    """Write a checkpoint beside its place, then move it there: a kill leaves the old or the new."""
     state = {
         "recipe": dataclasses.asdict(recipe),
         "step": step,
@@ -178,9 +178,9 @@ def _keep(path, recipe, step, history, model, average, optimizer) -> None:
         "updates": average.updates,
         "optimizer": optimizer.state_dict(),
     }
-    beside = path.with_suffix(".part")
-    torch.save(state, beside)
-    os.replace(beside, path)
+    data = io.BytesIO()
+    torch.save(state, data)
+    store.write_bytes(path, data.getvalue())
 
 
 def _take_up(path, recipe, model, average, optimizer) -> tuple[int, list[dict]]:
@@ -230,14 +230,12 @@ def export_onnx(model: nn.Module, path: Path, image_size: int) -> None:
 
     model = copy.deepcopy(model).float().cpu().eval().fuse(verbose=False)
     model.model[-1].export = True  # only the decoded boxes leave the network
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
+    data = io.BytesIO()
     example = torch.zeros(1, 3, image_size, image_size)
     torch.onnx.export(
-        model, (example,), beside, input_names=["image"], output_names=["boxes"], dynamo=False
+        model, (example,), data, input_names=["image"], output_names=["boxes"], dynamo=False
     )
-    graph = onnx.load(beside)
+    graph = onnx.load_from_string(data.getvalue())
     onnx.helper.set_model_props(graph, {"resize": "stretch", "classes": "pasted picture"})
     onnx.checker.check_model(graph)
-    onnx.save(graph, beside)
-    os.replace(beside, path)
+    store.write_bytes(path, graph.SerializeToString())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from imgfp import store
 from imgfp.cluster import progress
 from imgfp.judge import SIDE_PX, looks, readings
 from imgfp.training.onnx_export import export_onnx
@@ -133,11 +134,10 @@ def train(
 
 
 def _keep(path: Path, parts: dict, made_of: dict, epoch: int) -> None:
-    """Write a checkpoint beside its place, then move it there: a kill leaves the old or the new."""
     state = {name: part.state_dict() for name, part in parts.items()}
-    beside = path.with_suffix(".part")
-    torch.save(state | {"made_of": made_of, "epoch": epoch}, beside)
-    os.replace(beside, path)
+    data = io.BytesIO()
+    torch.save(state | {"made_of": made_of, "epoch": epoch}, data)
+    store.write_bytes(path, data.getvalue())
 
 
 def _take_up(path: Path, parts: dict, made_of: dict) -> int:
