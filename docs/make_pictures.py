@@ -22,11 +22,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from imgfp import losses, viz
-from imgfp.crops import choose
-from imgfp.evaluation import precision_recall_curve
-from imgfp.results import Results, homography_of
-from imgfp.widgets import compare
+from imgfp import viz
+from imgfp.crops.rule import choose_box
+from imgfp.results import Results, compare, homography_of
+from imgfp.scoring import errors
+from imgfp.scoring.metrics import precision_recall_curve
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs/pictures"
@@ -82,7 +82,7 @@ def pictures_of(results: Results, pair: pd.Series):
 def draw_match(results: Results, pair: pd.Series) -> Figure:
     """Two pictures joined by their matches."""
     ids, images, sizes = pictures_of(results, pair)
-    found = compare.pair_of(results, *ids).matches(mirrored=bool(pair["mirrored"]))
+    found = compare.pair_matcher(results, *ids).matches(mirrored=bool(pair["mirrored"]))
     given = {"query_size": sizes[0], "reference_size": sizes[1], "limit": 90}
     drawn, ax = viz.figure(9, 3.6)
     ends = found.query_xy, found.reference_xy
@@ -116,7 +116,7 @@ def draw_crops(results: Results) -> Figure:
     drawn, axes = viz.figure(10, 2.9, columns=3)
     for ax, query_id in zip(axes, surest["query_id"], strict=False):
         boxes, size = results.boxes_of(query_id), results.size("query", query_id)
-        taken = choose(boxes, *size, min_confidence=point, **limits)[1]
+        taken = choose_box(boxes, *size, min_confidence=point, **limits)[1]
         words = [f"{confidence:.2f}" for confidence in boxes.confidence]
         shown = results.picture("query", query_id)
         viz.draw_boxes(ax, shown, boxes.xyxy, words, taken, query_id, size, others=2)
@@ -140,8 +140,8 @@ def draw_scores(results: Results) -> Figure:
 
 def draw_edits(results: Results) -> Figure:
     """Which edits are hard."""
-    groups = losses.edit_groups(results.meta)
-    table = losses.breakdown(
+    groups = errors.edit_groups(results.meta)
+    table = errors.breakdown(
         results.predictions, results.truth, groups, results.threshold, results.candidates
     )
     drawn, ax = viz.figure(7, 1.1 + 0.2 * len(table))

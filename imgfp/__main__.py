@@ -11,11 +11,11 @@ def main(words: list[str] | None = None) -> int:
     """Parse and obey; returns the exit status: 0 done, 1 a stage failed, 2 could not start."""
     options = _parse(words)
     if options.command == "doctor":
-        from imgfp.doctor import report
+        from imgfp.runner.doctor import report
 
         return report()
     if options.command == "convert-detector":
-        from imgfp.own_detectors import convert
+        from imgfp.crops.ultralytics_models import convert
 
         try:
             convert(options.source, options.target)
@@ -24,15 +24,16 @@ def main(words: list[str] | None = None) -> int:
             return 2
         print(f"crop_detector: {options.target}")
         return 0
-    from imgfp import params, run, store
+    from imgfp import store
+    from imgfp.runner import notebooks, params
 
     try:
-        plan = run.prepare(options.profile, options.assignments)
+        plan = notebooks.prepare(options.profile, options.assignments)
         if options.status:
-            print("\n".join(run.stage_lines(plan)))
+            print("\n".join(notebooks.stage_lines(plan)))
             return 0
-        run.execute(plan, start=options.start, only=options.only)
-    except run.StageFailed as failure:
+        notebooks.execute(plan, start=options.start, only=options.only)
+    except notebooks.StageFailed as failure:
         print(f"\nimgfp: {failure}", file=sys.stderr)
         return 1
     except store.StoreError as error:
@@ -45,7 +46,7 @@ def main(words: list[str] | None = None) -> int:
         print("\nimgfp: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     if not options.only:
-        run.summarise(plan)
+        notebooks.summarise(plan)
     return 0
 
 

@@ -20,8 +20,8 @@ SIZE_PER_SCALE = 2.0
 
 _CELLS = np.arange(128).reshape(4, 4, 8)
 _REVERSED_BINS = [0, 7, 6, 5, 4, 3, 2, 1]
-_MIRROR = _CELLS[::-1, :, _REVERSED_BINS].ravel()
-_INVERT = _CELLS[::-1, ::-1].ravel()
+MIRROR = _CELLS[::-1, :, _REVERSED_BINS].ravel()
+INVERT = _CELLS[::-1, ::-1].ravel()
 _SEED_LAYOUT = _CELLS[:, :, _REVERSED_BINS].ravel()
 
 
@@ -82,7 +82,7 @@ def mirror_descriptors(descriptors: np.ndarray) -> np.ndarray:
     the orientations are reversed, nothing else. A vertical flip is a mirror and a half turn, and SIFT
     does not see turns, so this serves both. Twice gives the input back.
     """
-    return descriptors[:, _MIRROR]
+    return descriptors[:, MIRROR]
 
 
 def invert_descriptors(descriptors: np.ndarray) -> np.ndarray:
@@ -92,7 +92,7 @@ def invert_descriptors(descriptors: np.ndarray) -> np.ndarray:
     Every gradient turns round, and the keypoint's own direction with it: in that frame the grid of
     cells stands on its head and the histograms are unchanged. Twice gives the input back.
     """
-    return descriptors[:, _INVERT]
+    return descriptors[:, INVERT]
 
 
 def to_seed_layout(descriptors: np.ndarray) -> np.ndarray:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from imgfp import formats, sift
+from imgfp import sift
 from imgfp.images import read_image
+from imgfp.store import formats
 
 
 def matched(here, there, *, within_px: float, within_rad: float = 0.1):

@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.ticker import PercentFormatter
 
 from imgfp import viz
-from imgfp.evaluation import precision_recall_curve
 from imgfp.results import Results
-from imgfp.thresholds import brier, reliability
+from imgfp.scoring.metrics import precision_recall_curve
+from imgfp.scoring.thresholds import brier, reliability
 
 
 def score_figure(results: Results, threshold: float | None) -> dict:

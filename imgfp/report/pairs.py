@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from imgfp import decisions, viz
+from imgfp import viz
 from imgfp.datatypes import BRANCHES
-from imgfp.geometry import REFUSALS
 from imgfp.results import Results, Side
+from imgfp.store import decisions
+from imgfp.verify.estimation import REFUSALS
 from imgfp.viz import svg
 
 #: Pictures on the page: the longer side in pixels, and how many pairs a sheet shows.
@@ -45,7 +46,7 @@ def sheet(
     kind: str = "",
     count: int = PAIRS_A_SHEET,
 ) -> dict:
-    held = decisions.settled(decisions.read(results.decisions_path))
+    held = decisions.consensus(decisions.read(results.decisions_path))
     said = held.set_index(["query_id", "reference_id"])["decision"].to_dict()
     pairs = [_pair(results, row, said) for row in rows.head(count).itertuples()]
     return {"title": title, "note": note, "kind": kind, "pairs": [p for p in pairs if p]}
@@ -88,7 +89,7 @@ def _picture(
 
 
 def double_sheet(results: Results, doubles: pd.DataFrame) -> dict:
-    """The references of `losses.duplicate_references`, side by side."""
+    """The references of `errors.duplicate_references`, side by side."""
     pairs = []
     for row in doubles.head(PAIRS_A_SHEET).itertuples():
         ids = {"query": row.reference_id, "reference": row.other_id}
@@ -117,10 +118,10 @@ def evidence_in_words(evidence: pd.Series | None) -> str:
     said = [str(evidence["transform"])] if evidence.get("transform") else []
     if "inliers" in evidence:
         said.append(f"{int(evidence['inliers'])} of {int(evidence['tentative'])} matches agree")
-    if pd.notna(evidence.get("agreement")):
-        said.append(f"{evidence['agreement']:.0%} of the overlap looks the same")
-    if evidence.get("judged"):
-        said.append(f"the trained eye: {evidence['judged']:.0%} a copy")
+    if pd.notna(evidence.get("ncc_inlier_ratio")):
+        said.append(f"{evidence['ncc_inlier_ratio']:.0%} of the overlap looks the same")
+    if evidence.get("copy_probability"):
+        said.append(f"the trained eye: {evidence['copy_probability']:.0%} a copy")
     return "; ".join(said)
 
 

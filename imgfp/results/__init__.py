@@ -15,15 +15,16 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from imgfp import fusion, store
+from imgfp import store
 from imgfp.datatypes import Boxes, table
-from imgfp.evaluation import true_references
-from imgfp.evidence import COLUMNS
 from imgfp.images import ImageError, decode_image, read_image
-from imgfp.losses import sort_losses
 from imgfp.results import explain
 from imgfp.results.explain import homography_of
 from imgfp.results.files import Files
+from imgfp.scoring import fusion
+from imgfp.scoring.errors import sort_losses
+from imgfp.scoring.metrics import true_references
+from imgfp.verify.evidence import COLUMNS
 
 __all__ = ["Results", "Side", "homography_of"]
 
@@ -36,7 +37,7 @@ class Results(Files):
     """What the files of a run and its library say of pairs, and the pictures themselves."""
 
     def __init__(self, run_dir: str | Path, library_dir: str | Path = "", **changed: Any) -> None:
-        """As `Files`."""
+        """As `FileReader`."""
         super().__init__(run_dir, library_dir, **changed)
         self._thumbnails: OrderedDict[Path, dict[str, bytes]] = OrderedDict()
         self._pictures: OrderedDict[tuple, np.ndarray] = OrderedDict()
@@ -91,7 +92,7 @@ class Results(Files):
     @cached_property
     def losses(self) -> pd.DataFrame:
         """Every missed copy and every false pair above the threshold, with one cause each, of the
-        queries that the truth lists, see `losses.sort_losses`; no rows without truth. Where there is no
+        queries that the truth lists, see `errors.sort_losses`; no rows without truth. Where there is no
         threshold, nothing is reported and every copy is missed."""
         truth = table("truth") if self.truth is None else self.truth
         return sort_losses(

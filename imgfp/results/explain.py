@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from imgfp import fusion
-from imgfp.agreement import corners_of, overlap_of
-from imgfp.geometry import project
+from imgfp.geometry import corners_of, overlap_of, project
+from imgfp.scoring import fusion
 
 _MAP = [f"h{row}{column}" for row in range(3) for column in range(3)]
 _KEYS = ["query_id", "view_id", "reference_id"]

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imgfp import formats, store
+from imgfp import store
 from imgfp.datatypes import BRANCHES, table
-from imgfp.params import read_profile
+from imgfp.runner.params import read_profile
 from imgfp.stages import inventory
+from imgfp.store import formats
 
 
 class Files:
@@ -114,7 +115,7 @@ class Files:
     @cached_property
     def crop_rules(self) -> dict[str, float]:
         """The settings at which the crops were cut out, as they are stored with them: the names are those
-        of `crops.crop_table`. A run without crops took nothing."""
+        of `rule.crop_table`. A run without crops took nothing."""
         path = self.run / "crops/crops.parquet"
         nothing = {"local_min_confidence": 1.0, "global_min_confidence": 1.0, "max_crops": 1}
         stored = store.describe(path)["settings"] if path.exists() else {}

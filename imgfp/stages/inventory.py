@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from imgfp import formats, store
-from imgfp.cluster import Made, Report, Task, map_shards, take_in_hand
+from imgfp import store
 from imgfp.datatypes import table
 from imgfp.images import (
     ImageError,
@@ -20,10 +19,13 @@ from imgfp.images import (
     image_id_of,
     printable,
     read_bytes,
+    read_image,
     refuse_twins,
     resize_short_side,
     walk_images,
 )
+from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards, mark_in_progress
+from imgfp.store import formats
 
 #: Columns of the images table without the pictures: what nearly every reader wants.
 FACTS = [name for name in table("images").columns if name != "thumbnail"]
@@ -38,7 +40,7 @@ def sync(
     cluster: str = "local",
     workers: int = 0,
     title: str = "images",
-) -> Report:
+) -> MapReport:
     """Bring the image shards below `root` (a library or a run) up to date with a folder or manifest.
 
     source: a folder, walked recursively, or a CSV manifest with the columns image_id, path; blank:
@@ -63,7 +65,7 @@ def sync(
         for name, rows in plan.items()
     ]
     settings = {"thumbnail_short_side_px": thumbnail_short_side_px}
-    where = {"cluster": cluster, "workers": workers, "title": title, "within": root}
+    where = {"cluster": cluster, "workers": workers, "title": title, "lock_dir": root}
     report = map_shards(inspect_files, tasks, settings, **where)
     if not len(read_images(root)):
         reason = report.rejects[0][1] if report.rejects else "it is empty"
@@ -137,7 +139,7 @@ def plan_shards(
     return plan
 
 
-def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> Made:
+def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> ShardResult:
     """Decode every file once: its facts, SHA-256 and a thumbnail, or the reason why not."""
     rows, rejects = [], []
     for file in files:
@@ -152,7 +154,7 @@ def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> Made:
             "thumbnail": b"",
         }
         try:
-            take_in_hand(file["path"])
+            mark_in_progress(file["path"])
             data = read_bytes(file["path"])
             image, facts = decode_image(data, file["path"])
             small = resize_short_side(image, thumbnail_short_side_px)
@@ -168,7 +170,7 @@ def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> Made:
             row["reason"] = error.reason
             rejects.append((file["path"], error.reason))
         rows.append(row)
-    return Made(table("images", pd.DataFrame(rows)), rejects)
+    return ShardResult(table("images", pd.DataFrame(rows)), rejects)
 
 
 def read_images(root: Path, columns: list[str] = FACTS) -> pd.DataFrame:
@@ -237,3 +239,35 @@ def _places(root: Path, digest: str) -> dict[str, tuple[str, int]]:
         for path in store.shards(root / "images", ".parquet")
         for row, image_id in enumerate(store.load(path, ["image_id"])["image_id"])
     }
+
+
+def image_tasks(root: Path, folder: str, suffix: str) -> list[Task]:
+    """One task a shard of images of a library or run; its artefact lands in `root/folder`."""
+    images = read_images(root, ["image_id", "path", "sha256"])
+    return [
+        Task(
+            root / folder / f"{name}{suffix}",
+            tuple(rows["image_id"] + rows["sha256"]),
+            {"images": rows[["image_id", "path"]].to_dict("records")},
+            len(rows),
+        )
+        for name, rows in images.groupby("shard", sort=True)
+    ]
+
+
+def decoded(images: list[dict], rejects: list) -> Iterator[tuple[dict, np.ndarray]]:
+    """Each record with its picture, read once for records that follow each other with one path; what
+    cannot be read any more goes to `rejects`."""
+    last_path, last_image = None, None
+    for record in images:
+        if record["path"] != last_path:
+            try:
+                mark_in_progress(record["path"])
+                last_image = read_image(record["path"])
+            except ImageError as error:
+                # It was readable when listed: gone or changed since, or too much for a worker.
+                rejects.append((record["path"], error.reason))
+                last_image = None
+            last_path = record["path"]
+        if last_image is not None:
+            yield record, last_image

@@ -8,32 +8,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from imgfp import formats, index, sift, store, voting
-from imgfp.cluster import Made, Task
+from imgfp import sift, store
 from imgfp.datatypes import table
-from imgfp.descriptors import background_similarity, best_over_views, normalise_scores
-from imgfp.params import check_choice
-from imgfp.stages.indexing import build_index, index_inputs, open_index
-from imgfp.stages.inventory import read_images, thumbnails
-from imgfp.stages.vectors import AT
-
-__all__ = [
-    "build_index",
-    "candidates_of",
-    "global_tasks",
-    "local_tasks",
-    "pair_thumbnails",
-    "pair_titles",
-    "search_global",
-    "search_local",
-    "votes_of",
-]
+from imgfp.runner.cluster import ShardResult, Task
+from imgfp.runner.params import check_choice
+from imgfp.search import index, voting
+from imgfp.search.normalisation import background_similarity, best_over_views, normalise_scores
+from imgfp.stages.descriptors import VIEW_SEPARATOR
+from imgfp.stages.index import index_inputs, open_index
+from imgfp.stages.inventory import read_images
+from imgfp.store import formats
 
 #: How the bytes of a query's descriptors may be read before they are searched.
-READINGS = {
+DESCRIPTOR_VARIANTS = {
     "plain": lambda d: d,
     "mirrored": sift.mirror_descriptors,
-    "inverted": sift.invert_descriptors,
+    "contrast_reversed": sift.invert_descriptors,
 }
 
 
@@ -47,7 +37,7 @@ def local_tasks(run: Path, features: str, candidates: str, library: Path) -> lis
 
 def search_local(
     library: Path, features: Path, query_of: dict[str, str], *, branch: str, **settings
-) -> Made:
+) -> ShardResult:
     """The references that the keypoints of each query (or crop) vote for, as `candidates`.
 
     settings: see `votes_of`.
@@ -60,8 +50,8 @@ def search_local(
         votes.insert(0, "query_id", query_of[view_id])
         tables.append(votes.assign(branch=branch))
     if not tables:
-        return Made(table("candidates").assign(view_id=pd.Series(dtype="str")))
-    return Made(table("candidates", pd.concat(tables, ignore_index=True)))
+        return ShardResult(table("candidates").assign(view_id=pd.Series(dtype="str")))
+    return ShardResult(table("candidates", pd.concat(tables, ignore_index=True)))
 
 
 def candidates_of(run: Path, branch: str) -> pd.DataFrame:
@@ -96,19 +86,19 @@ def _votes(
     *,
     nprobe: int,
     neighbours: int,
-    readings: list[str],
+    variants: list[str],
     candidates: int,
     rule: str,
     ratio: float,
     **acceptance,
 ) -> pd.DataFrame:
     check_choice("vote_rule", rule)
-    check_choice("local_readings", readings)
+    check_choice("descriptor_variants", variants)
     opened = open_index(library, "local")
     tables = []
-    for reading in readings if len(keypoints) else []:
+    for reading in variants if len(keypoints) else []:
         distances, ids = index.search(
-            opened.parts, READINGS[reading](descriptors), neighbours, nprobe
+            opened.parts, DESCRIPTOR_VARIANTS[reading](descriptors), neighbours, nprobe
         )
         rows = index.rows_of_ids(ids, opened.offsets)
         robust = {"ratio": ratio, "hit_ids": ids, "cells": voting.cells(keypoints)}
@@ -151,7 +141,7 @@ def search_global(
     candidates: int,
     normalise_neighbours: int,
     background: str,
-) -> Made:
+) -> ShardResult:
     """The references most similar to each query over its views and crops, as `candidates`.
 
     normalise_neighbours: subtract from every cosine the query's mean similarity to so many nearest
@@ -160,9 +150,9 @@ def search_global(
     """
     described = store.load(features)
     opened = open_index(library, "global")
-    owners = [_owner(vector_id, query_of) for vector_id in described.image_ids]
+    owners = [_parse_vector_id(vector_id, query_of) for vector_id in described.image_ids]
     if not owners:
-        return Made(table("candidates").assign(view_id=pd.Series(dtype="str")))
+        return ShardResult(table("candidates").assign(view_id=pd.Series(dtype="str")))
     views = pd.DataFrame(owners, columns=["query_id", "view_id"])
     wanted = candidates if background else max(candidates, 1 + normalise_neighbours)
     distances, ids = index.search(opened.parts, described.vectors, wanted, nprobe)
@@ -198,12 +188,12 @@ def search_global(
                 }
             )
         )
-    return Made(table("candidates", pd.concat(tables)))
+    return ShardResult(table("candidates", pd.concat(tables)))
 
 
-def _owner(vector_id: str, query_of: dict[str, str]) -> tuple[str, str]:
+def _parse_vector_id(vector_id: str, query_of: dict[str, str]) -> tuple[str, str]:
     """Query and view (query or crop id) of a vector, which may carry the name of a view behind."""
-    item = vector_id if vector_id in query_of else vector_id.rpartition(AT)[0]
+    item = vector_id if vector_id in query_of else vector_id.rpartition(VIEW_SEPARATOR)[0]
     return query_of[item], item
 
 
@@ -230,29 +220,3 @@ def _tasks(run: Path, features: str, candidates: str, library: Path, kind: str) 
         )
         for path in store.shards(run / features, ".h5")
     ]
-
-
-def pair_thumbnails(run: Path, library: Path, pairs: pd.DataFrame) -> list[np.ndarray]:
-    """Thumbnails of query and reference of each pair, in turn."""
-    sides = thumbnails(run, pairs["query_id"]), thumbnails(library, pairs["reference_id"])
-    return [image for pair in zip(*sides, strict=True) for image in pair]
-
-
-def change_titles(pairs: pd.DataFrame) -> list[str]:
-    """Titles to `pair_thumbnails` of `losses.changes`: the query with both scores, the reference."""
-    titles = []
-    for row in pairs.itertuples():
-        scores = (
-            "none" if np.isnan(score) else f"{score:.4g}"
-            for score in (row.score_before, row.score_after)
-        )
-        titles += [f"{row.query_id}  {' to '.join(scores)}", str(row.reference_id)]
-    return titles
-
-
-def pair_titles(pairs: pd.DataFrame, unit: str) -> list[str]:
-    """Titles to `pair_thumbnails`: the query with the score, the reference."""
-    titles = []
-    for query, reference, score in pairs[["query_id", "reference_id", "score"]].itertuples(False):
-        titles += [f"{query}  {score:.4g} {unit}".strip(), str(reference)]
-    return titles

@@ -19,15 +19,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imgfp import edits, index, sift, voting
-from imgfp.cluster import Made
-from imgfp.descriptors import VIEWS, Model, load_model, normalise_scores, query_views
-from imgfp.evidence import Judge, score_query
+from imgfp import sift
+from imgfp.descriptors.base import Model
+from imgfp.descriptors.registry import load_model
+from imgfp.descriptors.views import VIEWS, query_views
+from imgfp.edits import families
+from imgfp.edits.record import Edited
 from imgfp.images import cut_box, read_image, resize_short_side
-from imgfp.judge import load_judge
-from imgfp.pictures import Picture
-from imgfp.stages.search import READINGS
-from imgfp.warps import Edited
+from imgfp.runner.cluster import ShardResult
+from imgfp.search import index, voting
+from imgfp.search.normalisation import normalise_scores
+from imgfp.stages.search import DESCRIPTOR_VARIANTS
+from imgfp.verify.classifier import load_classifier
+from imgfp.verify.evidence import Classifier, score_query
+from imgfp.verify.view import View
 
 #: How far each side of a true box is moved, as a share of the box: detectors are not exact.
 _BOX_JITTER = 0.02
@@ -50,7 +55,7 @@ def calibration_pairs(
     sift_settings: Mapping[str, Any] | None = None,
     thumbnail_short_side_px: int = 192,
     model: Model | None = None,
-    judge: Judge | None = None,
+    classifier: Classifier | None = None,
     views: Sequence[str] = VIEWS,
     normalise_neighbours: int = 10,
 ) -> pd.DataFrame:
@@ -69,8 +74,8 @@ def calibration_pairs(
     rng = np.random.default_rng(seed)
     settings = dict(sift_settings or {})
     ids = list(references)
-    sides = {i: picture_of(references[i], settings, thumbnail_short_side_px) for i in ids}
-    proposer = Proposer(ids, list(sides.values()), seed)
+    sides = {i: view_of(references[i], settings, thumbnail_short_side_px) for i in ids}
+    proposer = CandidateGenerator(ids, list(sides.values()), seed)
     described = model.embed(references[i] for i in ids) if model else None
     sources = [("copy", ids[i], ids[i]) for i in rng.integers(len(ids), size=copies)]
     names = list(outsiders)
@@ -81,8 +86,8 @@ def calibration_pairs(
         own = np.random.default_rng([seed, number])
         picture = references[source] if kind == "copy" else outsiders[source]
         hosts = [outsiders[names[i]] for i in own.integers(len(names), size=4)]
-        edited = edits.apply(picture, None, own, hosts, strength)
-        seen = list(searched(edited, settings, own))
+        edited = families.apply(picture, None, own, hosts, strength)
+        seen = list(simulated_views(edited, settings, own))
         similar = pd.DataFrame(columns=["score", "mean_squared_distance", "place"], dtype=float)
         if model is not None:
             parts = [_part(edited.image, side.box) for _, side in seen]
@@ -95,7 +100,9 @@ def calibration_pairs(
             alike = similar[similar["place"] == place].drop(columns="place")
             proposed += [i for i in similar.index[:candidates] if i in alike.index]
             wanted = dict.fromkeys([partner] * (partner != "") + proposed)
-            table = score_query(query, {name: sides[name] for name in wanted}, judge=judge)
+            table = score_query(
+                query, {name: sides[name] for name in wanted}, classifier=classifier
+            )
             table.insert(0, "query_id", f"{kind}{number:05d}")
             table["label"] = (table["reference_id"] == partner) & (kind == "copy")
             table["ops"] = "+".join(name for name, _ in edited.ops)
@@ -147,10 +154,10 @@ def calibration_round(
     outsiders: int,
     descriptor_model: str,
     descriptor_weights: str,
-    pair_judge: str,
+    pair_classifier: str,
     weights_hash: str,
     **settings: Any,
-) -> Made:
+) -> ShardResult:
     """`calibration_pairs` of files, as a shard of work. Query ids begin with the seed.
 
     scenes: how many pairs of `split.same_scene` to ask about; outsiders: from how many files the
@@ -162,18 +169,18 @@ def calibration_round(
     names = rng.permutation(np.array(list(split.outsiders), dtype=object))[:outsiders]
     kept = dict.fromkeys([*names, *(outsider for outsider, _ in asked)])
     table = calibration_pairs(
-        Files(split.references),
-        Files({name: split.outsiders[name] for name in kept}),
+        FileReader(split.references),
+        FileReader({name: split.outsiders[name] for name in kept}),
         same_scene=asked,
         seed=seed,
         model=load_model(descriptor_model, descriptor_weights),
-        judge=load_judge(pair_judge),
+        classifier=load_classifier(pair_classifier),
         **settings,
     )
-    return Made(table.assign(query_id=f"{seed}-" + table["query_id"]))
+    return ShardResult(table.assign(query_id=f"{seed}-" + table["query_id"]))
 
 
-class Files(Mapping):
+class FileReader(Mapping):
     """Pictures by id, read when asked for."""
 
     def __init__(self, paths: Mapping[str, str]) -> None:
@@ -189,27 +196,27 @@ class Files(Mapping):
         return len(self._paths)
 
 
-def picture_of(
+def view_of(
     image: np.ndarray, sift_settings: Mapping[str, Any], thumbnail_short_side_px: int
-) -> Picture:
+) -> View:
     """A whole picture (H,W,3) uint8 RGB, ready for `evidence.score_pair`."""
     keypoints, descriptors = sift.extract(image, **sift_settings)
     thumbnail = resize_short_side(image, thumbnail_short_side_px)
-    return Picture(keypoints, descriptors, thumbnail, image.shape[1], image.shape[0])
+    return View(keypoints, descriptors, thumbnail, image.shape[1], image.shape[0])
 
 
-def searched(edited: Edited, settings: Mapping[str, Any], rng: np.random.Generator):
+def simulated_views(edited: Edited, settings: Mapping[str, Any], rng: np.random.Generator):
     """The query whole ("local"), and its part in a box ("crop") if a detector might give one."""
     image = edited.image
     keypoints, descriptors = sift.extract(image, **settings)
     height, width = image.shape[:2]
-    yield "local", Picture(keypoints, descriptors, image, width, height)
+    yield "local", View(keypoints, descriptors, image, width, height)
     box = _box(edited, rng)
     if box is None:
         return
     keypoints, descriptors = sift.extract(cut_box(image, box), **settings)
     keypoints[:, :2] += box[:2]
-    yield "crop", Picture(keypoints, descriptors, image, width, height, box)
+    yield "crop", View(keypoints, descriptors, image, width, height, box)
 
 
 def _box(edited: Edited, rng: np.random.Generator) -> np.ndarray | None:
@@ -233,7 +240,7 @@ def _part(image: np.ndarray, box: np.ndarray | None) -> np.ndarray:
 
 def _most_similar(cosine: np.ndarray, ids: list[str], neighbours: int) -> pd.DataFrame:
     """The most similar references, best first, to a query whose views have `cosine` (v,n) to all:
-    normalised and joined as `stages.search.search_global` does; `place`: the view that says so."""
+    normalised and joined as `search.search_global` does; `place`: the view that says so."""
     ranked = -np.sort(-cosine, axis=1)[:, 1 : 1 + neighbours]
     means = ranked.mean(axis=1) if ranked.size else np.zeros(len(cosine))
     scores = normalise_scores(cosine, means)
@@ -250,10 +257,10 @@ def _most_similar(cosine: np.ndarray, ids: list[str], neighbours: int) -> pd.Dat
     )
 
 
-class Proposer:
+class CandidateGenerator:
     """References that share most keypoints with a query, or look most alike as whole frames."""
 
-    def __init__(self, ids: list[str], sides: list[Picture], seed: int) -> None:
+    def __init__(self, ids: list[str], sides: list[View], seed: int) -> None:
         self.ids = np.array(ids, dtype=object)
         counts = [len(side.keypoints) for side in sides]
         self.offsets = np.concatenate([[0], np.cumsum(counts)])
@@ -263,12 +270,12 @@ class Proposer:
         sample = np.random.default_rng(seed).choice(len(descriptors), size, replace=False)
         self.index = index.train(factory, descriptors[np.sort(sample)], seed)
         index.add(self.index, descriptors, 0)
-        self.frames = np.stack([side.layings[0] for side in sides])
+        self.frames = np.stack([side.dihedral_views[0] for side in sides])
 
-    def votes(self, query: Picture) -> pd.DataFrame:
+    def votes(self, query: View) -> pd.DataFrame:
         """Votes (score) and mean squared distance by reference, most votes first, as in a run."""
         tables = [pd.DataFrame({"reference_row": [], "votes": [], "mean_squared_distance": []})]
-        for read in READINGS.values() if len(query.descriptors) else []:
+        for read in DESCRIPTOR_VARIANTS.values() if len(query.descriptors) else []:
             distances, hits = index.search(self.index, read(query.descriptors), _NEIGHBOURS)
             rows = index.rows_of_ids(hits, self.offsets)
             cells = voting.cells(query.keypoints)
@@ -281,5 +288,5 @@ class Proposer:
             columns=["score", "mean_squared_distance"],
         )
 
-    def most_alike(self, query: Picture) -> str:
-        return str(self.ids[abs(self.frames @ query.layings.T).max(axis=1).argmax()])
+    def most_alike(self, query: View) -> str:
+        return str(self.ids[abs(self.frames @ query.dihedral_views.T).max(axis=1).argmax()])

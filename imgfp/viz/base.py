@@ -145,7 +145,7 @@ def put_legend(ax: Axes, **where) -> None:
     ax.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.6, **where)
 
 
-def say(ax: Axes, text: str) -> Axes:
+def show_placeholder(ax: Axes, text: str) -> Axes:
     """An Axes with nothing to draw says so in its middle."""
     ax.set_xticks([])
     ax.set_yticks([])

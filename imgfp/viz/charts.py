@@ -24,8 +24,8 @@ from imgfp.viz.base import (
     number,
     put_legend,
     put_text,
-    say,
     set_title,
+    show_placeholder,
 )
 
 #: A threshold line: the same in every chart.
@@ -61,7 +61,7 @@ def draw_score_histogram(
     values = np.concatenate([scores for scores, *_ in groups])
     values = values[np.isfinite(values)]
     if not len(values):
-        return say(ax, "no scores")
+        return show_placeholder(ax, "no scores")
     edges = np.histogram_bin_edges(values, bins)
     for scores, colour, name in groups:
         counts, _ = np.histogram(scores[np.isfinite(scores)], edges)
@@ -144,7 +144,7 @@ def draw_bars(
 ) -> Axes:
     """Lying bars, the first on top, each with its name and its value written out."""
     if not len(names):
-        return say(ax, "nothing to count")
+        return show_placeholder(ax, "nothing to count")
     numbers = np.nan_to_num(np.asarray(values, float))
     rows = np.arange(len(numbers))
     bars = ax.barh(rows, numbers, color=colours, height=0.68)
@@ -222,12 +222,12 @@ def draw_reliability(
 def draw_breakdown(ax: Axes, breakdown: pd.DataFrame, title: str = "") -> Axes:
     """Recall a group of queries: a dot for pairs found, and how far search alone reached.
 
-    breakdown: columns group, positives, recall, proposed, as `losses.breakdown` makes it; drawn in the
+    breakdown: columns group, positives, recall, proposed, as `errors.breakdown` makes it; drawn in the
     order given, the first on top.
     """
     shown = breakdown[breakdown["positives"] > 0]
     if not len(shown):
-        return say(ax, "no true pairs")
+        return show_placeholder(ax, "no true pairs")
     rows = np.arange(len(shown))
     proposed, found = shown["proposed"].to_numpy(float), shown["recall"].to_numpy(float)
     ax.hlines(rows, 0, 1, color=LINE, linewidth=6, zorder=1)
@@ -279,3 +279,50 @@ def _name_rows(ax: Axes, names: Sequence[str]) -> None:
     ax.set_yticks(np.arange(len(names)), [label(name) for name in names], parse_math=False)
     ax.tick_params(axis="y", labelcolor=INK, length=0)
     ax.set_ylim(len(names) - 0.4, -0.6)
+
+
+def draw_histograms(
+    ax: Axes,
+    groups: Mapping[str, np.ndarray],
+    *,
+    axis: str = "",
+    marks: Mapping[str, float] | None = None,
+    bins: int = 40,
+    log: bool = False,
+) -> Axes:
+    """Named groups of values over each other, with named upright lines where a rule cuts.
+
+    log: a logarithmic value axis; groups without values are left out.
+    """
+    groups = {name: np.asarray(values, float) for name, values in groups.items() if len(values)}
+    if not groups:
+        return show_placeholder(ax, "nothing to show")
+    every = np.concatenate(list(groups.values()))
+    edges = np.histogram_bin_edges(np.log10(np.maximum(every, 1)) if log else every, bins)
+    edges = 10**edges if log else edges
+    for colour, (name, values) in zip(CYCLE, groups.items(), strict=False):
+        counts, _ = np.histogram(values, edges)
+        titled = f"{name} ({len(values):,})"
+        ax.stairs(counts, edges, fill=True, color=colour, alpha=0.35, label=titled)
+        ax.stairs(counts, edges, color=colour, linewidth=1.2)
+    if log:
+        ax.set_xscale("log")
+    for row, (name, value) in enumerate((marks or {}).items()):
+        ax.axvline(value, color=INK, linewidth=1.2, linestyle=(0, (5, 2)))
+        place = {"transform": ax.get_xaxis_transform(), "fontsize": 7.5, "color": INK, "zorder": 7}
+        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2}
+        put_text(ax, value, 0.97 - 0.1 * row, f" {name}", va="top", bbox=paper, **place)
+    ax.set_xlabel(axis)
+    ax.set_ylabel("count")
+    grid(ax, "y")
+    put_legend(ax, loc="best")
+    return ax
+
+
+def draw_points(ax: Axes, x: np.ndarray, y: np.ndarray, *, axes: tuple[str, str]) -> Axes:
+    """One faint dot a pair of values; x on an axis that is logarithmic above 1 and holds 0."""
+    ax.plot(x, y, ".", color=BLUE, alpha=0.35, markersize=5, markeredgewidth=0)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set(xlabel=axes[0], ylabel=axes[1])
+    grid(ax, "both")
+    return ax

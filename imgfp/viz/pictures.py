@@ -14,7 +14,7 @@ from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.patheffects import withStroke
 
-from imgfp.viz.base import FALSE, INK, SKY, YELLOW, label, put_text, say, set_title
+from imgfp.viz.base import FALSE, INK, SKY, YELLOW, label, put_text, set_title, show_placeholder
 
 Size = tuple[float, float]
 _OUTLINE = [withStroke(linewidth=2.4, foreground="#10151c")]
@@ -38,7 +38,7 @@ def draw_contact_sheet(
     No images give an Axes that says so.
     """
     if not len(images):
-        return say(ax, "no pictures")
+        return show_placeholder(ax, "no pictures")
     _bare(ax)
     columns = max(1, min(columns, len(images)))
     gap = 0.24 if len(titles) else 0.05

@@ -6,7 +6,7 @@ import ipywidgets as ipw
 import numpy as np
 import pandas as pd
 
-from imgfp.crops import choose
+from imgfp.crops.rule import box_facts, choose_box, taken_boxes
 from imgfp.datatypes import Boxes
 from imgfp.results import Results
 from imgfp.viz import svg
@@ -14,54 +14,6 @@ from imgfp.widgets.base import WRAPPED, Pager, facts_table, pane, sentence, slid
 
 #: A query is borderline when its best box is this near to a threshold.
 BORDERLINE = 0.08
-CORNERS = ["x0", "y0", "x1", "y1"]
-
-
-def box_facts(detections: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
-    """Each detection's shape as `crops.choose` sees it, once, for `taken_boxes`.
-
-    detections: the table of that name; sizes: width, height by image id. Columns image_id, confidence,
-    x0, y0, x1, y1 (clipped, shares of the image's sides), area (share of the image), aspect (height /
-    width of the box normalised by the image's sides).
-    """
-    size = sizes.loc[detections["image_id"], ["width", "height"]].to_numpy(np.float32)
-    corners = detections[CORNERS].to_numpy(np.float32)
-    corners = np.clip(corners, 0, np.tile(size, 2)) / np.tile(size, 2)
-    sides = corners[:, 2:] - corners[:, :2]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        aspect = sides[:, 1] / sides[:, 0]
-    facts = detections[["image_id", "confidence"]].reset_index(drop=True)
-    facts[CORNERS] = corners
-    return facts.assign(area=sides.prod(axis=1), aspect=aspect)
-
-
-def taken_boxes(
-    facts: pd.DataFrame,
-    *,
-    min_confidence: float,
-    max_area: float,
-    max_aspect: float,
-    max_crops: int = 1,
-    max_overlap: float = 0.5,
-) -> pd.DataFrame:
-    """The rows of `facts` that the rule of `crops.choose` takes, for all images at once.
-
-    facts: of `box_facts`, most confident first within its image.
-    """
-    good = (facts["confidence"] > min_confidence) & (facts["area"] > 0)
-    good &= (facts["area"] <= max_area) & facts["aspect"].between(1 / max_aspect, max_aspect)
-    left, rounds = facts[good], []
-    for _ in range(max_crops):
-        rounds.append(left.drop_duplicates("image_id"))
-        best = rounds[-1].set_index("image_id").loc[left["image_id"]]
-        low, high = (
-            pick(best[names].to_numpy(), left[names].to_numpy())
-            for pick, names in ((np.maximum, CORNERS[:2]), (np.minimum, CORNERS[2:]))
-        )
-        shared = (high - low).clip(0).prod(axis=1)
-        smaller = np.minimum(best["area"].to_numpy(), left["area"].to_numpy())
-        left = left[shared <= max_overlap * smaller]
-    return pd.concat(rounds) if rounds else left
 
 
 class CropBrowser(ipw.VBox):
@@ -178,7 +130,7 @@ class CropBrowser(ipw.VBox):
         tags: dict[int, str] = {}
         for name, count in self._most.items():
             point = {"min_confidence": at[f"{name}_min_confidence"], "max_crops": count}
-            for row in choose(boxes, *size, **point, **limits)[1].tolist():
+            for row in choose_box(boxes, *size, **point, **limits)[1].tolist():
                 tags[row] = f"{tags[row]} + {name}" if row in tags else name
         return tags
 

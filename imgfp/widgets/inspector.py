@@ -8,27 +8,27 @@ import pandas as pd
 
 from imgfp import viz
 from imgfp.datatypes import BRANCHES
-from imgfp.fusion import FEATURES
-from imgfp.geometry import REFUSALS
 from imgfp.report import evidence_in_words
 from imgfp.results import Results, Side, homography_of
+from imgfp.results.compare import MatchedPoints, PairMatcher, pair_matcher, warp_query
+from imgfp.scoring.fusion import FEATURES
+from imgfp.verify.estimation import REFUSALS
 from imgfp.viz import svg
 from imgfp.viz.pictures import overlay
 from imgfp.widgets.base import WIDE, WRAPPED, Pager, facts_table, pane, sentence, slider
-from imgfp.widgets.compare import Compared, Pair, pair_of, warp_query
 
 #: Columns of the evidence that people ask for first, with their names on the page.
 SHOWN = {
     "inliers": "matches that fit the map",
     "tentative": "matches looked at",
     "inlier_ratio": "share that fits inside",
-    "agreement": "overlap that agrees",
-    "agreement_chance": "… laid wrong on purpose",
-    "agreement_edges": "edges that agree",
-    "explained": "blocks that one edit explains",
-    "moved_blocks": "blocks that have moved",
-    "judged": "the trained eye: a copy, 0–1",
-    "tilt": "tilt of the sides, degrees",
+    "ncc_inlier_ratio": "overlap that agrees",
+    "ncc_chance": "… laid wrong on purpose",
+    "ncc_edges": "edges that agree",
+    "model_consistency": "blocks that one edit explains",
+    "displaced_blocks": "blocks that have moved",
+    "copy_probability": "the trained eye: a copy, 0–1",
+    "tilt_deg": "tilt of the sides, degrees",
     "query_area": "share of the query",
     "reference_area": "share of the reference",
     "direction": "direction",
@@ -43,8 +43,8 @@ class MatchInspector(ipw.VBox):
     def __init__(self, results: Results) -> None:
         self._results = results
         self._ids: dict[Side, str] = {}
-        self._pair: Pair | None = None
-        self._compared: Compared | None = None
+        self._pair: PairMatcher | None = None
+        self._compared: MatchedPoints | None = None
         self.ratio = slider("ratio (squared)", 1.15, 1.0, 3.0, 0.05)
         self.keypoints = ipw.IntSlider(
             value=0, min=0, max=2000, step=50, description="keypoints (0: all)", style=WIDE
@@ -163,7 +163,7 @@ class MatchInspector(ipw.VBox):
     def _load(self, _: object = None) -> None:
         if not self._ids:
             return
-        self._pair = pair_of(self._results, *self._ids.values(), self.keypoints.value)
+        self._pair = pair_matcher(self._results, *self._ids.values(), self.keypoints.value)
         self._match()
 
     def _match(self, _: object = None) -> None:
@@ -183,8 +183,10 @@ class MatchInspector(ipw.VBox):
         inside = compared.found.inliers
         words = [
             f"match {row + 1}: {'fits the map' if fits else 'does not fit'}"
-            f"{', brightness inverted' if turned else ''}"
-            for row, (fits, turned) in enumerate(zip(inside, compared.inverted, strict=True))
+            f"{', brightness contrast_reversed' if turned else ''}"
+            for row, (fits, turned) in enumerate(
+                zip(inside, compared.contrast_reversed, strict=True)
+            )
         ]
         drawn = svg.matches(
             *self._jpegs,

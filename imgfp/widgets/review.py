@@ -6,9 +6,10 @@ import ipywidgets as ipw
 import numpy as np
 import pandas as pd
 
-from imgfp import decisions, store, viz
+from imgfp import store, viz
 from imgfp.report import evidence_in_words
 from imgfp.results import Results
+from imgfp.store import decisions
 from imgfp.viz import svg
 from imgfp.widgets.base import WIDE, WRAPPED, button, facts_table, pane, sentence
 from imgfp.widgets.inspector import MatchInspector
@@ -144,7 +145,7 @@ class ReviewQueue(ipw.VBox):
     def next(self, pair: tuple[str, str] | None = None) -> None:
         """Show a pair, or the first that nobody has settled: the log is read anew, so that two people
         share one queue."""
-        held = decisions.settled(decisions.read(self.path))
+        held = decisions.consensus(decisions.read(self.path))
         settled = set(held[["query_id", "reference_id"]].itertuples(index=False, name=None))
         left = [key for key in self._queue if key not in settled]
         self.progress.value = len(self._queue) - len(left)
@@ -157,7 +158,7 @@ class ReviewQueue(ipw.VBox):
         path = self._results.run / "decisions.csv"
         log = decisions.read(self.path)
         decisions.export_csv(log, path)
-        count = len(decisions.settled(log))
+        count = len(decisions.consensus(log))
         self.note.value = f"decided pairs: {count:,}, written to {store.show(path)}"
 
     def _decider(self, decision: str):

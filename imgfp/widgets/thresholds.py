@@ -10,10 +10,11 @@ import ipywidgets as ipw
 import numpy as np
 import pandas as pd
 
-from imgfp import params, store, viz
+from imgfp import store, viz
 from imgfp.datatypes import BRANCHES
-from imgfp.evaluation import evaluate, true_references
 from imgfp.results import Results
+from imgfp.runner import params
+from imgfp.scoring.metrics import evaluate, true_references
 from imgfp.viz import svg
 from imgfp.widgets.base import (
     WIDE,

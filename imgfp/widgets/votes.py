@@ -9,9 +9,9 @@ import pandas as pd
 from imgfp import viz
 from imgfp.datatypes import BRANCHES
 from imgfp.results import Results
+from imgfp.results.compare import PairMatcher
 from imgfp.viz import svg
 from imgfp.widgets.base import Pager, pane, sentence
-from imgfp.widgets.compare import Pair
 
 #: References whose keypoints are shown in the query, each in a colour, and bars in the chart.
 COLOURED, BARS = 3, 10
@@ -118,7 +118,7 @@ class VoteView(ipw.VBox):
                 )
             except KeyError:
                 continue
-            compared = Pair(*sides).matches(1.15, bool(row.mirrored), at_most=150)
+            compared = PairMatcher(*sides).matches(1.15, bool(row.mirrored), at_most=150)
             places.append(compared.query_xy)
             colours += [colour] * len(compared.query_xy)
             texts += [row.reference_id] * len(compared.query_xy)

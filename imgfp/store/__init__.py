@@ -1,0 +1,54 @@
+"""Every file of a library or a run: written whole, described by a sidecar, read only when sound."""
+
+from imgfp.inference import sha256_of
+from imgfp.store.artefacts import (
+    describe,
+    digest_of,
+    fingerprint,
+    is_current,
+    load,
+    load_rows,
+    load_tables,
+    remove,
+    save,
+    shards,
+    what_differs,
+)
+from imgfp.store.features import FeatureLookup, feature_counts
+from imgfp.store.files import (
+    StoreError,
+    hash_of,
+    make_folder,
+    project_path,
+    show,
+    write_bytes,
+    write_csv,
+)
+from imgfp.store.locks import Journal, is_locked, lock
+
+__all__ = [
+    "FeatureLookup",
+    "Journal",
+    "StoreError",
+    "describe",
+    "digest_of",
+    "feature_counts",
+    "fingerprint",
+    "hash_of",
+    "is_current",
+    "is_locked",
+    "load",
+    "load_rows",
+    "load_tables",
+    "lock",
+    "make_folder",
+    "project_path",
+    "remove",
+    "save",
+    "sha256_of",
+    "shards",
+    "show",
+    "what_differs",
+    "write_bytes",
+    "write_csv",
+]

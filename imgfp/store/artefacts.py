@@ -1,0 +1,258 @@
+"""Every artefact's one reader and one writer.
+
+An artefact is a file and, beside it, a sidecar `<file>.json` that says what it was made from: the
+fingerprint (who made it, with which settings, from which inputs), size and SHA-256. The file is written
+beside its place, flushed, read back, renamed; the sidecar is written last and read first. So an artefact is
+whole or absent, and one with the same fingerprint is never computed again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import mmap
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imgfp import __version__
+from imgfp.datatypes import Descriptors, LocalFeatures
+from imgfp.inference import sha256_of
+from imgfp.store.files import StoreError, hash_of, write_bytes
+
+#: Rows that a table keeps together on disk: the least that `load_rows` reads.
+ROW_GROUP = 32
+#: Raised when the meaning of stored artefacts changes, so that old ones are made again.
+ARTEFACT_VERSION = 1
+
+
+def save(
+    path: Path, record: Any, *, maker: str, settings: dict, inputs: Sequence[str] = (), **facts
+):
+    """Write a record and its sidecar; returns the sidecar. The suffix must fit the record:
+    `.parquet` DataFrame, `.h5` LocalFeatures or Descriptors, `.json` plain values, `.faiss` bytes (read back as a map of
+    the file, which processes share).
+
+    `maker`, `settings` and `inputs` (hashes) make the fingerprint; `facts` are kept beside it.
+    """
+    sidecar = _sidecar(path)
+    sidecar.unlink(missing_ok=True)
+    data = _ENCODERS[path.suffix](record)
+    digest = write_bytes(path, data)
+    described = {
+        **_origin(maker, settings, inputs),
+        "fingerprint": fingerprint(maker, settings, inputs),
+        "sha256": digest,
+        "bytes": len(data),
+        "rows": len(record),
+        "imgfp": __version__,
+        **facts,
+    }
+    write_bytes(sidecar, json.dumps(described, indent=1, sort_keys=True, default=str).encode())
+    return described
+
+
+def load(path: Path, columns: Sequence[str] | None = None) -> Any:
+    """Read an artefact, its bytes checked against the sidecar. `columns`: of a table, only these.
+
+    Raises StoreError naming the file when it is missing, half-written or damaged.
+    """
+    verify(path)
+    if path.suffix == ".parquet":
+        return _read_table(path, columns)
+    return _DECODERS[path.suffix](path)
+
+
+def load_rows(path: Path, rows: Sequence[int], columns: Sequence[str]) -> pd.DataFrame:
+    """Single rows of a stored table that holds pictures, in the order asked; the rest stays on disk."""
+    verify(path)
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        groups = sorted({row // ROW_GROUP for row in rows})
+        arrow = file.read_row_groups(groups, columns=list(columns))
+    arrow.validate(full=True)
+    base = {group: number * ROW_GROUP for number, group in enumerate(groups)}
+    places = [base[row // ROW_GROUP] + row % ROW_GROUP for row in rows]
+    return arrow.take(places).to_pandas()
+
+
+def describe(path: Path) -> dict:
+    """The sidecar of an artefact. Raises StoreError when there is none."""
+    try:
+        return json.loads(_sidecar(path).read_bytes())
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing or unfinished; run the stage that makes it") from None
+    except ValueError:
+        raise StoreError(f"{_sidecar(path)} is damaged; delete it and run again") from None
+
+
+def fingerprint(maker: str, settings: dict, inputs: Sequence[str] = ()) -> str:
+    """What decides whether an artefact must be made again."""
+    return hash_of(_origin(maker, settings, inputs))
+
+
+def is_current(path: Path, wanted: str) -> bool:
+    """True when the artefact is there, whole in size, and has the fingerprint `wanted`."""
+    try:
+        found = describe(path)
+        return found["fingerprint"] == wanted and path.stat().st_size == found["bytes"]
+    except (StoreError, OSError, KeyError):
+        return False
+
+
+def what_differs(path: Path, settings: dict) -> str:
+    """In words, which settings of a stored artefact are not `settings`; blank when it is absent or equal."""
+    try:
+        old = describe(path).get("settings", {})
+    except StoreError:
+        return ""
+    changed = [
+        f"{key} {old.get(key, 'unset')!r} -> {settings.get(key, 'unset')!r}"
+        for key in sorted({*old, *settings})
+        if _plain(old.get(key)) != _plain(settings.get(key))
+    ]
+    return ", ".join(changed)
+
+
+def remove(path: Path) -> None:
+    """Delete an artefact, sidecar first so that it is never read as whole."""
+    _sidecar(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def shards(folder: Path, suffix: str) -> list[Path]:
+    """The finished shards of a folder in order."""
+    return sorted(p for p in folder.glob(f"shard-*{suffix}") if _sidecar(p).exists())
+
+
+def load_tables(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """All table shards of a folder, joined in order. Raises StoreError when there are none."""
+    parts = [load(path, columns) for path in shards(folder, ".parquet")]
+    if not parts:
+        raise StoreError(f"{folder} holds nothing yet; run the stage that fills it")
+    return pd.concat(parts, ignore_index=True)
+
+
+def digest_of(root: Path, patterns: Sequence[str]) -> str:
+    """One hash over every artefact and file below `root` that matches; changes when any byte does."""
+    found = sorted({p for pattern in patterns for p in root.glob(pattern) if p.is_file()})
+    parts = []
+    for path in found:
+        if path.name.startswith("."):
+            continue
+        if path.suffix == ".json" and path.with_suffix("").exists():
+            continue  # a sidecar; its artefact speaks for it
+        side = _sidecar(path)
+        whole = json.loads(side.read_bytes())["sha256"] if side.exists() else sha256_of(path)
+        parts.append((path.relative_to(root).as_posix(), whole, path.stat().st_size))
+    return hash_of(parts)
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
+
+
+def _origin(maker: str, settings: dict, inputs: Sequence[str]) -> dict:
+    return {
+        "maker": maker,
+        "version": ARTEFACT_VERSION,
+        "settings": _plain(settings),
+        "inputs": hash_of(list(inputs)),
+    }
+
+
+def verify(path: Path) -> None:
+    wanted = describe(path)["sha256"]
+    try:
+        status = path.stat()
+    except OSError:
+        raise StoreError(f"{path} is missing; run the stage that makes it") from None
+    if _checked_digest(path, status.st_size, status.st_mtime_ns) != wanted:
+        raise StoreError(
+            f"{path} is damaged (its SHA-256 is not the one written); delete it, run again"
+        )
+
+
+@lru_cache(maxsize=100_000)
+def _checked_digest(path: Path, size: int, mtime_ns: int) -> str:
+    return sha256_of(path)
+
+
+def _encode_table(frame: pd.DataFrame) -> bytes:
+    out = io.BytesIO()
+    arrow = pa.Table.from_pandas(frame, preserve_index=False)
+    pictures = ROW_GROUP if any(pa.types.is_binary(kind) for kind in arrow.schema.types) else None
+    pq.write_table(
+        arrow, out, compression="zstd", write_page_checksum=True, row_group_size=pictures
+    )
+    return out.getvalue()
+
+
+def _read_table(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
+    arrow = pq.read_table(path, columns=columns, page_checksum_verification=True)
+    arrow.validate(full=True)
+    return arrow.to_pandas()
+
+
+def _encode_h5(record: LocalFeatures | Descriptors) -> bytes:
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        file.attrs["record"] = type(record).__name__
+        ids = [str(i) for i in record.image_ids]
+        file.create_dataset("image_ids", data=ids, dtype=h5py.string_dtype())
+        names = ("vectors",) if isinstance(record, Descriptors) else _FEATURE_ARRAYS
+        for name in names:
+            array = getattr(record, name)
+            chunked = {"chunks": True, "fletcher32": True} if array.size else {}
+            file.create_dataset(name, data=array, **chunked)
+    return out.getvalue()
+
+
+_FEATURE_ARRAYS = ("offsets", "keypoints", "descriptors")
+
+
+def open_h5(path: Path) -> h5py.File:
+    file = h5py.File(path, "r")
+    for name in file:
+        # A link or an outside storage could make the file read another file of this machine.
+        data = file[name]
+        linked = not isinstance(file.get(name, getlink=True), h5py.HardLink)
+        if linked or not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
+            raise StoreError(f"{path}: '{name}' points outside the file; it is not one of ours")
+    return file
+
+
+def _decode_h5(path: Path) -> LocalFeatures | Descriptors:
+    with open_h5(path) as file:
+        ids = np.array(file["image_ids"].asstr()[:], dtype=object)
+        if file.attrs["record"] == "Descriptors":
+            return Descriptors(ids, file["vectors"][:])
+        return LocalFeatures(ids, *(file[name][:] for name in _FEATURE_ARRAYS))
+
+
+def _map_bytes(path: Path) -> mmap.mmap:
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+    ".parquet": _encode_table,
+    ".h5": _encode_h5,
+    ".json": lambda value: json.dumps(value, indent=1, default=str).encode(),
+    ".faiss": bytes,
+}
+_DECODERS: dict[str, Callable[[Path], Any]] = {
+    ".h5": _decode_h5,
+    ".json": lambda path: json.loads(path.read_bytes()),
+    ".faiss": _map_bytes,
+}
