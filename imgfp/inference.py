@@ -1,4 +1,4 @@
-"""Network weights: where the shipped files lie, their hash, and ONNX sessions on onnxruntime."""
+"""Network weights: folder of the shipped files, hash of a file, ONNX sessions on onnxruntime."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnxruntime
 
-#: Where the weights lie that come with the package.
+#: Folder of the weights that ship with the package.
 SHIPPED = Path(__file__).parent / "weights"
 
 
 def onnx_session(path: Path) -> onnxruntime.InferenceSession:
-    """A session on one thread. Raises ValueError naming a file that is no model."""
+    """A session on one CPU thread. Raises ValueError naming a file that is not a usable ONNX model."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

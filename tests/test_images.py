@@ -64,8 +64,8 @@ def test_transparent_picture_lies_on_grey():
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"just text", "not a picture"),
-        (b"\x89PNG\r\n\x1a\n", "not a picture"),
+        (b"just text", "not an image"),
+        (b"\x89PNG\r\n\x1a\n", "not an image"),
         (encoded(np.zeros((4, 300, 3), np.uint8), "PNG"), "too small"),
         (encoded(np.zeros((8, 900, 3), np.uint8), "PNG"), "thinner than"),
     ],

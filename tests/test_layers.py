@@ -49,7 +49,7 @@ ORDER = {
     "results": ["files", "explain", "compare", "sheets"],
     "runner": ["params", "cluster", "doctor", "notebooks"],
     "scoring": ["metrics", "thresholds", "errors", "fusion"],
-    "search": ["index", "voting", "normalisation"],
+    "search": ["index", "voting", "normalisation", "propose"],
     "stages": [
         "inventory",
         "crops",
@@ -59,8 +59,8 @@ ORDER = {
         "search",
         "verification",
     ],
-    "store": ["files", "locks", "artefacts", "features", "formats", "decisions"],
-    "training": ["onnx_export", "crops", "descriptor", "calibration", "pairs"],
+    "store": ["files", "layout", "locks", "artefacts", "features", "formats", "decisions"],
+    "training": ["onnx_export", "checkpoints", "crops", "descriptor", "calibration", "pairs"],
     "training.crops": ["network", "scene_edits", "scenes", "box_scorer", "detector", "evaluation"],
     "training.descriptor": [
         "data",

@@ -120,18 +120,18 @@ def test_mirrored_descriptors_need_no_pixels(photograph, flip):
     assert np.median(distances(descriptors[here], flipped[there])) > 100
 
 
-def test_inverted_descriptors_need_no_pixels(photograph):
+def test_contrast_reversed_descriptors_need_no_pixels(photograph):
     keypoints, descriptors = sift.extract(photograph)
     seen, negative = sift.extract(255 - photograph)
     expected = keypoints + np.float32([0, 0, 0, np.pi])
     here, there = matched(expected, seen, within_px=1)
     assert len(here) > 0.7 * len(keypoints)
-    predicted = sift.invert_descriptors(descriptors)
+    predicted = sift.reverse_contrast(descriptors)
     assert np.median(distances(predicted[here], negative[there])) < 20
 
 
 @pytest.mark.parametrize(
-    "permute", [sift.mirror_descriptors, sift.invert_descriptors, sift.to_seed_layout]
+    "permute", [sift.mirror_descriptors, sift.reverse_contrast, sift.to_seed_layout]
 )
 def test_permutations_are_their_own_inverse(permute, rng):
     descriptors = rng.integers(0, 256, (5, 128), np.uint8)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
 from imgfp.search import index
 from imgfp.stages.index import open_index
+from imgfp.store import Library
 
 #: Bytes of a keypoint (x, y, size, angle) and of its descriptor.
 KEYPOINT_BYTES, DESCRIPTOR_BYTES = 16, 128
-
-
-#: Bytes an indexed keypoint takes, its id included, and what comparing with it costs against floats.
-#: Measured on 3 M keypoints: 16-byte codes answer 1.3 times as fast as bytes, list centres included.
+#: Bytes per indexed keypoint, including its id, and the cost of a comparison with it relative to floats.
+#: Measured with 3 M keypoints: 16-byte codes are 1.3 times as fast as bytes, including list centres.
 STORAGE = {"Flat": (512, 1.0), "SQ8_direct": (136, 1.0), "PQ32": (40, 0.7), "PQ16": (24, 0.45)}
-
-
-#: Comparing with a list's centre is part of a matrix product, so cheaper than with a vector in a list.
+#: Cost of a comparison with a list's centre relative to a vector in a list: it is part of a matrix product.
 CENTRE_COST = 0.4
 
 
-def distance_rate(library: Path, nprobe: int, keypoints_per_second: float) -> float:
-    """Comparisons with vectors in lists a second behind a measured search rate; those with the centres
+def distance_rate(library: Library, nprobe: int, keypoints_per_second: float) -> float:
+    """Comparisons with vectors in lists per second that give a measured search rate; those with the centres
     of lists count `CENTRE_COST`."""
     opened = open_index(library, "local")
     lists = [index.lists_of(part) for part in opened.parts]
@@ -48,10 +43,10 @@ def capacity(
     nprobe: int,
     cores: int,
 ) -> pd.DataFrame:
-    """Sizes in GB and hours on `cores` for each way of keeping the index of reference keypoints.
+    """Sizes in GB and hours on `cores` for each storage of the index of reference keypoints.
 
-    Rates are per core, as notebook 30 measures them; `keypoints` a picture; `readings` of a query that
-    are searched; `candidates` scored a query. Columns storage, lists, index_gb, features_gb, build_hours,
+    Rates are per core, as notebook 30 measures them; keypoints: per image; variants: descriptor variants
+    searched per query; candidates: pairs verified per query. Columns storage, lists, index_gb, features_gb, build_hours,
     extract_hours, search_hours, score_hours.
     """
     vectors = int(references * keypoints)

@@ -1,11 +1,10 @@
-"""Homography estimators compared on the same matches."""
+"""Homography estimators compared on the same putative matches."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,65 +13,67 @@ import pandas as pd
 from imgfp import store
 from imgfp.geometry import project
 from imgfp.stages import verification
-from imgfp.verify.estimation import estimate_homography
-from imgfp.verify.evidence import INLIER_PX
+from imgfp.verify.estimation import INLIER_PX, estimate_homography
 from imgfp.verify.matching import nearest_two, tentative_matches
 from imgfp.verify.refinement import align
-from imgfp.verify.view import View
+from imgfp.verify.view import View, alignment_of
 
 
-def compare_estimators(run: Path, library: Path, candidates: pd.DataFrame) -> pd.DataFrame:
-    """How well robust estimators find the map of proposed pairs (columns query_id, reference_id).
+def compare_estimators(
+    run: store.Run, library: store.Library, candidates: pd.DataFrame
+) -> pd.DataFrame:
+    """Robust estimators compared on the same candidates (columns query_id, reference_id).
 
-    All see the same tentative matches. Returns a row an estimator: pairs, confirmed (share of them where
-    the pixels agree once the query is laid on the reference by its map, more than half of the overlap
-    and 0.2 beyond chance), inliers (median over the pairs that every estimator has confirmed) and
-    milliseconds of processor time a pair. PoseLib is among them where it is installed (extra `peers`).
+    All get the same putative matches. Returns one row per estimator: pairs, confirmed (share of them whose
+    pixels agree under the estimated homography, in more than half of the overlap and 0.2 more than by chance),
+    inliers (median over the pairs that every estimator confirms) and milliseconds of processor time per
+    pair. PoseLib is included if it is installed (extra `peers`).
     """
-    views = [store.FeatureLookup(run / "local_features")]
-    known = [store.FeatureLookup(library / "local_features")]
     frame_px = verification.frame_short_side_px(library)
+    readers = [verification.ViewReader(side, frame_px) for side in (run, library)]
     estimators = {
         name: call
         for name, call in _ESTIMATORS.items()
         if name != "PoseLib" or find_spec("poselib")
     }
     rows = []
-    for number, pair in enumerate(candidates.itertuples()):
+    for number, ids in enumerate(
+        zip(candidates["query_id"], candidates["reference_id"], strict=True)
+    ):
         sides = [
-            verification.whole_picture(run, views, pair.query_id, frame_px),
-            verification.whole_picture(library, known, pair.reference_id, frame_px),
+            reader.read({image_id: image_id})[image_id]
+            for reader, image_id in zip(readers, ids, strict=True)
         ]
         nearest = nearest_two(sides[0].variants, sides[1].variants)
         mirrored, (matches, contrast_reversed) = max(
-            ((turned, tentative_matches(nearest, turned)) for turned in (False, True)),
-            key=lambda reading: len(reading[1][0]),
+            ((mirror, tentative_matches(nearest, mirror)) for mirror in (False, True)),
+            key=lambda variant: len(variant[1][0]),
         )
         ends = [side.keypoints[at] for side, at in zip(sides, matches.T, strict=True)]
         for name, estimate in estimators.items():
             start = time.process_time()
-            found = estimate(
+            homography = estimate(
                 *ends, mirrored, contrast_reversed, sides[0].frame_px, sides[1].frame_px
             )
             seconds = time.process_time() - start
-            rows.append((number, name, seconds, *_is_right(found, *ends, *sides)))
+            rows.append((number, name, seconds, *_confirm(homography, *ends, *sides)))
     table = pd.DataFrame(rows, columns=["pair", "estimator", "seconds", "inliers", "confirmed"])
-    everybody = table.groupby("pair")["confirmed"].transform("all")
+    by_all = table.groupby("pair")["confirmed"].transform("all")
     groups = table.groupby("estimator", sort=False)
     return pd.DataFrame(
         {
             "pairs": groups.size(),
             "confirmed": groups["confirmed"].mean(),
-            "inliers": table[everybody].groupby("estimator", sort=False)["inliers"].median(),
+            "inliers": table[by_all].groupby("estimator", sort=False)["inliers"].median(),
             "milliseconds": 1000 * groups["seconds"].mean(),
         }
     ).reset_index()
 
 
 def _robust(estimate: Callable[[np.ndarray, np.ndarray], np.ndarray | None]):
-    """An estimator of homographies from points, made to work in frame pixels."""
+    """An estimator of homographies from points, adapted to frame pixels."""
 
-    def found(query, reference, _mirrored, _inverted, query_px, reference_px):
+    def adapted(query, reference, _mirrored, _contrast_reversed, query_px, reference_px):
         if len(query) < 4:
             return None
         matrix = estimate(
@@ -83,7 +84,7 @@ def _robust(estimate: Callable[[np.ndarray, np.ndarray], np.ndarray | None]):
             return None
         return np.diag([reference_px] * 2 + [1]) @ matrix @ np.diag([1 / query_px] * 2 + [1])
 
-    return found
+    return adapted
 
 
 def _ours(query, reference, mirrored, contrast_reversed, query_px, reference_px):
@@ -111,13 +112,16 @@ _ESTIMATORS = {
 }
 
 
-def _is_right(homography, query_ends, reference_ends, query: View, reference: View):
-    """Inliers of a map, and whether the pixels confirm it."""
+def _confirm(homography, query_ends, reference_ends, query: View, reference: View):
+    """Inliers of a homography, and whether the pixels confirm it."""
     if homography is None:
         return 0, False
-    sent = project(homography, query_ends[:, :2].astype(np.float64))
-    off = np.linalg.norm(sent - reference_ends[:, :2], axis=1) / reference.frame_px
-    between = reference.to_grey_px @ homography @ np.linalg.inv(query.to_grey_px)
-    seen = align(query.grey, reference.grey, between)
-    confirmed = seen is not None and seen.share > 0.5 and seen.share - seen.chance > 0.2
-    return int((off < INLIER_PX).sum()), confirmed
+    projected = project(homography, query_ends[:, :2].astype(np.float64))
+    errors = np.linalg.norm(projected - reference_ends[:, :2], axis=1) / reference.frame_px
+    overlay = align(alignment_of(query, reference, homography)).overlay()
+    confirmed = (
+        overlay is not None
+        and overlay.inlier_ratio > 0.5
+        and overlay.inlier_ratio - overlay.chance > 0.2
+    )
+    return int((errors < INLIER_PX).sum()), confirmed

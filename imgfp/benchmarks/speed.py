@@ -1,4 +1,4 @@
-"""Notebooks 30 and 31: how fast the stages are on this machine, and what another scale would need."""
+"""Notebook 30: the speed of the stages on this machine."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from imgfp.search import index
 from imgfp.search.voting import vote
 from imgfp.stages import features, verification
 from imgfp.stages.index import open_index
+from imgfp.stages.search import read_candidates
 
 # ------------------------------------------------------------------------------ local features
 
 
 def bare_loop(records: Sequence[dict], **settings) -> int:
-    """The least that anybody has to do: decode, resize, OpenCV's SIFT with the same settings.
+    """The least possible work: decode, resize, OpenCV's SIFT with the same settings.
 
-    records: with a `path`; settings: of `sift.extract`. Nothing is checked, sorted, normalised or kept.
+    records: with a `path`; settings: of `sift.extract`. Nothing is checked, sorted, normalised or saved.
     Returns the number of keypoints.
     """
     halved = 1 + settings["first_octave"]
-    detector = cv2.SIFT_create(
+    detector = cv2.SIFT.create(
         nOctaveLayers=settings["octave_layers"],
         contrastThreshold=settings["contrast_threshold"],
         edgeThreshold=settings["edge_threshold"],
@@ -39,7 +40,7 @@ def bare_loop(records: Sequence[dict], **settings) -> int:
     found = 0
     for record in records:
         data = np.fromfile(record["path"], np.uint8)
-        grey = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+        grey = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
         scale = min(1.0, settings["short_side_px"] / min(grey.shape)) / (1 + halved)
         frame = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         found += len(detector.detectAndCompute(frame, None)[0])
@@ -47,7 +48,7 @@ def bare_loop(records: Sequence[dict], **settings) -> int:
 
 
 def our_loop(records: Sequence[dict], **settings) -> int:
-    """The local-feature stage on the same pictures in this process; returns the keypoints kept."""
+    """The local-feature stage on the same images in this process; returns the number of keypoints."""
     return int(features.extract_features(list(records), **settings).record.offsets[-1])
 
 
@@ -56,8 +57,8 @@ def race(
 ) -> pd.DataFrame:
     """Rate of each runner in one process: columns name, images_per_second, keypoints.
 
-    The runners take turns, slice by slice, so that whatever else this machine does slows all alike; the
-    processor's seconds of this process count, not the clock's.
+    The runners alternate, slice by slice, so that other load on the machine affects all of them equally;
+    processor time of this process is measured, not wall time.
     """
     cv2.setNumThreads(1)
     seconds = dict.fromkeys(runners, 0.0)
@@ -77,11 +78,11 @@ def race(
 
 
 def stage_rate(records: Sequence[dict], workers: int, **settings) -> dict[str, float]:
-    """The whole stage on so many processes of this machine, decoding, writing and reading back included,
-    starting the processes excluded.
+    """The whole stage with `workers` processes on this machine, including decoding, writing and reading
+    back, without the start of the processes.
 
-    Returns images_per_second by the clock, which needs a machine with nothing else to do, and
-    core_milliseconds an image, which the processes burnt and which others hardly disturb.
+    Returns images_per_second in wall time, which needs an otherwise idle machine, and core_milliseconds,
+    processor time per image, which other load hardly affects.
     """
     with TemporaryDirectory() as folder, cluster.processes(workers) as address:
         size = max(1, len(records) // (8 * workers))
@@ -95,11 +96,11 @@ def stage_rate(records: Sequence[dict], workers: int, **settings) -> dict[str, f
             start = time.perf_counter()
             cluster.map_shards(features.extract_features, tasks, settings, cluster=address)
             seconds = time.perf_counter() - start
-            burnt = sum(connected.run(time.process_time).values()) - before
+            busy = sum(connected.run(time.process_time).values()) - before
     return {
         "workers": workers,
         "images_per_second": len(records) / seconds,
-        "core_milliseconds": 1000 * burnt / len(records),
+        "core_milliseconds": 1000 * busy / len(records),
     }
 
 
@@ -107,7 +108,7 @@ def stage_rate(records: Sequence[dict], workers: int, **settings) -> dict[str, f
 
 
 def search_rates(
-    library: Path,
+    library: store.Library,
     features: Path,
     view_ids: Sequence[str],
     nprobes: Sequence[int],
@@ -115,9 +116,9 @@ def search_rates(
     neighbours: int,
     ratio: float,
 ) -> pd.DataFrame:
-    """What visiting more lists costs and brings, against the largest of `nprobes`.
+    """Cost and benefit of probing more lists, in comparison with the largest of `nprobes`.
 
-    Columns nprobe, keypoints_per_second (of the processor, Faiss on one thread), same_neighbour (share of
+    Columns nprobe, keypoints_per_second (processor time, Faiss on one thread), same_neighbour (share of
     query keypoints with the same nearest reference keypoint), same_winner (share of queries whose
     most-voted reference is the same): search is tuned on votes, not on neighbours. ratio: of
     `voting.vote`.
@@ -127,7 +128,7 @@ def search_rates(
     queries = [lookup.of(view_id)[1] for view_id in view_ids if view_id in lookup]
     stacked = np.concatenate([np.empty((0, 128), np.uint8), *queries])
     offsets = np.cumsum([0, *map(len, queries)])
-    rows = []
+    rows: list[tuple[int, float, float, float]] = []
     with index.one_thread():
         for nprobe in sorted(nprobes, reverse=True):
             start = time.process_time()
@@ -142,21 +143,22 @@ def search_rates(
             )
             if not rows:
                 best, first = ids[:, 0], winners
-            same = float((ids[:, 0] == best).mean()), float((winners == first).mean())
-            rows.append((nprobe, len(stacked) / seconds, *same))
+            same_neighbour = float((ids[:, 0] == best).mean())
+            same_winner = float((winners == first).mean())
+            rows.append((nprobe, len(stacked) / seconds, same_neighbour, same_winner))
     columns = ["nprobe", "keypoints_per_second", "same_neighbour", "same_winner"]
     return pd.DataFrame(rows[::-1], columns=columns)
 
 
-def pair_rate(run: Path, library: Path, count: int, **settings) -> tuple[int, float]:
-    """Pairs scored and processor milliseconds a pair, from cached features and thumbnails, with one
-    thread as in a worker: others would wait for each other at full power.
+def pair_rate(run: store.Run, library: store.Library, count: int, **settings) -> tuple[int, float]:
+    """Pairs scored and processor milliseconds per pair, from stored features and thumbnails, with one
+    thread as in a worker: waiting threads of a pool would count as processor time.
 
-    settings: of `pairs.score_pairs`.
+    settings: of `verification.scoring_settings`.
     """
     from threadpoolctl import threadpool_limits
 
-    tasks = verification.pair_tasks(run, library, verification.read_candidates(run))
+    tasks = verification.pair_tasks(run, library, read_candidates(run))
     arguments: list[dict[str, Any]] = [task.arguments for task in tasks]
     chosen = pd.concat([a["pairs"] for a in arguments], ignore_index=True).head(count)
     shared = arguments[0] | {"pairs": chosen.head(5)}
@@ -166,6 +168,3 @@ def pair_rate(run: Path, library: Path, count: int, **settings) -> tuple[int, fl
         scored = verification.score_pairs(**(shared | {"pairs": chosen}), **settings)
         seconds = time.process_time() - start
     return len(scored.record), 1000 * seconds / max(1, len(scored.record))
-
-
-# ------------------------------------------------------------------------------------- capacity

@@ -1,7 +1,8 @@
-"""Signs that a box holds a pasted picture, as numbers: what its sides, inside and outside look like.
+"""Features of a detected box that tell whether it holds a pasted image: its sides, inside and outside.
 
-They join what two detectors saw: a network that knows pictures, and straight edges that know where
-exactly a picture ends. A small network judges them (`imgfp.crops.detectors.PasteDetector`).
+They combine two detectors: a network, which recognises images by their content, and straight edges,
+which locate where exactly an image ends. The box scorer of `imgfp.crops.detectors.PasteDetector` turns
+them into a confidence.
 """
 
 from __future__ import annotations
@@ -9,20 +10,20 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from imgfp.crops.boxes import iou
 from imgfp.crops.edges import column_sums, steps_across, working_copy
 from imgfp.datatypes import Boxes
+from imgfp.geometry import iou
 
 N_FEATURES = 43
 
 
 def box_features(image: np.ndarray, xyxy: np.ndarray, network: Boxes, edges: Boxes) -> np.ndarray:
-    """(n, N_SIGNS) float32 signs of the boxes `xyxy` (n,4) in an (H,W,3) uint8 RGB image.
+    """(n, N_FEATURES) float32 features of the boxes `xyxy` (n,4) in an (H,W,3) uint8 RGB image.
 
-    Two sides of each of both directions, the one with more edge first: is it the image's border,
-    share of it that lies on an edge, the same of its continuation beyond the corners, mean step
-    along it, colour step across it; then shape, inside against outside, and how far the boxes of
-    either detector agree. `network`, `edges`: all boxes that the two saw.
+    Five of each side, vertical sides first, and of two opposite sides the one with more edge first:
+    whether it is the image's border, share of it that lies on an edge, the same of its continuation
+    beyond the corners, mean step along it, colour step across it. Then shape, inside against outside,
+    and how well the boxes of either detector match. `network`, `edges`: all boxes of the two detectors.
     """
     height, width = image.shape[:2]
     small = working_copy(image)
@@ -49,13 +50,12 @@ def box_features(image: np.ndarray, xyxy: np.ndarray, network: Boxes, edges: Box
         ]
     )
     inner = _inside_outside(small, colours, whole)
-    agree = [_agreement(xyxy, seen) for seen in (network, edges)]
-    signs = np.column_stack([columns, rows, shape, inner, *agree])
-    return signs.astype(np.float32)
+    matches = [_match(xyxy, detected) for detected in (network, edges)]
+    return np.column_stack([columns, rows, shape, inner, *matches]).astype(np.float32)
 
 
 def _side_features(small: np.ndarray, colours: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(n,10): five signs of the left and the right sides, the side with more edge first."""
+    """(n,10): five features each of the left and right side, the side with more edge first."""
     height, width = small.shape[:2]
     step, _, edge = steps_across(small)
     on_edge = column_sums(edge)
@@ -84,7 +84,7 @@ def _side_features(small: np.ndarray, colours: np.ndarray, boxes: np.ndarray) ->
 def _mean_colour(
     sums: np.ndarray, left: np.ndarray, top: np.ndarray, right: np.ndarray, bottom: np.ndarray
 ) -> np.ndarray:
-    """(n,3) mean colour of rectangles, cut to the picture, from its integral image."""
+    """(n,3) mean colour of rectangles, clipped to the image, from its integral image."""
     last_y, last_x = sums.shape[0] - 1, sums.shape[1] - 1
     left, right = left.clip(0, last_x), right.clip(0, last_x)
     top, bottom = top.clip(0, last_y), bottom.clip(0, last_y)
@@ -93,14 +93,15 @@ def _mean_colour(
 
 
 def _inside_outside(small: np.ndarray, colours: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(n,9): colour, contrast and detail of a box, against all that is outside it."""
+    """(n,9): colour step across the border of a box; brightness, contrast, detail and saturation inside
+    and outside it."""
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     detail = np.abs(cv2.Laplacian(grey, cv2.CV_16S)).astype(np.float32)
     red, green, blue = cv2.split(small)
     lowest, highest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
-    paint = cv2.subtract(highest, lowest).astype(np.float32)
+    chroma = cv2.subtract(highest, lowest).astype(np.float32)
     light = grey.astype(np.float32)
-    sums = cv2.integral(cv2.merge([light, light * light, detail, paint]))
+    sums = cv2.integral(cv2.merge([light, light * light, detail, chroma]))
     left, top, right, bottom = boxes.T
     n_in = ((right - left) * (bottom - top)).astype(float)[:, None]
     n_out = np.maximum(grey.size - n_in, 1)
@@ -110,25 +111,25 @@ def _inside_outside(small: np.ndarray, colours: np.ndarray, boxes: np.ndarray) -
         inside.append(part / n_in)
         outside.append((table[-1, -1] - part) / n_out)
     colour_step = np.abs(inside[0] - outside[0]).max(1) / 64
-    signs = [colour_step]
+    features = [colour_step]
     for mean in (inside[1], outside[1]):
         spread = np.sqrt(np.maximum(mean[:, 1] - mean[:, 0] ** 2, 0))
-        signs += [mean[:, 0] / 128, spread / 64, np.log1p(mean[:, 2]), mean[:, 3] / 64]
-    return np.column_stack(signs)
+        features += [mean[:, 0] / 128, spread / 64, np.log1p(mean[:, 2]), mean[:, 3] / 64]
+    return np.column_stack(features)
 
 
-def _agreement(xyxy: np.ndarray, seen: Boxes) -> np.ndarray:
-    """(n,4): confidence of the best box that nearly coincides, of any times its overlap, how many
-    coincide, and the picture's best confidence."""
-    if not len(seen):
+def _match(xyxy: np.ndarray, detected: Boxes) -> np.ndarray:
+    """(n,4): confidence of the best detected box with an IoU above 0.7; best of confidence times squared
+    IoU; number of boxes with an IoU above 0.7, over 5; and the image's best confidence."""
+    if not len(detected):
         return np.zeros((len(xyxy), 4))
-    share = iou(xyxy, seen.xyxy)
-    same = share > 0.7
+    overlap = iou(xyxy[:, None], detected.xyxy)
+    same = overlap > 0.7
     return np.column_stack(
         [
-            (same * seen.confidence).max(1),
-            (share**2 * seen.confidence).max(1),
+            (same * detected.confidence).max(1),
+            (overlap**2 * detected.confidence).max(1),
             np.minimum(same.sum(1), 5) / 5,
-            np.full(len(xyxy), seen.confidence.max()),
+            np.full(len(xyxy), detected.confidence.max()),
         ]
     )

@@ -1,4 +1,4 @@
-"""Arithmetic of boxes: how much they overlap, which of many stay, from a network's frame and back.
+"""Detector boxes: non-maximum suppression, letterboxing, decoding of YOLO outputs.
 
 Boxes are xyxy, (n,4), pixels, exclusive ends.
 """
@@ -11,45 +11,33 @@ import cv2
 import numpy as np
 
 from imgfp.datatypes import Boxes
-
-
-def iou(a: np.ndarray, b: np.ndarray, over: str = "union") -> np.ndarray:
-    """Shared area of each box of `a` (n,4) with each of `b` (m,4) xyxy, as an (n,m) share in 0..1.
-
-    `over` "union" gives the intersection over union, "smaller" divides by the smaller box instead.
-    Boxes without an area share nothing.
-    """
-    a, b = np.asarray(a, np.float64).reshape(-1, 4), np.asarray(b, np.float64).reshape(-1, 4)
-    lower = np.maximum(a[:, None, :2], b[None, :, :2])
-    upper = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = (upper - lower).clip(0).prod(2)
-    area_a = (a[:, 2:] - a[:, :2]).clip(0).prod(1)[:, None]
-    area_b = (b[:, 2:] - b[:, :2]).clip(0).prod(1)[None]
-    whole = np.minimum(area_a, area_b) if over == "smaller" else area_a + area_b - shared
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+from imgfp.geometry import iou
 
 
 def nms(
     xyxy: np.ndarray, confidence: np.ndarray, *, max_overlap: float = 0.6, max_boxes: int = 20
 ) -> np.ndarray:
-    """Rows of the boxes that stay, most confident first, when each box removes the weaker ones
-    that it overlaps by more than `max_overlap` (intersection over union)."""
+    """Greedy non-maximum suppression: rows of the boxes kept, most confident first.
+
+    A kept box removes the less confident ones whose intersection over union with it exceeds
+    `max_overlap`. Only the 1000 most confident boxes are considered.
+    """
     order = np.argsort(-confidence, kind="stable")[:1000]
     kept: list[int] = []
     while len(order) and len(kept) < max_boxes:
         best, order = order[0], order[1:]
         kept.append(int(best))
-        order = order[iou(xyxy[[best]], xyxy[order])[0] <= max_overlap]
+        order = order[iou(xyxy[best], xyxy[order]) <= max_overlap]
     return np.array(kept, np.int64)
 
 
 def letterbox(
     image: np.ndarray, width: int, height: int, *, stretch: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An image brought to width x height, and how to bring xyxy back: `(xyxy - shift) * scale`.
+    """Resize an image to width x height; `(xyxy - shift) * scale` maps boxes back to the image.
 
-    `stretch` fills the frame and forgets the proportions; else they are kept and the rest is grey
-    (114). Returns (height,width,3) uint8, scale (4,) and shift (4,) float64.
+    `stretch` fills the frame and ignores the aspect ratio; otherwise the aspect ratio is kept and the
+    rest is grey (114). Returns (height,width,3) uint8, scale (4,) and shift (4,) float64.
     """
     source_height, source_width = image.shape[:2]
     if stretch:
@@ -83,9 +71,11 @@ def decode_yolo(output: np.ndarray, *, floor: float) -> tuple[np.ndarray, np.nda
 
 
 def to_yolo8_layout(output: np.ndarray, *, end_to_end: bool = False) -> np.ndarray:
-    """What a network gives for one image, (4 + classes, n) or one of two older and newer layouts, as
-    (4 + classes, n): YOLOv5's (n, 5 + classes), whose fifth column tells whether anything is
-    there at all, or with `end_to_end` (n, 6) corners, score and class number."""
+    """The output of a network for one image, in the layout of YOLOv8: (4 + classes, n).
+
+    output: that layout already; or YOLOv5's (n, 5 + classes), whose fifth column is the objectness; or
+    with `end_to_end` (n, 6) corners, score and class number.
+    """
     if end_to_end:
         corners, score = output[:, :4].T, output[None, :, 4]
         sides = corners[2:] - corners[:2]
@@ -103,10 +93,10 @@ def run_detector(
     stretch: bool,
     floor: float = 0.02,
 ) -> Boxes:
-    """The boxes that a network sees in an (H,W,3) uint8 RGB image, in its pixels.
+    """The boxes that a network detects in an (H,W,3) uint8 RGB image, in pixels of that image.
 
-    `network` takes (1,3,height,width) float32 in 0..1, the `size` being (width, height), and gives
-    (4 + classes, n) boxes as `decode_yolo` reads them.
+    network: takes (1,3,height,width) float32 in 0..1 and returns (4 + classes, n), see `decode_yolo`.
+    size: its (width, height). floor: boxes of lower confidence are dropped.
     """
     pixels, scale, shift = letterbox(image, *size, stretch=stretch)
     feed = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / np.float32(255)

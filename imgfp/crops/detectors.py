@@ -1,7 +1,7 @@
-"""Find pictures pasted inside a picture: detectors see boxes, a pure rule chooses among them.
+"""Detect images that are pasted inside a query.
 
-A detector returns every box that it saw (`Boxes`); `choose_box` and `crop_table` decide, so that a
-threshold can be moved without looking at the pixels again.
+A detector returns every box above its floor (`Boxes`); the rule of `imgfp.crops.rule` chooses among
+them, so that its thresholds can be changed without running a detector again.
 """
 
 from __future__ import annotations
@@ -23,17 +23,11 @@ from imgfp.inference import SHIPPED, onnx_session, sha256_of
 
 #: Detectors that can be named instead of giving a file.
 DETECTORS = ("none", "classical", "imgfp")
-NETWORK_FILE, JUDGE_FILE = "crop_detector.onnx", "box_scorer.onnx"
-
-
-# --------------------------------------------------------------------------------------- the rule
-
-
-# -------------------------------------------------------------------------------------- detectors
+NETWORK_FILE, SCORER_FILE = "crop_detector.onnx", "box_scorer.onnx"
 
 
 class Detector(Protocol):
-    """Anything that sees boxes. `weights_hash` tells what it sees them with."""
+    """Anything that detects boxes. `weights_hash` identifies its weights."""
 
     weights_hash: str
 
@@ -45,7 +39,7 @@ class Detector(Protocol):
 
 
 class EdgeDetector:
-    """`detect_rectangles` for many images."""
+    """`imgfp.crops.edges.detect_rectangles` for many images."""
 
     weights_hash = "classical-1"
 
@@ -57,7 +51,7 @@ class EdgeDetector:
 
 
 class NoDetector:
-    """Sees nothing: every query stays whole."""
+    """Detects nothing: queries are searched whole only."""
 
     weights_hash = "none"
 
@@ -69,8 +63,8 @@ class NoDetector:
 
 
 class KnownBoxes:
-    """Boxes that are already known, from a CSV of `image_id,x0,y0,x1,y1`, corners as shares of the
-    image's width and height (0..1), an optional `confidence` (1 where the column is absent)."""
+    """Boxes known beforehand, from a CSV file of `image_id,x0,y0,x1,y1`: corners as shares of the image's
+    width and height (0..1), and an optional `confidence` (1 where the column is absent)."""
 
     def __init__(self, path: str | Path):
         self.weights_hash = sha256_of(Path(path))
@@ -88,26 +82,26 @@ class KnownBoxes:
     def detect(
         self, images: Sequence[np.ndarray], image_ids: Sequence[str] | None = None
     ) -> list[Boxes]:
-        """The known boxes of each image, none for an id that the table does not name."""
+        """The known boxes of each image; none for an id that is not in the table."""
         if image_ids is None:
             raise ValueError("known boxes are looked up by image id: pass image_ids")
-        found = []
+        boxes = []
         for image, image_id in zip(images, image_ids, strict=True):
             xyxy, confidence = self._rows.get(image_id, (np.empty((0, 4)), np.empty(0)))
             height, width = image.shape[:2]
-            found.append(Boxes(xyxy * [width, height, width, height], confidence))
-        return found
+            boxes.append(Boxes(xyxy * [width, height, width, height], confidence))
+        return boxes
 
 
 class OnnxDetector:
     """A detector network in an ONNX file, run by onnxruntime on one thread, one image at a time,
-    so that no result depends on its neighbours in a batch.
+    so that no result depends on the other images of a batch.
 
-    The network takes (1,3,S,S) float32 RGB in 0..1 and gives (1, 4 + classes, n): box centres and
-    sizes in its own pixels, then class scores in 0..1: what `yolo export format=onnx` writes; the
-    layouts of YOLOv5 and of end-to-end networks are known too. A file with the metadata
-    `resize: stretch` (ours) gets the image stretched to S x S, any other gets it centred on grey
-    with its proportions kept.
+    The network takes (1,3,H,W) float32 RGB in 0..1 and returns (1, 4 + classes, n): box centres and
+    sizes in its own pixels, then class scores in 0..1, as `yolo export format=onnx` writes it; the
+    layouts of YOLOv5 and of end-to-end networks are accepted too. A file with the metadata
+    `resize: stretch` (the shipped one) gets the image stretched to its input size, any other gets it
+    letterboxed on grey.
     """
 
     def __init__(self, path: str | Path, *, floor: float = 0.02):
@@ -131,8 +125,10 @@ class OnnxDetector:
         self, images: Sequence[np.ndarray], image_ids: Sequence[str] | None = None
     ) -> list[Boxes]:
         """Boxes of each (H,W,3) uint8 RGB image, in its pixels; `image_ids` are not needed."""
-        how = {"stretch": self._stretch, "floor": self.floor}
-        return [run_detector(self._run, image, self._size, **how) for image in images]
+        return [
+            run_detector(self._run, image, self._size, stretch=self._stretch, floor=self.floor)
+            for image in images
+        ]
 
     def _run(self, feed: np.ndarray) -> np.ndarray:
         output = self._session.run(None, {self._input: feed})[0]
@@ -144,36 +140,37 @@ class OnnxDetector:
 
 
 class PasteDetector:
-    """The shipped detector: a network and straight edges propose boxes, a second, tiny network
-    judges what both saw (`imgfp.crops.box_features`) and gives each box its confidence.
+    """The shipped detector: a network and straight edges propose boxes, and a box scorer, a second, tiny
+    network, computes the confidence of each box from its features (`imgfp.crops.box_features`).
 
-    The network knows what a paste looks like, straight edges where exactly it ends. `folder` holds
-    the two ONNX files that notebook 20 writes.
+    The network recognises pasted images, straight edges locate their sides. `folder` holds the two
+    ONNX files that notebook 20 writes.
     """
 
     def __init__(self, folder: str | Path):
-        classifier = Path(folder) / JUDGE_FILE
+        scorer = Path(folder) / SCORER_FILE
         self._network = OnnxDetector(Path(folder) / NETWORK_FILE)
-        self._judge = onnx_session(classifier)
-        parts = (self._network.weights_hash, sha256_of(classifier))
+        self._scorer = onnx_session(scorer)
+        self._scorer_input = self._scorer.get_inputs()[0].name
+        parts = (self._network.weights_hash, sha256_of(scorer))
         self.weights_hash = hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def detect(
         self, images: Sequence[np.ndarray], image_ids: Sequence[str] | None = None
     ) -> list[Boxes]:
         """Boxes of each (H,W,3) uint8 RGB image, in its pixels; `image_ids` are not needed."""
-        found = []
-        for image, seen in zip(images, self._network.detect(images), strict=True):
-            xyxy, signs = propose(image, seen)
-            confidence = self._judge.run(None, {"signs": signs})[0]
+        boxes = []
+        for image, detected in zip(images, self._network.detect(images), strict=True):
+            xyxy, features = propose(image, detected)
+            confidence = self._scorer.run(None, {self._scorer_input: features})[0]
             keep = nms(xyxy, confidence, max_overlap=0.5)
-            found.append(Boxes(xyxy[keep], confidence[keep]))
-        return found
+            boxes.append(Boxes(xyxy[keep], confidence[keep]))
+        return boxes
 
 
 def propose(image: np.ndarray, network: Boxes) -> tuple[np.ndarray, np.ndarray]:
-    """All boxes worth judging, (n,4) xyxy, and their signs (n, N_SIGNS): those that a network saw,
-    moved to the edges near them, and those between straight edges."""
+    """All proposed boxes, (n,4) xyxy, and their features (n, N_FEATURES): the 16 best boxes of a network,
+    their sides moved to the nearest edges, and the rectangles between straight edges."""
     network = Boxes(snap_to_edges(image, network.xyxy[:16]), network.confidence[:16])
     edges = detect_rectangles(image, max_boxes=24, max_overlap=0.75)
     xyxy = np.concatenate([network.xyxy, edges.xyxy])
@@ -183,33 +180,38 @@ def propose(image: np.ndarray, network: Boxes) -> tuple[np.ndarray, np.ndarray]:
 def load_detector(name_or_path: str | Path, *, trust_pt: bool = False) -> Detector:
     """A detector by its name or file.
 
-    "imgfp": the shipped weights; "classical": straight edges, no weights; "none": sees nothing;
-    a folder that notebook 20 wrote; a path ending in `.onnx` or `.safetensors`: your own network
-    alone; `.csv`: boxes known beforehand (`KnownBoxes`); `.pt`: an ultralytics checkpoint, only
-    with `trust_pt`, because loading it runs code inside it. Raises ValueError for anything else,
-    FileNotFoundError for a file that is absent.
+    "imgfp": the shipped weights; "classical": straight edges, no weights; "none": detects nothing; a
+    folder that notebook 20 wrote; a path ending in `.onnx` or `.safetensors`: a network of the user's
+    own, without edges and scorer; `.csv`: boxes known beforehand (`KnownBoxes`); `.pt`: an ultralytics
+    checkpoint, only with `trust_pt`, because loading it runs code inside it. Raises ValueError for
+    anything else, FileNotFoundError for a missing file.
     """
     if name_or_path in ("classical", "none"):
         return EdgeDetector() if name_or_path == "classical" else NoDetector()
     path = SHIPPED if name_or_path == "imgfp" else Path(name_or_path)
     if path.is_dir():
-        for missing in (path / name for name in (NETWORK_FILE, JUDGE_FILE)):
+        for missing in (path / name for name in (NETWORK_FILE, SCORER_FILE)):
             if not missing.is_file():
-                raise FileNotFoundError(f"crop detector {str(name_or_path)!r} lacks {missing.name}")
+                raise FileNotFoundError(
+                    f"crop detector {str(name_or_path)!r} lacks {missing.name}; "
+                    "give a folder that notebook 20 wrote"
+                )
         return PasteDetector(path)
     suffix = path.suffix.lower()
     if suffix not in (".onnx", ".safetensors", ".csv", ".pt"):
         raise ValueError(
             f"crop detector {str(name_or_path)!r}: expected one of {DETECTORS}, a folder with "
-            f"{NETWORK_FILE} and {JUDGE_FILE}, or a path ending in .onnx, .safetensors, .csv or .pt"
+            f"{NETWORK_FILE} and {SCORER_FILE}, or a path ending in .onnx, .safetensors, .csv or .pt"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"crop detector {str(name_or_path)!r}: there is no file {path}")
+        raise FileNotFoundError(
+            f"crop detector {str(name_or_path)!r}: file {path} does not exist; check the path"
+        )
     if suffix == ".pt" and not trust_pt:
         raise ValueError(
-            f"{path}: refused, because loading a .pt file can run code hidden in it; "
-            f"`python -m imgfp convert-detector {path} {path.with_suffix('.safetensors')}` makes a "
-            "file that cannot, or set trust_pt if you trust its author"
+            f"{path}: refused, because loading a .pt file can run code hidden in it; convert it with "
+            f"`python -m imgfp convert-detector {path} {path.with_suffix('.safetensors')}`, "
+            "or set trust_pt if you trust its author"
         )
     kinds = {".onnx": OnnxDetector, ".csv": KnownBoxes}
     kinds |= {".pt": PtDetector, ".safetensors": SafetensorsDetector}

@@ -1,4 +1,4 @@
-"""Long straight edges: a detector without training, and sharper sides for the boxes of any other."""
+"""Long straight edges: a detector without training, and refined sides for the boxes of any other."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from imgfp.datatypes import Boxes
 
 
 def detect_rectangles(image: np.ndarray, *, max_boxes: int = 10, max_overlap: float = 0.6) -> Boxes:
-    """Pasted rectangles by their long straight edges; no training, no weights.
+    """Detect pasted rectangles by their long straight edges; no training, no weights.
 
     On a copy of 256 px, steps in brightness or colour are thinned to one pixel and summed along
     rows and columns. All rectangles between the strongest rows and columns (the image's own border
-    included) are scored by the share of each side that lies on a step, less the share of each
-    side's continuation that does: a pasted picture's edge ends at its corner, a horizon goes on.
-    Confidence is that score, 0..1. `image`: (H,W,3) uint8 RGB. Boxes that overlap a better one by
-    more than `max_overlap` (intersection over union) are left out.
+    included) are scored by the share of each side that lies on a step, less half of the share of
+    the side's continuation that does: the edge of a pasted image ends at its corner, a horizon goes
+    on. Confidence is that score, 0..1. `image`: (H,W,3) uint8 RGB. Boxes that overlap a better one
+    by more than `max_overlap` (intersection over union) are left out.
     """
     height, width = image.shape[:2]
     small = working_copy(image)
@@ -33,20 +33,21 @@ def detect_rectangles(image: np.ndarray, *, max_boxes: int = 10, max_overlap: fl
     horizontals = [_side_score(y_sums, at, left, right).T for at in (top, bottom)]
     scores = np.stack([*verticals, *horizontals])  # (4, column pairs, row pairs); NaN on the border
     inner = np.isfinite(scores).sum(0)
-    # One edge across the whole picture is a weaker sign than four that meet.
+    # One edge across the whole image is weaker evidence than four that meet.
     trust = np.array([0, 0.8, 0.9, 0.95, 1.0])[inner]
     filled = np.where(np.isfinite(scores), scores, 1)
     mean = np.where(np.isfinite(scores), scores, 0).sum(0) / np.maximum(inner, 1)
     confidence = np.where(inner > 0, trust * (0.5 * filled.min(0) + 0.5 * mean), 0).clip(0, 1)
     columns, rows = np.nonzero(confidence > 0.2)
-    found = np.stack([left[columns], top[rows], right[columns], bottom[rows]], 1).astype(np.float32)
-    found *= np.float32([width, height, width, height]) / np.float32([*small_size, *small_size])
-    keep = nms(found, confidence[columns, rows], max_overlap=max_overlap, max_boxes=max_boxes)
-    return Boxes(found[keep], confidence[columns, rows][keep])
+    xyxy = np.stack([left[columns], top[rows], right[columns], bottom[rows]], 1).astype(np.float32)
+    scale = np.array([width, height], np.float32) / np.array(small_size, np.float32)
+    xyxy *= np.tile(scale, 2)
+    keep = nms(xyxy, confidence[columns, rows], max_overlap=max_overlap, max_boxes=max_boxes)
+    return Boxes(xyxy[keep], confidence[columns, rows][keep])
 
 
 def working_copy(image: np.ndarray) -> np.ndarray:
-    """The image shrunk to 256 px on its longer side, where edges are looked for."""
+    """The image shrunk to 256 px on its longer side, on which edges are detected."""
     height, width = image.shape[:2]
     scale = min(1.0, 256 / max(height, width))
     size = max(8, round(width * scale)), max(8, round(height * scale))
@@ -54,9 +55,10 @@ def working_copy(image: np.ndarray) -> np.ndarray:
 
 
 def steps_across(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For (H,W,3) uint8, three (H,W-1) uint8: the step from each pixel to its right neighbour, in the
-    channel where it is largest; 1 where that is the highest nearby; and the same two pixels wider,
-    since an edge may wander."""
+    """Horizontal steps of an (H,W,3) uint8 image, three arrays (H,W-1) uint8: the absolute difference of
+    each pixel and its right neighbour in the channel where it is largest; 1 where that is at least 10
+    and the local maximum of 5 columns; and the latter dilated by a pixel on either side, because an
+    edge may be slightly oblique."""
     red, green, blue = cv2.split(cv2.absdiff(image[:, 1:], image[:, :-1]))
     step = cv2.max(cv2.max(red, green), blue)
     thin = ((step >= cv2.dilate(step, np.ones((1, 5)))) & (step >= 10)).astype(np.uint8)
@@ -64,7 +66,8 @@ def steps_across(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def column_sums(steps: np.ndarray) -> np.ndarray:
-    """(H,W-1) to (H+1,W+1) float32 sums down each column, a column of zeros at either border."""
+    """(H,W-1) to (H+1,W+1) float32 cumulative sums down each column, with a row of zeros on top and a
+    column of zeros at either border."""
     height, inner = steps.shape
     sums = np.zeros((height + 1, inner + 2), np.float32)
     np.cumsum(steps, axis=0, dtype=np.float32, out=sums[1:, 1:-1])
@@ -73,7 +76,7 @@ def column_sums(steps: np.ndarray) -> np.ndarray:
 
 def _edge_lines(image: np.ndarray, n_lines: int = 16) -> tuple[np.ndarray, np.ndarray]:
     """The columns of (H,W,3) with most edge along them, borders included, ascending; and the
-    (H+1,W+1) sums down each column of the steps between it and the column before."""
+    (H+1,W+1) cumulative sums down each column of the edges between it and the column before."""
     height, width = image.shape[:2]
     _, thin, edge = steps_across(image)
     sums = column_sums(edge)
@@ -87,8 +90,8 @@ def _edge_lines(image: np.ndarray, n_lines: int = 16) -> tuple[np.ndarray, np.nd
 def _side_score(
     sums: np.ndarray, at: np.ndarray, start: np.ndarray, stop: np.ndarray
 ) -> np.ndarray:
-    """(len(at), len(start)) share of edge on the side `at` from `start` to `stop`, less half of
-    the share on its continuation; NaN where the side is the image's own border."""
+    """(len(at), len(start)) share of edge on the side in column `at` from row `start` to `stop`, less
+    half of the share on its continuation; NaN where the side is the image's own border."""
     lines = sums[:, at]
     last = len(lines) - 1
     inside = (lines[stop] - lines[start]).T / (stop - start)
@@ -103,8 +106,8 @@ def snap_to_edges(image: np.ndarray, xyxy: np.ndarray, *, reach: float = 0.06) -
 
     Along a side, the mean step between neighbouring pixels is measured at every position within
     `reach` of the box's width or height; the strongest, nearer ones preferred, is taken when it
-    stands out from the others. A side that finds none and lies within 2.5 % of the image's border
-    goes to the border. `image`: (H,W,3) uint8 RGB. Returns float64 boxes.
+    stands out from the others. A side without such an edge within 2.5 % of the image's border moves
+    to the border. `image`: (H,W,3) uint8 RGB. Returns float64 boxes.
     """
     size = np.array(image.shape[1::-1])
     snapped = np.array(xyxy, np.float64).reshape(-1, 4)
@@ -123,13 +126,13 @@ def snap_to_edges(image: np.ndarray, xyxy: np.ndarray, *, reach: float = 0.06) -
 
 
 def _sharpest(image: np.ndarray, at: float, span: np.ndarray, reach: float, width: int) -> float:
-    """The column near `at` with most edge between the rows of `span`, or `at` itself."""
-    inset = 0.06 * (span[1] - span[0])  # corners may be round, and neighbours' edges meet there
+    """The column near `at` with most edge between the rows of `span`; `at` itself without any."""
+    inset = 0.06 * (span[1] - span[0])  # corners may be rounded, and other edges meet there
     top, bottom = max(0, round(span[0] + inset)), min(len(image), round(span[1] - inset))
     first = max(1, int(np.floor(at - reach)))
     last = min(width - 1, int(np.ceil(at + reach)))
     if bottom - top >= 4 and last > first:
-        every = max(1, (bottom - top) // 96)  # so many rows tell enough
+        every = max(1, (bottom - top) // 96)  # 96 rows are enough
         strip = np.ascontiguousarray(image[top:bottom:every, first - 1 : last + 1])
         step = cv2.absdiff(strip[:, 1:], strip[:, :-1]).max(2)
         # Clipped: a long faint edge counts for more than a few glaring pixels.

@@ -1,7 +1,7 @@
-"""The demo corpus: photographs that ship inside the dependencies, painted distractors, edited queries.
+"""The demo corpus: photographs that ship with the dependencies, painted distractors, edited queries.
 
-Everything is made from one seed; nothing is downloaded and no photograph is carried along. Images are
-(H,W,3) uint8 RGB.
+Everything is generated from one seed; nothing is downloaded and no photograph is part of this package.
+Images are (H,W,3) uint8 RGB.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from imgfp import images, store
 from imgfp.demo import painting
 from imgfp.edits import families, record
 
-#: Raised when the same seed gives another corpus, so that an old one is made again.
+#: Increased when the same seed gives another corpus, so that an older corpus is generated again.
 VERSION = 1
-#: Photographs by id: the package that ships it, where in it, what it shows and whose it is.
+#: Photographs by id: the package that ships it, path in the package, content and author or licence.
 PHOTOGRAPHS: dict[str, tuple[str, str, str]] = {
     "astronaut": ("skimage", "data/astronaut.png", "Eileen Collins; NASA, public domain"),
     "brick": ("skimage", "data/brick.png", "brick wall; CC0Textures, CC0"),
@@ -50,12 +50,12 @@ PHOTOGRAPHS: dict[str, tuple[str, str, str]] = {
     "tissue": ("skimage", "data/ihc.png", "stained colon tissue under the microscope"),
     "zidane": ("ultralytics", "assets/zidane.jpg", "two men by a football field; AGPL-3.0 assets"),
 }
-#: Photographs that never are references: queries made of them have no original.
+#: Photographs that are never references: queries made from them have no original.
 HELD_OUT = ("cell", "stereo", "zidane")
-#: Of these, the reference that shows the same scene: not a copy, but hard to tell from one.
+#: Held-out photograph -> reference that shows the same scene: a hard negative.
 SAME_SCENE = {"stereo": "motorcycle"}
 
-_SHORT_SIDE = 400  # px; photographs are shrunk to it, painted pictures vary about it
+_SHORT_SIDE = 400  # px; photographs are shrunk to it, painted pictures vary around it
 _FOLDERS = ("references", "queries", "masks")
 
 
@@ -63,17 +63,22 @@ _FOLDERS = ("references", "queries", "masks")
 def _photograph(photograph_id: str) -> np.ndarray:
     package, inside, _ = PHOTOGRAPHS[photograph_id]
     # The package is only located: importing some of them is slow or has side effects.
-    folder = importlib.util.find_spec(package).submodule_search_locations[0]
-    return images.resize_short_side(images.read_image(Path(folder) / inside), _SHORT_SIDE)
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise images.ImageError(
+            photograph_id, f"ships with {package}, which is not installed; install imgfp[train]"
+        )
+    path = Path(spec.submodule_search_locations[0]) / inside
+    return images.resize_short_side(images.read_image(path), _SHORT_SIDE)
 
 
 def photographs() -> dict[str, np.ndarray]:
-    """All photographs by id, short side at most 400 px. Raises ImageError when a file is not there."""
+    """All photographs by id, short side at most 400 px. Raises ImageError for a missing file."""
     return {photograph_id: _photograph(photograph_id).copy() for photograph_id in PHOTOGRAPHS}
 
 
 def painted(seed: int, number: int) -> tuple[str, np.ndarray]:
-    """Name and image of painted picture `number` of a seed; kinds take turns, sizes vary."""
+    """Name and image of painted picture `number` of a seed; the kinds alternate, sizes vary."""
     rng = np.random.default_rng([seed, 1, number])
     kinds = list(painting.KINDS)
     kind = kinds[number % len(kinds)]
@@ -94,8 +99,8 @@ def references(seed: int, n_painted: int) -> Iterator[tuple[str, np.ndarray]]:
 
 @dataclass(frozen=True)
 class Query:
-    """A made query: its id, its reference ("" for none), the reference of the same scene ("" for none),
-    and the edited picture with its geometry."""
+    """A generated query: its id, its reference ("" for none), the reference that shows the same scene but
+    is not its original ("" for none), and the edited image with its geometry."""
 
     query_id: str
     reference_id: str
@@ -104,10 +109,11 @@ class Query:
 
 
 def queries(seed: int, n_positive: int, n_negative: int, n_painted: int) -> Iterator[Query]:
-    """Queries in shuffled order: positives from every photograph in turn, negatives from others.
+    """Queries in shuffled order: positives from all references that are photographs, and negatives.
 
-    Each has one to four edits; the families take turns, so that all of them occur. Every eighth
-    positive is a hard one: mirrored and pasted small, among others. Hosts are never references.
+    Each has one to four edits; the families alternate, so that all of them occur. Every eighth
+    positive is a hard one: mirrored and pasted at a small size, among other edits. Images that queries
+    are pasted on are never references.
     """
     rng = np.random.default_rng([seed, 2])
     originals = [name for name in PHOTOGRAPHS if name not in HELD_OUT]
@@ -128,14 +134,14 @@ def queries(seed: int, n_positive: int, n_negative: int, n_painted: int) -> Iter
             )
         others = [host for host in hosts if host is not source]
         wanted, strength = [wanted_in_turn[number % len(wanted_in_turn)]], (0.1, 0.8)
-        if (number + number // len(originals)) % 8 == 7:  # another photograph each time
+        if (number + number // len(originals)) % 8 == 7:  # a different photograph each time
             wanted, strength = ["mirror", "paste"], (0.5, 0.9)
         names = families.draw(int(rng.integers(1, 5)), rng, wanted)
         yield Query(query_id, reference_id, same, _visible(source, names, rng, others, strength))
 
 
 def _without_reference(seed: int, number: int, first: int) -> tuple[np.ndarray, str]:
-    """The source of a negative query, and the reference of the same scene: every fifth is a photograph."""
+    """The source of a negative query (every fifth a photograph), and the reference of the same scene."""
     if number % 5 == 0:
         name = HELD_OUT[number // 5 % len(HELD_OUT)]
         return _photograph(name), SAME_SCENE.get(name, "")
@@ -145,7 +151,7 @@ def _without_reference(seed: int, number: int, first: int) -> tuple[np.ndarray, 
 def _visible(
     source: np.ndarray, names: list[str], rng: np.random.Generator, others: list, strength: tuple
 ) -> record.Edited:
-    """The edited picture, drawn again while nearly nothing of the source can be seen."""
+    """The edited image; edits are drawn again, up to 20 times, while the source is hardly visible."""
     for _ in range(20):
         edited = families.apply(source, names, rng, others, strength)
         if edited.mask.mean() > 0.04 and edited.image[edited.mask].std() > 12:
@@ -161,12 +167,13 @@ def write_demo_corpus(
     n_negative: int = 50,
     on_picture: Callable[[], object] = int,
 ) -> bool:
-    """Write references/, queries/, masks/, truth.csv and meta.csv into a folder; False: it was there.
+    """Write references/, queries/, masks/, truth.csv and meta.csv into a folder.
 
-    meta.csv: query_id, reference_id, ops and strengths joined by `+`, strength (their mean), homography
-    (9 numbers, reference pixel -> query pixel, row by row), x0..y1 (upright box of the pasted picture,
-    as shares of the query), hard_negative_of. A mask is white where the query shows its reference.
-    `on_picture` is called after each. Raises StoreError for a folder that holds other things.
+    Returns False if the folder holds the same corpus already. meta.csv: query_id, reference_id, ops and
+    strengths joined by `+`, strength (their mean), homography (9 numbers, reference pixel -> query
+    pixel, row by row), x0..y1 (box of the pasted image, as shares of the query), hard_negative_of. A
+    mask is white where the query shows its reference. `on_picture` is called after each image. Raises
+    StoreError for a folder that contains other files.
     """
     wanted = {
         "version": VERSION, "seed": seed, "n_painted": n_painted, "n_positive": n_positive,
@@ -200,14 +207,14 @@ def write_demo_corpus(
 
 
 def read_demo_corpus(folder: Path) -> pd.DataFrame:
-    """meta.csv of a corpus, blanks as "", numbers as numbers; `homography` (3,3) arrays or None."""
+    """meta.csv of a corpus; text columns have "" for blanks; `homography`: (3,3) array or None."""
     meta = pd.read_csv(folder / "meta.csv", dtype={"homography": str}, keep_default_na=False)
     for name in ("x0", "y0", "x1", "y1"):
         meta[name] = pd.to_numeric(meta[name])
-    meta["homography"] = [
+    matrices = [
         np.array(text.split(), float).reshape(3, 3) if text else None for text in meta["homography"]
     ]
-    return meta
+    return meta.assign(homography=pd.Series(matrices, index=meta.index, dtype=object))
 
 
 def _row(query: Query) -> dict:
@@ -230,7 +237,7 @@ def _row(query: Query) -> dict:
 
 
 def _encode_mask(mask: np.ndarray) -> bytes:
-    """A mask as a black and white PNG of one bit a pixel."""
+    """A mask as a black and white PNG of one bit per pixel."""
     out = io.BytesIO()
     Image.fromarray(mask).save(out, "PNG")
     return out.getvalue()
@@ -248,12 +255,12 @@ def _is_whole(folder: Path, wanted: dict) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Delete an older or unfinished corpus; from here on the folder is marked as one."""
+    """Delete an older or unfinished corpus and mark the folder as a corpus."""
     marker = folder / "corpus.json"
     inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
     if inside and not marker.exists():
         raise store.StoreError(
-            f"{store.show(folder)} holds files that are no demo corpus; name an empty folder"
+            f"{store.show(folder)} contains files that are not a demo corpus; give an empty folder"
         )
     store.write_bytes(marker, b"{}")
     for name in _FOLDERS:

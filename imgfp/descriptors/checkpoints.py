@@ -1,6 +1,7 @@
-"""Models behind `imgfp.descriptors.registry.load_model`: published layouts of weights, preprocessing, running.
+"""Checkpoints of descriptor models: reading published layouts, preprocessing, inference.
 
-Weights are read as tensors only: safetensors, PyTorch files with `weights_only`, TorchScript.
+`imgfp.descriptors.registry.load_model` is the way in. Weights are read as tensors only: safetensors,
+PyTorch files with `weights_only`, TorchScript.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -36,8 +38,8 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What an image goes through: squeezed to side_px square by `interpolation` ("area", "bilinear"
-    or "bicubic"), scaled to 0..1, less `mean`, divided by `std` (RGB)."""
+    """Preprocessing of an image: resized to a square of side_px with `interpolation` ("area", "bilinear"
+    or "bicubic"), scaled to 0..1, `mean` subtracted, divided by `std` (RGB)."""
 
     side_px: int
     mean: tuple[float, float, float] = IMAGENET[0]
@@ -50,9 +52,9 @@ class Preprocessing:
 
 
 class TorchModel:
-    """A network with its preprocessing, as `imgfp.descriptors.base.Model` describes.
+    """A network with its preprocessing; an `imgfp.descriptors.base.Model`.
 
-    On the CPU everything is float32; on a GPU the network runs in float16.
+    The network runs in float32 on the CPU, in float16 on a GPU.
     """
 
     def __init__(
@@ -73,9 +75,9 @@ class TorchModel:
         self.dim = self._run(blank[None]).shape[1]
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
-        """(side_px,side_px,3) uint8: the squeezed image."""
-        setting = self.preprocessing
-        return resize_square(check_image(image), setting.side_px, setting.interpolation)
+        """(side_px,side_px,3) uint8: the image resized to a square."""
+        steps = self.preprocessing
+        return resize_square(check_image(image), steps.side_px, steps.interpolation)
 
     def embed(self, images: Iterable[np.ndarray], batch_size: int = 32) -> np.ndarray:
         """See `imgfp.descriptors.base.Model.embed`."""
@@ -98,10 +100,10 @@ class TorchModel:
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors by name from a .safetensors or PyTorch file, whatever dictionary they lie in.
+    """Tensors by name from a .safetensors or PyTorch file.
 
-    Of nested dictionaries the one named teacher, state_dict or model is taken; prefixes that
-    training wrappers leave ("module.", "backbone." where all have it) stay for the caller.
+    Of nested dictionaries the one named teacher, state_dict or model is taken; the prefix "module." of
+    training wrappers is removed. Raises ModelError for a file with anything but tensors and plain values.
     """
     path = Path(path)
     try:
@@ -111,9 +113,9 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
         # Published checkpoints carry their command line, an argparse.Namespace of plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch lets every error of its reader through
-        said = str(error).split("\n")[0]
-        raise ModelError(f"{path} cannot be read as a file of tensors only: {said}") from error
+    except Exception as error:  # torch passes every error of its readers on
+        reason = str(error).split("\n")[0]
+        raise ModelError(f"{path} cannot be read as a file of tensors only: {reason}") from error
     for key in ("teacher", "state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
@@ -122,34 +124,35 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def fill(network: nn.Module, tensors: dict[str, torch.Tensor], path: str, advice: str) -> None:
-    """Put `tensors` into `network`. Raises ModelError naming keys that are missing, unknown or of
-    another shape."""
-    ours = network.state_dict()
-    missing = sorted(ours.keys() - tensors.keys())
-    unknown = sorted(tensors.keys() - ours.keys())
+    """Load `tensors` into `network`. Raises ModelError naming keys that are missing, unknown or of
+    another shape, followed by `advice`."""
+    expected = network.state_dict()
+    missing = sorted(expected.keys() - tensors.keys())
+    unknown = sorted(tensors.keys() - expected.keys())
     shapes = [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(ours[name].shape)}"
-        for name in sorted(ours.keys() & tensors.keys())
-        if ours[name].shape != tensors[name].shape
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if expected[name].shape != tensors[name].shape
     ]
     faults = [("missing", missing), ("unknown", unknown), ("of another shape", shapes)]
-    said = [f"{len(keys)} {what}: {', '.join(keys[:4])}" for what, keys in faults if keys]
-    if said:
-        raise ModelError(f"{path} does not fit this model; keys {'; '.join(said)}. {advice}")
+    differences = [f"{len(keys)} {what}: {', '.join(keys[:4])}" for what, keys in faults if keys]
+    if differences:
+        raise ModelError(f"{path} does not fit this model; keys {'; '.join(differences)}. {advice}")
     network.load_state_dict(tensors)
 
 
 def esvit_layout(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The published layout of EsViT, and of its linear evaluation head, in this module's names."""
+    """Tensors of the published layout of EsViT, and of its linear evaluation head, under the names of
+    `imgfp.descriptors.networks.EsViT`."""
     renamed = {}
     for name, tensor in tensors.items():
         name = name.removeprefix("backbone.")
         if name.startswith("linear."):
             renamed[name] = tensor
-        # The heads of self-supervised training and the buffers that follow from the sizes.
+        # Left out: the heads of self-supervised training, and buffers that timm computes.
         elif not name.startswith("head") and "relative_position_index" not in name:
             parts = name.split(".")
-            if "downsample" in parts:  # published: at the end of a stage; here: before the next
+            if "downsample" in parts:  # published at the end of a stage, in timm before the next
                 parts[1] = str(int(parts[1]) + 1)
             renamed["swin." + ".".join(parts)] = tensor
     return renamed
@@ -164,21 +167,21 @@ def _load_copynet(name: str, paths: list[str], device: str) -> TorchModel:
 
 def _read_copynet(path: str) -> tuple[dict[str, torch.Tensor], dict]:
     tensors = {name: tensor.float() for name, tensor in read_weights(path).items()}
-    said = None
+    config = None
     if Path(path).suffix == ".safetensors":
         with safetensors.safe_open(path, "pt") as file:
-            said = (file.metadata() or {}).get("config")
-    if said is None:
-        raise ModelError(f"{path} names no backbone; export it with notebook 21")
-    # The count of batches seen is an integer, which a float16 file does not carry exactly.
+            config = (file.metadata() or {}).get("config")
+    if config is None:
+        raise ModelError(f"{path} does not name its backbone; export it with notebook 21")
+    # Batch norm counts batches in integers, which a float16 file does not store exactly.
     return {
         name: tensor.long() if name.endswith("num_batches_tracked") else tensor
         for name, tensor in tensors.items()
-    }, json.loads(said)
+    }, json.loads(config)
 
 
 def pack_copynet(network: CopyNet, preprocessing: Preprocessing) -> bytes:
-    """A float16 safetensors file that holds all that `load_model("imgfp", path)` needs."""
+    """A float16 safetensors file with everything that `load_model("imgfp", path)` needs."""
     config = {"network": network.shape, "preprocessing": asdict(preprocessing)}
     tensors = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
@@ -217,30 +220,31 @@ def _load_sscd(name: str, paths: list[str], device: str) -> TorchModel:
     try:
         network = torch.jit.load(paths[0], map_location="cpu")
     except RuntimeError as error:
-        raise ModelError(f"{paths[0]} is no TorchScript file. {MODELS[name].advice}") from error
-    setting = Preprocessing(320, interpolation="bilinear")
-    return TorchModel(name, network, setting, _hash(paths), device)
+        raise ModelError(f"{paths[0]} is not a TorchScript file. {MODELS[name].advice}") from error
+    steps = Preprocessing(320, interpolation="bilinear")
+    return TorchModel(name, network, steps, _hash(paths), device)
 
 
 def _load_timm(name: str, paths: list[str], device: str) -> TorchModel:
-    """Pooled features before the classifier; timm knows the layouts of its own models."""
+    """A model of timm, which knows the layouts of its own models: pooled features without classifier."""
     overlay = {"state_dict": read_weights(paths[0])} if paths else None
     try:
-        # The classifier is dropped after loading: timm is strict only about whole models.
-        network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+        # The classifier is removed after loading, because timm checks the keys of whole models only.
+        network: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
         network.reset_classifier(0)
-    except Exception as error:  # the hub client raises whatever its transport does
+    except Exception as error:  # the hub client raises any error of its transport
         source = paths[0] if paths else "the hub"
-        said = " ".join(str(error).split())[:400]
+        reason = " ".join(str(error).split())[:400]
         raise ModelError(
-            f"no weights of {name!r} from {source}: {said}. Give `weights` the path of a "
+            f"no weights of {name!r} from {source}: {reason}. Set `weights` to the path of a "
             "file in timm's or the authors' layout, or connect to the hub"
         ) from error
     config = timm.data.resolve_model_data_config(network)
-    how = config["interpolation"] if config["interpolation"] == "bilinear" else "bicubic"
-    setting = Preprocessing(config["input_size"][1], config["mean"], config["std"], how)
-    bytes_of = (v.numpy().tobytes() for v in network.state_dict().values())
-    return TorchModel(name, network, setting, _hash(paths) if paths else _digest(bytes_of), device)
+    method = config["interpolation"] if config["interpolation"] == "bilinear" else "bicubic"
+    steps = Preprocessing(config["input_size"][1], config["mean"], config["std"], method)
+    tensor_bytes = (v.numpy().tobytes() for v in network.state_dict().values())
+    weights_hash = _hash(paths) if paths else _digest(tensor_bytes)
+    return TorchModel(name, network, steps, weights_hash, device)
 
 
 def _hash(paths: list[str]) -> str:
@@ -256,7 +260,7 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model by name: how to load it from paths, how many files it needs, where they come from."""
+    """A model by name: function that loads it, (name, paths, device) -> model; where its weights are."""
 
     load: Callable[[str, list[str], str], TorchModel]
     advice: str
@@ -266,14 +270,14 @@ _ESVIT = (
     "The backbone is published as the full checkpoint of EsViT (Swin-B, W=14) in the README of "
     "github.com/microsoft/esvit"
 )
-#: Models by name, besides those that `timm.list_models()` names.
+#: Models by name, besides those of `timm.list_models()`.
 MODELS: dict[str, Entry] = {
     "imgfp": Entry(
         _load_copynet, "Leave weights empty for the shipped file, or train with notebook 21"
     ),
     "esvit-swin-b": Entry(
         _load_esvit,
-        f"{_ESVIT}; the linear head (linear.weight (256,3072), linear.bias) comes in the same file or "
+        f"{_ESVIT}; the linear head (linear.weight (256,3072), linear.bias) is in the same file or "
         f"in a second one, both paths joined by {os.pathsep!r}",
     ),
     "esvit-swin-b-features": Entry(_load_esvit, _ESVIT),
@@ -308,7 +312,7 @@ def load(name: str, weights: str, device: str) -> TorchModel:
         paths = [str(DESCRIPTOR_WEIGHTS)]
         if not DESCRIPTOR_WEIGHTS.is_file():
             raise ModelError(
-                f"the shipped weights {DESCRIPTOR_WEIGHTS} are missing; install imgfp again"
+                f"the shipped weights {DESCRIPTOR_WEIGHTS} are missing; reinstall imgfp"
             )
     if not paths:
         raise ModelError(f"model {name!r} needs a weights file. {MODELS[name].advice}")

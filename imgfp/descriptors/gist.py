@@ -1,4 +1,4 @@
-"""A descriptor without training: gradients and low frequencies on a grid."""
+"""A descriptor without training: gradient directions and low frequencies on a grid."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from imgfp.descriptors.base import check_image, l2_normalise, prepared_batches
 
 
 class GistGrid:
-    """A training-free stand-in: where edges of which direction are, and the coarse light and dark.
+    """A baseline without weights, 223 values: histograms of gradient directions and low frequencies.
 
     Two grids (4x4, 2x2) of 8 signed gradient directions, after Oliva & Torralba 2001 and Dalal &
-    Triggs 2005, and the 8x8 lowest DCT coefficients of the luminance without the mean: 223 values.
+    Triggs 2005, and the 8x8 lowest DCT coefficients of the luminance without the mean.
     """
 
     name = "gist-grid"
@@ -30,7 +30,7 @@ class GistGrid:
         )
 
     def embed(self, images: Iterable[np.ndarray], batch_size: int = 32) -> np.ndarray:
-        """See `Model.embed`. A flat image gets one constant direction."""
+        """See `Model.embed`. A flat image gets a constant vector."""
         parts = [
             np.stack([self._describe(grey) for grey in batch])
             for batch in prepared_batches(images, self.preprocess, batch_size)

@@ -1,7 +1,7 @@
-"""Perceptual hashes of 256 bits as unit vectors, to compare descriptors with.
+"""Perceptual hashes of 256 bits as unit vectors, as baselines for learned descriptors.
 
 A bit becomes +1/16 or -1/16, so that the dot product of two vectors is 1 - 2 d / 256 for a Hamming
-distance of d bits: everything that searches descriptors searches hashes too.
+distance of d bits. Hashes are therefore searched like any other descriptor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from imgfp.descriptors.base import ModelError, check_image, prepared_batches
 
 
 class Hash:
-    """A `imgfp.descriptors.base.Model` of 256 bits."""
+    """An `imgfp.descriptors.base.Model` of 256 bits."""
 
     dim = 256
 

@@ -1,4 +1,4 @@
-"""Query views: the image turned, mirrored and cut; the search asks with each and the best answer counts."""
+"""Query views: the image rotated, mirrored or cropped. The search takes the best result of all views."""
 
 from __future__ import annotations
 
@@ -20,14 +20,10 @@ _VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "centre70": lambda image: _centre(image, 0.7),
     "centre50": lambda image: _centre(image, 0.5),
 }
-
-
-#: Names that `query_views` knows. Turns are counter-clockwise; centre70 keeps 70 % of both sides.
+#: Names of the views. Rotations are counter-clockwise; centre70 keeps 70 % of both sides.
 VIEWS = tuple(_VIEWS)
-
-
-#: All turns by 90 degrees, of the image and of its mirror image.
-EIGHT = VIEWS[:8]
+#: The eight views of the dihedral group: rotations by multiples of 90 degrees, plain and mirrored.
+DIHEDRAL = VIEWS[:8]
 
 
 def _centre(image: np.ndarray, share: float) -> np.ndarray:
@@ -38,9 +34,11 @@ def _centre(image: np.ndarray, share: float) -> np.ndarray:
 
 
 def query_views(image: np.ndarray, names: Sequence[str] = ("whole",)) -> list[np.ndarray]:
-    """The image as seen by each named view, contiguous (H,W,3) uint8. Raises ValueError for an
-    unknown name, or none."""
+    """The named views of an image, contiguous (h,w,3) uint8 each. Raises ValueError for an unknown name
+    and for no names."""
+    if not len(names):
+        raise ValueError(f"no query views; choose from {', '.join(VIEWS)}")
     unknown = [name for name in names if name not in _VIEWS]
-    if unknown or not len(names):
+    if unknown:
         raise ValueError(f"unknown query views {unknown}; choose from {', '.join(VIEWS)}")
     return [np.ascontiguousarray(_VIEWS[name](check_image(image))) for name in names]

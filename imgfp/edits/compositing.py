@@ -1,6 +1,6 @@
-"""Edits that make the picture a part of a larger one: frames, bars, screens, collages, pastes.
+"""Edits that make the image a part of a larger one: padding, frames, screenshots, collages, pastes.
 
-Each takes (edited, strength, rng, others) as told in `imgfp.edits.families`, where the families are listed.
+Each takes (edited, strength, rng, others), see `imgfp.edits.families`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from imgfp.edits.record import (
 
 
 def padding(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
-    """Bars of one colour, or a blurred copy, around: up to 60 % of the picture's sides in all."""
+    """Bars of one colour, or of a blurred copy, around the image: up to 60 % of its sides in total."""
     height, width = edited.mask.shape
     sides = rng.uniform(0, 0.02 + 0.58 * strength, 2) * (width, height)
     if rng.random() < 0.4:  # letter box or pillar box
@@ -46,7 +46,7 @@ def padding(edited: Edited, strength: float, rng: np.random.Generator, others: S
 
 
 def border(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
-    """A frame of even width, up to 12 % of the short side, at times double; or a polaroid card."""
+    """A frame of up to 12 % of the short side, sometimes double, or with a wide bottom (polaroid)."""
     height, width = edited.mask.shape
     thick = max(1, round((0.01 + 0.11 * strength * rng.uniform(0.5, 1)) * min(height, width)))
     foot = thick * (4 if rng.random() < 0.25 else 1)
@@ -59,7 +59,7 @@ def border(edited: Edited, strength: float, rng: np.random.Generator, others: Se
 
 
 def host_for(edited: Edited, rng: np.random.Generator, others: Sequence[np.ndarray]) -> np.ndarray:
-    """Another picture (a gradient where there is none), scaled to 1-1.6 times the area of this one."""
+    """One of `others` (a gradient without any), scaled to 1-1.6 times the area of the edited image."""
     height, width = edited.mask.shape
     area = rng.uniform(1, 1.6) * height * width
     if not len(others):
@@ -67,30 +67,30 @@ def host_for(edited: Edited, rng: np.random.Generator, others: Sequence[np.ndarr
         return drawing.backdrop(
             max(8, round(np.sqrt(area / ratio))), max(8, round(np.sqrt(area * ratio))), rng
         )
-    host = others[rng.integers(len(others))]
+    host = others[int(rng.integers(len(others)))]
     scale = np.sqrt(area / (host.shape[0] * host.shape[1]))
     size = max(8, round(host.shape[1] * scale)), max(8, round(host.shape[0] * scale))
     return cv2.resize(host, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def _fit(edited: Edited, width: float, height: float) -> Edited:
-    """Scale, aspect kept, to the largest size within width x height px."""
+    """Scale to the largest size within width x height px, keeping the aspect ratio."""
     scale = min(width / edited.mask.shape[1], height / edited.mask.shape[0])
     return resize(edited, int(edited.mask.shape[1] * scale), int(edited.mask.shape[0] * scale))
 
 
 def paste(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
-    """Lay the picture on another: 90 % of its sides at strength 0, 30 % at 1. At times turned a few
-    degrees, framed, as a polaroid, with a drop shadow, or slightly transparent."""
+    """Paste the image on another one, of 90 % of its sides at strength 0, 30 % at 1. Sometimes rotated
+    by a few degrees, framed, as a polaroid, with a drop shadow, or slightly transparent."""
     edited = as_pasted(edited)
     host = host_for(edited, rng, others)
     share = 0.9 - 0.6 * strength * rng.uniform(0.8, 1)
     card = _fit(edited, share * host.shape[1], share * host.shape[0])
-    look = rng.random()
-    if look < 0.25:
+    style = rng.random()
+    if style < 0.25:
         thick = max(1, round(rng.uniform(0.01, 0.06) * min(card.mask.shape)))
-        foot = thick * (4 if look < 0.1 else 1)
-        tint = (250, 250, 246) if look < 0.15 else drawing.colour(rng)
+        foot = thick * (4 if style < 0.1 else 1)
+        tint = (250, 250, 246) if style < 0.15 else drawing.colour(rng)
         height, width = card.mask.shape
         board = np.full((height + thick + foot, width + 2 * thick, 3), tint, np.uint8)
         card = place(card, board, thick, thick)
@@ -100,7 +100,7 @@ def paste(edited: Edited, strength: float, rng: np.random.Generator, others: Seq
     matrix, new_width, new_height = rotation(width, height, degrees, grow=True)
     x = round(rng.uniform(0, max(0, host.shape[1] - new_width)))
     y = round(rng.uniform(0, max(0, host.shape[0] - new_height)))
-    alpha = np.full((height, width), 255, np.uint8)
+    alpha: np.ndarray = np.full((height, width), 255, np.uint8)
     if degrees:
         alpha = cv2.warpAffine(alpha, matrix[:2], (new_width, new_height))
         card = warp(card, matrix, new_width, new_height, None)
@@ -119,7 +119,7 @@ def paste(edited: Edited, strength: float, rng: np.random.Generator, others: Seq
 def screenshot(
     edited: Edited, strength: float, rng: np.random.Generator, others: Sequence
 ) -> Edited:
-    """Show the picture inside a drawn phone post, browser window or printed page, ever smaller."""
+    """Show the image in a drawn phone post, browser window or printed page; smaller with strength."""
     kind = str(rng.choice(["phone", "browser", "page"]))
     height, width = edited.mask.shape
     area = max(64 * 64, rng.uniform(1.2, 1.8) * height * width)
@@ -140,7 +140,7 @@ def screenshot(
 
 
 def meme(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
-    """A bar with a line or two of words above, below or both, up to 45 % of the height each."""
+    """Bars with one or two lines of text above, below or both, of up to 45 % of the height each."""
     height, width = edited.mask.shape
     bar = max(8, round((0.08 + 0.37 * strength * rng.uniform(0.6, 1)) * height))
     top, bottom = ((bar, 0), (0, bar), (bar, bar))[rng.integers(3)]
@@ -159,7 +159,7 @@ def meme(edited: Edited, strength: float, rng: np.random.Generator, others: Sequ
 
 
 def collage(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
-    """Two to four pictures side by side or in a grid, each cut to its cell; more as strength rises."""
+    """Two to four images side by side or in a grid, each cropped to its cell; more with strength."""
     edited = as_pasted(edited)
     height, width = edited.mask.shape
     count = int(np.clip(round(2 + 2 * strength * rng.uniform(0.5, 1.3)), 2, 4))
@@ -176,7 +176,9 @@ def collage(edited: Edited, strength: float, rng: np.random.Generator, others: S
     for i, (x0, y0, x1, y1) in enumerate(cells):
         if i != own:
             other = (
-                others[rng.integers(len(others))] if len(others) else host_for(edited, rng, others)
+                others[int(rng.integers(len(others)))]
+                if len(others)
+                else host_for(edited, rng, others)
             )
             canvas[y0:y1, x0:x1] = _filling(start(other), x1 - x0, y1 - y0).image
     x0, y0, x1, y1 = cells[own]
@@ -190,9 +192,9 @@ def collage(edited: Edited, strength: float, rng: np.random.Generator, others: S
 
 
 def _filling(edited: Edited, width: int, height: int) -> Edited:
-    """Scale to cover width x height px and cut the middle out, as photo grids do.
+    """Scale to cover width x height px and crop the centre, as photo grids do.
 
-    The quads of what was pasted before are cut to the cell when they are upright.
+    Quads of earlier pastes are clipped to the cell if they are upright.
     """
     old_height, old_width = edited.mask.shape
     scale = max(width / old_width, height / old_height)
@@ -210,7 +212,7 @@ def _filling(edited: Edited, width: int, height: int) -> Edited:
 def _cells(
     width: int, height: int, count: int, gap: int, rng: np.random.Generator
 ) -> list[tuple[int, int, int, int]]:
-    """Cells x0, y0, x1, y1 of a photo grid: one or two rows, cut at uneven places."""
+    """Cells x0, y0, x1, y1 of a photo grid: one or two rows (or columns) of uneven cells."""
 
     def spans(length: int, parts: int) -> list[tuple[int, int]]:
         share = rng.uniform(0.7, 1.3, parts)

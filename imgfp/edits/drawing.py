@@ -1,7 +1,7 @@
-"""What people put on, around and behind pictures: backdrops, words, stickers, stripes, screens.
+"""Drawing primitives of the edits: backdrops, text, stickers, stripes, screens.
 
 Images are (H,W,3) uint8 RGB. Coverage `alpha` is (h,w) uint8, 255: opaque. Every random choice comes
-from the generator given, so that the same seed draws the same picture.
+from the generator given, so that the same seed draws the same image.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ _WORDS = (
 
 
 def words(rng: np.random.Generator, count: int) -> str:
-    """`count` everyday words, at times in capitals."""
+    """`count` everyday words, sometimes in capitals."""
     text = " ".join(_WORDS[i] for i in rng.integers(len(_WORDS), size=max(1, count)))
     return text.upper() if rng.random() < 0.3 else text
 
 
 def colour(rng: np.random.Generator) -> Colour:
-    """White and black now and then, else any colour."""
-    pick = rng.random()
-    if pick < 0.4:
-        return (255, 255, 255) if pick < 0.2 else (0, 0, 0)
-    return tuple(int(v) for v in rng.integers(0, 256, 3))
+    """White or black in 40 % of cases, otherwise any colour."""
+    draw = rng.random()
+    if draw < 0.4:
+        return (255, 255, 255) if draw < 0.2 else (0, 0, 0)
+    red, green, blue = (int(v) for v in rng.integers(0, 256, 3))
+    return red, green, blue
 
 
 def backdrop(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A soft colour gradient, for a host where no other picture is at hand."""
+    """A soft colour gradient, as a background without any other image."""
     knots = rng.integers(0, 256, (3, 3, 3)).astype(np.uint8)
     return cv2.resize(knots, (width, height), interpolation=cv2.INTER_CUBIC)
 
@@ -52,9 +53,9 @@ def cover(
     image: np.ndarray, shown: np.ndarray | None, layer: np.ndarray | Colour, alpha: np.ndarray,
     x: int, y: int,
 ) -> None:  # fmt: skip
-    """Blend `layer` (a colour, or (h,w,3) uint8) onto `image` in place, its corner at x, y, cut to fit.
+    """Blend `layer` (a colour, or (h,w,3) uint8) onto `image` in place, its top left at x, y, clipped.
 
-    `shown` (H,W) bool, where given, turns False where the layer covers half or more.
+    `shown` (H,W) bool, if given, becomes False where the layer covers half or more.
     """
     height, width = image.shape[:2]
     x0, y0 = max(0, x), max(0, y)
@@ -74,16 +75,18 @@ def cover(
 
 
 @lru_cache(maxsize=128)
-def _font(face: str, size_px: int) -> ImageFont.FreeTypeFont:
+def _font(face: str, size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font that ships with matplotlib, which is not imported; "": the default of Pillow."""
     if not face:
         return ImageFont.load_default(size_px)
-    package = importlib.util.find_spec("matplotlib").origin  # its folder, without importing it
-    path = Path(package).parent / "mpl-data" / "fonts" / "ttf" / f"{face}.ttf"
+    package = importlib.util.find_spec("matplotlib")
+    assert package is not None and package.origin is not None  # a dependency of this package
+    path = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / f"{face}.ttf"
     return ImageFont.truetype(str(path), size_px)
 
 
 def text_alpha(text: str, size_px: int, face: str = "", outline_px: int = 0) -> np.ndarray:
-    """Coverage of one or several lines of text, cut to its ink: (h,w) uint8, h and w at least 1."""
+    """Coverage of one or several lines of text, cropped to its ink: (h,w) uint8, at least 1 x 1."""
     size_px = max(6, size_px)
     ink = ImageDraw.Draw(Image.new("L", (1, 1)))
     font = _font(face, size_px)
@@ -99,7 +102,10 @@ def write(
     image: np.ndarray, shown: np.ndarray | None, text: str, x: int, y: int, size_px: int,
     ink: Colour, rng: np.random.Generator, opacity: float = 1.0, turn_deg: float = 0.0,
 ) -> None:  # fmt: skip
-    """Write text onto `image` in place, top left at x, y, in one of some faces, at times outlined."""
+    """Write text onto `image` in place, top left at x, y, in a random font, sometimes outlined.
+
+    shown: see `cover`. turn_deg: rotation, counter-clockwise.
+    """
     face = _FACES[rng.integers(len(_FACES))]
     layers = [(0, ink)]
     if rng.random() < 0.3:
@@ -115,7 +121,7 @@ def write(
 
 
 def _turn(layer: np.ndarray, degrees: float) -> np.ndarray:
-    """Rotate about the middle, on a canvas grown to hold it; new pixels are 0."""
+    """Rotate counter-clockwise about the centre, on a canvas enlarged to hold it; new pixels are 0."""
     height, width = layer.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
     cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
@@ -125,7 +131,10 @@ def _turn(layer: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def sticker(size_px: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An emoji-like stamp: a face, heart, star, bubble, arrow or tick. Returns (s,s,3) and alpha (s,s)."""
+    """An emoji-like sticker, a face, heart, star, speech bubble, arrow or ring, slightly rotated.
+
+    Returns its colours (s,s,3) uint8 and its coverage (s,s) uint8.
+    """
     size = max(4, size_px)
     rgba = np.zeros((size, size, 4), np.uint8)
     kind = rng.choice(["face", "face", "face", "heart", "star", "bubble", "arrow", "ring"])
@@ -136,7 +145,7 @@ def sticker(size_px: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
 
 
 def _polygon(rgba: np.ndarray, points: np.ndarray, tint: tuple) -> None:
-    """Fill a polygon given in units of the stamp's side."""
+    """Fill a polygon given in units of the sticker's side."""
     scaled = np.round(np.asarray(points) * (len(rgba) - 1) * 16).astype(np.int32)
     cv2.fillPoly(rgba, [scaled], tint, cv2.LINE_AA, 4)
 
@@ -227,7 +236,7 @@ _SHAPES = {
 
 
 def stripes(height: int, width: int, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Coverage of parallel bars at any angle over about `share` of the picture: (H,W) uint8."""
+    """Coverage of parallel bars at any angle over about `share` of the image: (H,W) uint8."""
     angle, count = rng.uniform(0, np.pi), int(rng.integers(2, 12))
     across, along = (
         np.array([np.cos(angle), np.sin(angle)]),
@@ -261,7 +270,8 @@ def lines_of_text(
 def screen(
     height: int, width: int, box: tuple[int, int, int, int], kind: str, rng: np.random.Generator
 ) -> np.ndarray:
-    """A drawn phone post, browser window or printed page that leaves `box` (x0, y0, x1, y1) for a picture."""
+    """A drawn phone post, browser window or printed page (`kind`: phone, browser, page), with `box`
+    (x0, y0, x1, y1) left free for an image."""
     x0, y0, x1, y1 = box
     dark = kind != "page" and rng.random() < 0.35
     paper = int(rng.integers(10, 40)) if dark else int(rng.integers(235, 256))

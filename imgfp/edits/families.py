@@ -1,15 +1,15 @@
-"""Seeded picture edits whose geometry is known exactly: for training, calibration and the demo corpus.
+"""All families of edits: seeded, with exact geometry, for training, calibration and the demo corpus.
 
-    edited = apply(image, None, rng, others)          # one to four families, drawn
+    edited = apply(image, None, rng, others)          # one to four families, drawn at random
     edited = apply(image, ["mirror", "paste"], rng, others, strength=0.6)
     edited = FAMILIES["crop"](image, 0.5, rng)         # one family
 
 Images are (H,W,3) uint8 RGB. Every random choice comes from the generator given. Strength is 0..1:
 0 nearly invisible, 1 the hardest of the ISC2021 challenge (families without degrees ignore it).
 
-Homographies map pixel centres, boxes and quads are corners: see `imgfp.edits.record`. The mask is False on
-room that was filled with the picture's own mirror image: it shows the source, but not where the
-homography has it.
+Homographies map pixel centres, boxes and quads are corners: see `imgfp.edits.record`. The mask is False
+where new pixels were filled with the reflected image: they show the source, but not at the position of
+the homography.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import numpy as np
 from imgfp.edits import compositing, geometric, overlays, photometric
 from imgfp.edits.record import Edited, start
 
-Work = Callable[[Edited, float, np.random.Generator, Sequence], Edited]
+Edit = Callable[[Edited, float, np.random.Generator, Sequence], Edited]
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family of edits: call it with a picture, a strength, a generator and other pictures."""
+    """One family of edits: call it with an image, a strength, a generator and other images."""
 
     name: str
-    work: Work
-    weight: float  # how often `apply` draws it, against the others
-    span: tuple[float, float]  # a moment is drawn from it, and the chain sorted by the moments
+    edit: Edit
+    weight: float  # relative frequency with which `apply` draws it
+    span: tuple[float, float]  # a number is drawn from it; a chain is sorted by these numbers
 
     def __call__(
         self,
@@ -41,24 +41,25 @@ class Family:
         rng: np.random.Generator,
         others: Sequence[np.ndarray] = (),
     ) -> Edited:
-        """The edited picture, the op noted. Raises ValueError for a strength outside 0..1."""
+        """The edited image, the family appended to its ops. Raises ValueError for a strength outside
+        0..1."""
         if not 0 <= strength <= 1:
             raise ValueError(f"{self.name}: strength must be within 0..1, got {strength}")
         edited = image if isinstance(image, Edited) else start(image)
-        done = self.work(edited, float(strength), rng, others)
-        return replace(done, ops=[*edited.ops, (self.name, float(strength))])
+        result = self.edit(edited, float(strength), rng, others)
+        return replace(result, ops=[*edited.ops, (self.name, float(strength))])
 
 
-def _toned(work: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]) -> Work:
-    """A family out of an edit that leaves every pixel in its place."""
+def _in_place(edit: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]) -> Edit:
+    """An edit of records from a photometric edit of pixels, which moves none of them."""
 
-    def family(
+    def edit_record(
         edited: Edited, strength: float, rng: np.random.Generator, others: Sequence
     ) -> Edited:
-        return replace(edited, image=work(edited.image, strength, rng))
+        return replace(edited, image=edit(edited.image, strength, rng))
 
-    family.__doc__ = work.__doc__
-    return family
+    edit_record.__doc__ = edit.__doc__
+    return edit_record
 
 
 #: Every family by its name.
@@ -74,22 +75,22 @@ FAMILIES: dict[str, Family] = {
         Family("aspect", geometric.aspect, 1, (0, 2.6)),
         Family("lens", geometric.lens, 0.5, (0, 2.6)),
         Family("wave", geometric.wave, 0.5, (0, 2.6)),
-        Family("colour", _toned(photometric.colour), 2, (1, 4)),
-        Family("grey", _toned(photometric.grey), 1, (1, 4)),
-        Family("sepia", _toned(photometric.sepia), 0.5, (1, 4)),
-        Family("solarise", _toned(photometric.solarise), 0.6, (1, 4)),
-        Family("posterise", _toned(photometric.posterise), 0.6, (1, 4)),
-        Family("invert", _toned(photometric.invert), 0.4, (1, 4)),
-        Family("channels", _toned(photometric.channels), 0.4, (1, 4)),
-        Family("gamma", _toned(photometric.gamma), 0.6, (1, 4)),
-        Family("vignette", _toned(photometric.vignette), 0.4, (1, 4)),
-        Family("sharpen", _toned(photometric.sharpen), 0.8, (1, 4)),
-        Family("sketch", _toned(photometric.sketch), 0.5, (1.5, 4.5)),
-        Family("halftone", _toned(photometric.halftone), 0.4, (1.5, 4.5)),
-        Family("blur", _toned(photometric.blur), 1.2, (1.5, 4.5)),
-        Family("pixelise", _toned(photometric.pixelise), 1, (1.5, 4.5)),
-        Family("lowres", _toned(photometric.lowres), 0.7, (1.5, 4.5)),
-        Family("noise", _toned(photometric.noise), 1.2, (1.5, 4.5)),
+        Family("colour", _in_place(photometric.colour), 2, (1, 4)),
+        Family("grey", _in_place(photometric.grey), 1, (1, 4)),
+        Family("sepia", _in_place(photometric.sepia), 0.5, (1, 4)),
+        Family("solarise", _in_place(photometric.solarise), 0.6, (1, 4)),
+        Family("posterise", _in_place(photometric.posterise), 0.6, (1, 4)),
+        Family("invert", _in_place(photometric.invert), 0.4, (1, 4)),
+        Family("channels", _in_place(photometric.channels), 0.4, (1, 4)),
+        Family("gamma", _in_place(photometric.gamma), 0.6, (1, 4)),
+        Family("vignette", _in_place(photometric.vignette), 0.4, (1, 4)),
+        Family("sharpen", _in_place(photometric.sharpen), 0.8, (1, 4)),
+        Family("sketch", _in_place(photometric.sketch), 0.5, (1.5, 4.5)),
+        Family("halftone", _in_place(photometric.halftone), 0.4, (1.5, 4.5)),
+        Family("blur", _in_place(photometric.blur), 1.2, (1.5, 4.5)),
+        Family("pixelise", _in_place(photometric.pixelise), 1, (1.5, 4.5)),
+        Family("lowres", _in_place(photometric.lowres), 0.7, (1.5, 4.5)),
+        Family("noise", _in_place(photometric.noise), 1.2, (1.5, 4.5)),
         Family("padding", compositing.padding, 1, (2, 3)),
         Family("border", compositing.border, 0.7, (2, 3)),
         Family("meme", compositing.meme, 1.5, (2, 3)),
@@ -102,10 +103,10 @@ FAMILIES: dict[str, Family] = {
         Family("cutout", overlays.cutout, 0.6, (2.5, 4)),
         Family("inset", overlays.inset, 0.8, (2.5, 4)),
         Family("blend", overlays.blend, 0.8, (2.5, 4)),
-        Family("jpeg", _toned(photometric.jpeg), 1.5, (5, 6)),
+        Family("jpeg", _in_place(photometric.jpeg), 1.5, (5, 6)),
     )
 }
-#: Of these, `apply` draws at most one a chain.
+#: Of these, `apply` draws at most one per chain.
 PLACEMENTS = ("paste", "screenshot", "collage")
 
 
@@ -116,12 +117,12 @@ def apply(
     others: Sequence[np.ndarray] = (),
     strength: float | tuple[float, float] = (0.0, 1.0),
 ) -> Edited:
-    """Edit a picture by several families in a sensible order, compression last.
+    """Apply several families to an image, in a realistic order, compression last.
 
-    ops: how many families to draw (None: one to four), or their names in the order to do them, each
-    alone or with its strength. others: pictures to paste on and to put beside, none of them the source;
-    gradients where there are none.
-    strength: one for all, or the range to draw each from. Raises ValueError for an unknown family.
+    ops: number of families to draw (None: one to four), or their names in the order to apply them,
+    each alone or with its strength. others: images to paste on or to add, none of them the source;
+    without any, gradients are used. strength: one for all, or the range to draw each from. Raises
+    ValueError for an unknown family.
     """
     if ops is None:
         ops = int(rng.integers(1, 5))
@@ -132,13 +133,13 @@ def apply(
     for op in ops:
         name, degree = op if isinstance(op, tuple) else (op, float(rng.uniform(low, high)))
         if name not in FAMILIES:
-            raise ValueError(f"unknown edit {name!r}; there are {', '.join(FAMILIES)}")
+            raise ValueError(f"unknown edit {name!r}; choose from {', '.join(FAMILIES)}")
         edited = FAMILIES[name](edited, degree, rng, others)
     return edited
 
 
 def draw(count: int, rng: np.random.Generator, wanted: Sequence[str] = ()) -> list[str]:
-    """Names of `count` different families in a sensible order, those `wanted` among them."""
+    """Names of `count` different families in a realistic order, including those `wanted`."""
     names = list(FAMILIES)
     weight = np.array([family.weight for family in FAMILIES.values()])
     drawn: list[str] = []
@@ -150,5 +151,5 @@ def draw(count: int, rng: np.random.Generator, wanted: Sequence[str] = ()) -> li
         taken = PLACEMENTS if name in PLACEMENTS else (name,)
         weight[[names.index(other) for other in taken]] = 0
         drawn.append(name)
-    moments = [rng.uniform(*FAMILIES[name].span) for name in drawn]
-    return [drawn[i] for i in np.argsort(moments)]
+    places = [rng.uniform(*FAMILIES[name].span) for name in drawn]
+    return [drawn[i] for i in np.argsort(places)]

@@ -1,4 +1,7 @@
-"""Edits that draw something over or beside an image."""
+"""Edits that draw over an image: text, stickers, stripes, masks, other images.
+
+Each takes (edited, strength, rng, others), see `imgfp.edits.families`.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,21 @@ from imgfp.edits.record import Edited
 
 
 def text(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
-    """One to eight pieces of text over the picture, up to a quarter of its height tall."""
+    """One to eight pieces of text over the image, up to a quarter of its height tall."""
     image, mask = edited.image.copy(), edited.mask.copy()
     height, width = mask.shape
     for _ in range(1 + int(rng.integers(1 + round(7 * strength)))):
         size = max(6, int((0.04 + 0.2 * strength * rng.uniform(0.2, 1)) * height))
         line = drawing.words(rng, int(rng.integers(1, 5)))
         x, y = int(rng.uniform(-0.1, 0.7) * width), int(rng.uniform(0, 0.9) * height)
-        turn = float(rng.uniform(-40, 40)) if rng.random() < 0.2 else 0.0
+        degrees = float(rng.uniform(-40, 40)) if rng.random() < 0.2 else 0.0
         opacity = 1.0 if rng.random() < 0.7 else float(rng.uniform(0.35, 0.9))
-        drawing.write(image, mask, line, x, y, size, drawing.colour(rng), rng, opacity, turn)
+        drawing.write(image, mask, line, x, y, size, drawing.colour(rng), rng, opacity, degrees)
     return replace(edited, image=image, mask=mask)
 
 
 def stickers(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
-    """One to ten emoji-like stamps, up to 60 % of the short side large."""
+    """One to ten emoji-like stickers, of up to 60 % of the short side."""
     image, mask = edited.image.copy(), edited.mask.copy()
     height, width = mask.shape
     for _ in range(1 + int(rng.integers(1 + round(9 * strength)))):
@@ -42,16 +45,17 @@ def stickers(edited: Edited, strength: float, rng: np.random.Generator, others: 
 
 
 def stripes(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
-    """Parallel bars of one colour at any angle over up to 60 % of the picture, at times see-through."""
+    """Parallel bars of one colour at any angle over up to 60 % of the image, sometimes transparent."""
     image, mask = edited.image.copy(), edited.mask.copy()
-    alpha = drawing.stripes(*mask.shape, 0.05 + 0.55 * strength * rng.uniform(0.6, 1), rng)
+    height, width = mask.shape
+    alpha = drawing.stripes(height, width, 0.05 + 0.55 * strength * rng.uniform(0.6, 1), rng)
     opacity = 1.0 if rng.random() < 0.6 else rng.uniform(0.3, 0.9)
     drawing.cover(image, mask, drawing.colour(rng), cv2.convertScaleAbs(alpha, alpha=opacity), 0, 0)
     return replace(edited, image=image, mask=mask)
 
 
 def cutout(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
-    """All but an ellipse or a rounded rectangle painted over, at strength 1 with half of the sides."""
+    """Paint over all but an ellipse or a rounded rectangle, at strength 1 of half of the sides."""
     height, width = edited.mask.shape
     y, x = np.mgrid[:height, :width]
     low = rng.uniform(0, 1, 2) * 0.5 * strength * rng.uniform(0.3, 1)
@@ -67,7 +71,7 @@ def cutout(edited: Edited, strength: float, rng: np.random.Generator, others: Se
 
 
 def blend(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
-    """Another picture over the whole, see-through: 8 % of it at strength 0, half at 1."""
+    """Blend the whole image with another one: 8 % of it at strength 0, half at 1."""
     height, width = edited.mask.shape
     other = cv2.resize(
         compositing.host_for(edited, rng, others), (width, height), interpolation=cv2.INTER_LINEAR
@@ -77,7 +81,7 @@ def blend(edited: Edited, strength: float, rng: np.random.Generator, others: Seq
 
 
 def inset(edited: Edited, strength: float, rng: np.random.Generator, others: Sequence) -> Edited:
-    """Another picture laid over this one: 15 % of its sides at strength 0, up to 65 % at 1."""
+    """Paste another image over this one, of 15 % of its sides at strength 0, up to 65 % at 1."""
     image, mask = edited.image.copy(), edited.mask.copy()
     height, width = mask.shape
     share = 0.15 + 0.5 * strength * rng.uniform(0.7, 1)

@@ -1,4 +1,4 @@
-"""What the match inspector computes: pure functions of two pictures' features and pixels."""
+"""Matches and overlay of one pair, recomputed from stored features for the match inspector."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from imgfp.results import Results, Side
+from imgfp.results import Results
 from imgfp.verify.estimation import Verification, estimate_homography
 from imgfp.verify.matching import Nearest, nearest_two, tentative_matches, variant_spectrum
 
 
 @dataclass(frozen=True)
 class MatchedPoints:
-    """Matches of one pair: query_xy, reference_xy (m,2) in original pixels, squared ratio (m,) of the
-    nearest to the next nearest (lower is more distinct), and the map that they agree on."""
+    """Putative matches of one pair, and the transform that they agree on.
+
+    query_xy, reference_xy (m,2) in original pixels; contrast_reversed (m,) bool: matched with
+    reversed contrast; verification: the transform, with the inliers among the matches.
+    """
 
     query_xy: np.ndarray
     reference_xy: np.ndarray
     contrast_reversed: np.ndarray
-    found: Verification
+    verification: Verification
 
 
 class PairMatcher:
-    """Keypoints and descriptors of two pictures; neighbours are searched once, so that rules can be
-    moved at no cost."""
+    """Matches two images by different rules; the nearest neighbours are searched only once."""
 
     def __init__(
         self,
@@ -38,33 +40,40 @@ class PairMatcher:
         keypoints: int = 0,
     ) -> None:
         """query, reference: keypoints (n,4) and descriptors (n,128), strongest first; query_px,
-        reference_px: original pixels per pixel in which keypoints were searched; keypoints: how many
-        of the strongest to use, 0 for all."""
+        reference_px: original pixels per pixel of the frame in which keypoints were detected;
+        keypoints: number of the strongest to use, 0 for all."""
         limit = keypoints or None
-        self.query, self._codes = (side[:limit] for side in query)
-        self.reference, self._other_codes = (side[:limit] for side in reference)
-        self._scales = {"query_px": query_px, "reference_px": reference_px}
+        self.query, self._query_descriptors = (side[:limit] for side in query)
+        self.reference, self._reference_descriptors = (side[:limit] for side in reference)
+        self._query_px, self._reference_px = query_px, reference_px
 
     @cached_property
     def _nearest(self) -> Nearest:
-        sides = (variant_spectrum(codes) for codes in (self._codes, self._other_codes))
-        return nearest_two(*sides)
+        return nearest_two(
+            variant_spectrum(self._query_descriptors), variant_spectrum(self._reference_descriptors)
+        )
 
     def matches(
         self, ratio: float = 1.15, mirrored: bool = False, at_most: int = 200
     ) -> MatchedPoints:
-        """Matches whose next nearest neighbour is more than `ratio` times as far, in squared distance,
-        and the map that they agree on; by default those of verification."""
+        """Putative matches, and the transform that they agree on; the defaults are those of
+        verification. ratio: least ratio of the squared distances of the second and the first
+        neighbour; mirrored: match with the mirrored reference; at_most: number of matches."""
         pairs, contrast_reversed = np.empty((0, 2), np.int64), np.empty(0, bool)
         if len(self.query) and len(self.reference):
             pairs, contrast_reversed = tentative_matches(
                 self._nearest, mirrored, ratio=ratio, at_most=at_most
             )
-        ends = self.query[pairs[:, 0]], self.reference[pairs[:, 1]]
-        found = estimate_homography(
-            *ends, mirrored=mirrored, contrast_reversed=contrast_reversed, **self._scales
+        query, reference = self.query[pairs[:, 0]], self.reference[pairs[:, 1]]
+        verification = estimate_homography(
+            query,
+            reference,
+            mirrored=mirrored,
+            contrast_reversed=contrast_reversed,
+            query_px=self._query_px,
+            reference_px=self._reference_px,
         )
-        return MatchedPoints(ends[0][:, :2], ends[1][:, :2], contrast_reversed, found)
+        return MatchedPoints(query[:, :2], reference[:, :2], contrast_reversed, verification)
 
 
 def warp_query(
@@ -75,53 +84,37 @@ def warp_query(
     homography: np.ndarray,
     long_side_px: int = 420,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The query laid onto the reference, both at most `long_side_px` long.
+    """The query warped onto the reference, both with a longer side of at most `long_side_px`.
 
     query, reference: (H,W,3) uint8 RGB, originals or thumbnails; sizes: (width, height) of the
-    originals, in whose pixels homography (3,3) maps query to reference. Returns warped, reference (of
-    one size) and inside (H,W) bool, where the query reaches.
+    originals; homography (3,3): from query to reference, in pixels of the originals. Returns warped,
+    reference (of one size) and inside (H,W) bool: the pixels that the query covers.
     """
     width, height = reference_size
     scale = min(1.0, long_side_px / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    ground = cv2.resize(reference, size, interpolation=cv2.INTER_AREA)
+    target = cv2.resize(reference, size, interpolation=cv2.INTER_AREA)
     to_original = np.diag([query_size[0] / query.shape[1], query_size[1] / query.shape[0], 1])
     to_shown = np.diag([size[0] / width, size[1] / height, 1])
     matrix = to_shown @ homography @ to_original
     warped = cv2.warpPerspective(query, matrix, size, flags=cv2.INTER_AREA)
     full = np.full(query.shape[:2], 255, np.uint8)
     inside = cv2.warpPerspective(full, matrix, size, flags=cv2.INTER_NEAREST) > 0
-    return warped, ground, inside
+    return warped, target, inside
 
 
 def pair_matcher(
     results: Results, query_id: str, reference_id: str, keypoints: int = 0
 ) -> PairMatcher:
-    """The two sides of a pair as its verification saw them: the view (query or crop) that gave the best
-    evidence. keypoints: see `Pair`. A picture without local features has no keypoints here."""
+    """A matcher of the two views of a pair that gave the best evidence, the query being whole or a crop.
+    keypoints: see `PairMatcher`."""
     evidence = results.best_evidence(query_id, reference_id)
-    view = query_id if evidence is None else evidence["view_id"]
-    size: tuple[float, float] = results.size("query", query_id)
-    box = results.box_of(view)
-    if box is not None:
-        size = box[2] - box[0], box[3] - box[1]
-    short = int(results.params.get("sift_short_side_px", 300))
+    query = results.view("query", query_id, "" if evidence is None else evidence["view_id"])
+    reference = results.view("reference", reference_id)
     return PairMatcher(
-        _features(results, "query", view),
-        _features(results, "reference", reference_id),
-        query_px=_frame_px(size, short),
-        reference_px=_frame_px(results.size("reference", reference_id), short),
+        (query.keypoints, query.descriptors),
+        (reference.keypoints, reference.descriptors),
+        query_px=query.frame_px,
+        reference_px=reference.frame_px,
         keypoints=keypoints,
     )
-
-
-def _features(results: Results, side: Side, view_id: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        return results.features(side, view_id)
-    except KeyError:
-        return np.empty((0, 4), np.float32), np.empty((0, 128), np.uint8)
-
-
-def _frame_px(size: tuple[float, float], short_side_px: int) -> float:
-    """Original pixels per pixel of the frame in which keypoints were searched; size: (width, height)."""
-    return max(1.0, min(size) / short_side_px) if short_side_px else 1.0

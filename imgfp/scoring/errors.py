@@ -1,6 +1,6 @@
-"""Where a run loses: per kind of query, per branch, per cause.
+"""Error analysis of a run: missed copies and false alarms, per kind of query, per branch, per cause.
 
-Every function takes plain tables and returns one; scores say: higher is more alike.
+Every function takes plain tables and returns one. Scores: higher is more similar.
 """
 
 from __future__ import annotations
@@ -10,34 +10,38 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from imgfp.geometry import iou
 from imgfp.scoring.metrics import proposed_pairs, rank_predictions, true_references
 
 
 def edit_groups(meta: pd.DataFrame, by_strength: bool = False) -> pd.DataFrame:
-    """Which edits made each query: rows query_id, group, for `breakdown`.
+    """The edits of each query: rows query_id, group, for `breakdown`.
 
-    meta: query_id and `ops` (names joined by "+", repeats count once). by_strength: list each edit
-    in thirds, "blur weak", "blur medium", "blur strong", by the column `strengths`, which has one
-    number of 0..1 for each of the ops, joined alike. Raises ValueError where the two do not fit
-    together.
+    meta: query_id and `ops` (names joined by "+", repeats count once). by_strength: split each edit
+    into thirds, "blur weak", "blur medium", "blur strong", according to the column `strengths`, which
+    has one number in 0..1 per op, joined by "+" too. Raises ValueError naming a query where the two
+    differ in number.
     """
-    names = meta["ops"].fillna("").astype(str).str.split("+")
+    names = [text.split("+") for text in meta["ops"].fillna("").astype(str)]
     if by_strength:
-        degrees = meta["strengths"].fillna("").astype(str).str.split("+")
-        odd = meta["query_id"][names.str.len() != degrees.str.len()]
-        if len(odd):
-            raise ValueError(f"query {odd.iloc[0]!r}: `ops` and `strengths` differ in number")
+        strengths = [text.split("+") for text in meta["strengths"].fillna("").astype(str)]
+        for query_id, ops, degrees in zip(meta["query_id"], names, strengths, strict=True):
+            if len(ops) != len(degrees):
+                raise ValueError(
+                    f"query {query_id!r}: `ops` has {len(ops)} entries and `strengths` {len(degrees)}; "
+                    "give one strength per op"
+                )
         names = [
             [f"{name} {_third(degree)}" for name, degree in zip(*row, strict=True) if name]
-            for row in zip(names, degrees, strict=True)
+            for row in zip(names, strengths, strict=True)
         ]
-    exploded = meta[["query_id"]].assign(group=names).explode("group")
+    exploded = meta[["query_id"]].assign(group=pd.Series(names, index=meta.index)).explode("group")
     named = exploded[exploded["group"].notna() & (exploded["group"] != "")]
     return named.drop_duplicates(ignore_index=True)
 
 
-def _third(degree: str) -> str:
-    return ("weak", "medium", "strong")[min(int(3 * float(degree)), 2)]
+def _third(strength: str) -> str:
+    return ("weak", "medium", "strong")[min(int(3 * float(strength)), 2)]
 
 
 def breakdown(
@@ -50,10 +54,10 @@ def breakdown(
     """Recall per group of queries; `groups` has rows query_id, group, and a query may be in
     several.
 
-    One row a group, worst recall first: group, positives (queries with a true reference), recall
-    (true pair scored >= threshold), recall_at_1, proposed (share among `candidates`, NaN without
-    them), negatives (queries without a reference), false_alarms (share of the negatives with any
-    pair >= threshold, NaN without negatives).
+    One row per group, worst recall first: group, positives (queries with a true reference), recall
+    (share of them whose true pair scores >= threshold), recall_at_1, proposed (share of their true
+    pairs among `candidates`, NaN without candidates), negatives (queries without a reference),
+    false_alarms (share of the negatives with any pair >= threshold, NaN without negatives).
     """
     ranked = rank_predictions(predictions, truth)
     expected = true_references(truth)
@@ -99,9 +103,9 @@ def branch_breakdown(
 ) -> pd.DataFrame:
     """What each branch, and each combination of branches, contributes.
 
-    candidates: query_id, reference_id, branch. Rows named "local" count the pairs which that branch
-    proposes, alone or not; rows named "only local+crop" the pairs which exactly these branches
-    propose. Columns: branches, pairs, true_pairs, share (of all true pairs of the truth), kept and
+    candidates: query_id, reference_id, branch. A row named "local" counts the pairs that this branch
+    proposes, alone or not; a row named "only local+crop" the pairs that exactly these branches
+    propose. Columns: branches, pairs, true_pairs, share (of all true pairs in the truth), kept and
     kept_true (pairs with score >= threshold), micro_ap (of these pairs alone).
     """
     known = ("local", "crop", "global")
@@ -150,11 +154,11 @@ def changes(
     threshold_before: float,
     threshold_after: float,
 ) -> pd.DataFrame:
-    """Pairs that cross their run's threshold in only one of two runs.
+    """Pairs that reach the threshold of their run in only one of two runs.
 
-    Rows query_id, reference_id, is_true, change ("gained" or "lost": kept only after, only before),
-    score_before, score_after (NaN: not predicted). Gained true and lost false pairs are
-    improvements.
+    Rows query_id, reference_id, is_true, change ("gained": kept only after, "lost": kept only
+    before), score_before, score_after (NaN: not predicted). Gained true pairs and lost false pairs
+    are improvements.
     """
     keys = ["query_id", "reference_id", "is_true"]
     tables = [rank_predictions(run, truth)[[*keys, "score"]] for run in (before, after)]
@@ -169,9 +173,9 @@ def changes(
     )
 
 
-#: Why a true pair is missing, in the order in which the causes are tried.
+#: Causes of a missed copy, in the order in which they are tried.
 MISSED = ("crop_box_wrong", "not_proposed", "beaten_by_another", "under_scored")
-#: Why a false pair stands above the threshold, in the order in which the causes are tried.
+#: Causes of a false alarm, in the order in which they are tried.
 FALSE_ALARMS = (
     "duplicate_of_the_truth",
     "same_scene_other_photograph",
@@ -183,7 +187,7 @@ FALSE_ALARMS = (
 )
 
 
-def sort_losses(
+def sort_errors(
     predictions: pd.DataFrame,
     truth: pd.DataFrame,
     candidates: pd.DataFrame,
@@ -197,19 +201,21 @@ def sort_losses(
     min_ncc_inlier_ratio: float = 0.8,
     many: int = 3,
 ) -> pd.DataFrame:
-    """Every missed true pair and every false pair above the threshold, with one cause each.
+    """Every missed copy and every false alarm, with one cause each.
 
-    Rows: query_id, reference_id, score (NaN: never scored), kind ("missed" or "false_alarm"), cause
-    (of MISSED or FALSE_ALARMS: the first that holds), other_reference_id (what beat a missed pair;
-    the true reference of a false alarm; "" for none). Missed rows first, then by falling score.
+    A copy is missed when its true pair does not reach the threshold; a false alarm is a false pair
+    that does. Rows: query_id, reference_id, score (NaN: never scored), kind ("missed" or
+    "false_alarm"), cause (the first of MISSED or FALSE_ALARMS that applies), other_reference_id (the
+    one that scored higher than a missed pair; the true reference of a false alarm; "" for none).
+    Missed copies first, then by falling score.
 
-    true_boxes and crops (query_id, x0, y0, x1, y1; one unit for both): a pair that no branch
-    proposed is `crop_box_wrong` when the query has a true box and no crop with an overlap of
-    `min_box_iou`. meta with `hard_negative_of` names photographs of the reference's own scene.
-    evidence (query_id, reference_id, inliers, ncc_inlier_ratio): a false pair whose pixels agree by
-    `min_ncc_inlier_ratio` or more is `suspicious_truth` (the truth may lack it), one without inliers is
-    `no_geometric_evidence`. A reference in false pairs of at least `many` queries is
-    `reference_matches_many_queries`.
+    true_boxes and crops (query_id, x0, y0, x1, y1; in the same unit): a pair that no branch proposed
+    is `crop_box_wrong` when the query has a true box and no crop with an IoU of `min_box_iou` with
+    it. meta: its column `hard_negative_of` names the reference that shows the same scene as a query.
+    evidence (query_id, reference_id, inliers, ncc_inlier_ratio): a false pair with an NCC inlier
+    ratio of at least `min_ncc_inlier_ratio` is `suspicious_truth` (the truth may lack it), one
+    without inliers is `no_geometric_evidence`. A reference in false pairs of at least `many` queries
+    is `reference_matches_many_queries`.
     """
     expected = true_references(truth)
     ranked = rank_predictions(predictions, truth)
@@ -230,7 +236,7 @@ def sort_losses(
 def _missed(
     ranked: pd.DataFrame, expected: pd.Series, candidates: pd.DataFrame, threshold: float
 ) -> pd.DataFrame:
-    """True pairs without a score >= threshold, sorted by cause as far as the scores tell."""
+    """True pairs without a score >= threshold, with the causes that the scores alone show."""
     positives = expected[expected != ""]
     true_score = ranked[ranked["is_true"]].set_index("query_id")["score"].reindex(positives.index)
     false = ranked[~ranked["is_true"]].drop_duplicates("query_id").set_index("query_id")
@@ -249,31 +255,22 @@ def _missed(
             "other_reference_id": other.to_numpy(object),
         }
     )
-    lost = missed[~(missed["score"] >= threshold)]
-    return lost.sort_values(["score", "query_id"], ascending=[False, True], ignore_index=True)
+    below = missed[~(missed["score"] >= threshold)]
+    return below.sort_values(["score", "query_id"], ascending=[False, True], ignore_index=True)
 
 
 def _wrong_boxes(
     true_boxes: pd.DataFrame | None, crops: pd.DataFrame | None, min_iou: float
 ) -> set[str]:
-    """Queries with a true box that no crop overlaps enough."""
+    """Queries with a true box that no crop overlaps with an IoU of `min_iou`."""
     if true_boxes is None or crops is None:
         return set()
     sides = ["x0", "y0", "x1", "y1"]
     boxes = true_boxes.dropna(subset=sides)
     pairs = boxes[["query_id", *sides]].merge(crops[["query_id", *sides]], on="query_id")
     one, two = (pairs[[f"{s}_{end}" for s in sides]].to_numpy(float) for end in "xy")
-    good = set(pairs.loc[box_iou(one, two) >= min_iou, "query_id"])
+    good = set(pairs.loc[iou(one, two) >= min_iou, "query_id"])
     return set(boxes["query_id"]) - good
-
-
-def box_iou(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes one (n,4) and two (n,4), row by row; xyxy, exclusive
-    ends."""
-    size = np.minimum(one[:, 2:], two[:, 2:]) - np.maximum(one[:, :2], two[:, :2])
-    both = np.clip(size, 0, None).prod(axis=1)
-    areas = [np.clip(box[:, 2:] - box[:, :2], 0, None).prod(axis=1) for box in (one, two)]
-    return both / np.maximum(areas[0] + areas[1] - both, np.finfo(float).tiny)
 
 
 def _alarm_causes(
@@ -285,32 +282,32 @@ def _alarm_causes(
     min_ncc_inlier_ratio: float,
     many: int,
 ) -> np.ndarray:
-    """One of FALSE_ALARMS a row of `alarms`."""
+    """The cause (one of FALSE_ALARMS) of each row of `alarms`."""
     keys = ["query_id", "reference_id"]
     pairs = pd.MultiIndex.from_frame(alarms[keys])
-    agreement, inliers = np.full(len(alarms), np.nan), np.full(len(alarms), np.nan)
+    ncc_inlier_ratio, inliers = np.full(len(alarms), np.nan), np.full(len(alarms), np.nan)
     if evidence is not None:
         best = evidence.groupby(keys)[["ncc_inlier_ratio", "inliers"]].max().reindex(pairs)
-        agreement, inliers = best["ncc_inlier_ratio"].to_numpy(), best["inliers"].to_numpy()
+        ncc_inlier_ratio, inliers = best["ncc_inlier_ratio"].to_numpy(), best["inliers"].to_numpy()
     scene = np.zeros(len(alarms), bool)
     if meta is not None and "hard_negative_of" in meta:
         known = meta.dropna(subset=["hard_negative_of"])
         scene = pairs.isin(list(zip(known["query_id"], known["hard_negative_of"], strict=True)))
     copies = alarms["other_reference_id"] != ""
-    doubles = duplicate_references(ranked, threshold)
-    twins = {
-        frozenset(pair) for pair in zip(doubles["reference_id"], doubles["other_id"], strict=True)
+    table = duplicate_references(ranked, threshold)
+    duplicates = {
+        frozenset(pair) for pair in zip(table["reference_id"], table["other_id"], strict=True)
     }
-    twin = [
-        frozenset(pair) in twins
+    duplicate = [
+        frozenset(pair) in duplicates
         for pair in zip(alarms["reference_id"], alarms["other_reference_id"], strict=True)
     ]
     alarmed = alarms.groupby("reference_id")["query_id"].transform("nunique")
     return np.select(
         [
-            copies & np.array(twin, bool),
+            copies & np.array(duplicate, bool),
             scene,
-            ~copies & (agreement >= min_ncc_inlier_ratio),
+            ~copies & (ncc_inlier_ratio >= min_ncc_inlier_ratio),
             copies,
             alarmed >= many,
             inliers == 0,
@@ -321,21 +318,20 @@ def _alarm_causes(
 
 
 def duplicate_references(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """References that are kept together for one query, so that they may show one picture.
+    """Pairs of references that may be duplicates of each other: a query scores >= threshold with both.
 
-    Rows reference_id, other_id (in name order), queries (how many they share), score (the lower of
-    the two in the best shared query), most shared queries first. A copy of one reference that also
-    scores above the threshold for another means a duplicate pair, or a scene that was photographed
-    twice.
+    Rows reference_id, other_id (in name order), queries (number of such queries), score (the lower of
+    the two scores, of the query where it is highest), most queries first. The two references are
+    duplicates, or two photographs of the same scene.
     """
     kept = predictions.loc[predictions["score"] >= threshold, ["query_id", "reference_id", "score"]]
     pairs = kept.merge(kept, on="query_id", suffixes=("", "_other"))
     pairs = pairs[pairs["reference_id"] < pairs["reference_id_other"]]
     pairs["score"] = pairs[["score", "score_other"]].min(axis=1)
-    doubles = pairs.groupby(["reference_id", "reference_id_other"], as_index=False).agg(
+    duplicates = pairs.groupby(["reference_id", "reference_id_other"], as_index=False).agg(
         queries=("query_id", "nunique"), score=("score", "max")
     )
-    doubles = doubles.rename(columns={"reference_id_other": "other_id"})
-    return doubles.sort_values(
+    duplicates = duplicates.rename(columns={"reference_id_other": "other_id"})
+    return duplicates.sort_values(
         ["queries", "score", "reference_id"], ascending=[False, False, True], ignore_index=True
     )

@@ -1,10 +1,9 @@
-"""How good is a run, and how sure are we?
+"""Metrics of a run, and their uncertainty.
 
-Scores say: higher is more alike. Ties are counted worst-case everywhere: among equal scores the
-false pairs come before the true one, so that a constant score cannot look good. A query has at most
-one true reference; a blank `reference_id` in the truth means that it has none. Metric definitions
-follow the image similarity challenge (Douze et al. 2021, "The 2021 Image Similarity Dataset and
-Challenge").
+Scores: higher is more similar. Ties are counted worst-case everywhere: among equal scores the false
+pairs come before the true one, so that a constant score cannot look good. A query has at most one
+true reference; a blank `reference_id` in the truth means that it has none. Metric definitions follow
+the image similarity challenge (Douze et al. 2021, "The 2021 Image Similarity Dataset and Challenge").
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures of one run, all in 0..1 but the threshold. None: never reached, or nothing to count.
+    """Metrics of one run, all in 0..1 except the threshold. None: never reached, or nothing to count.
 
-    micro_ap: mean over all true pairs of the precision at their rank in one list of all
-    predictions. recall_at_p90 (at `target_precision`): the highest recall of any threshold whose
-    precision reaches the target; threshold_at_p90 is that threshold: pairs with score >= it are
-    kept. recall_at_1, recall_at_10: share of true pairs among their query's best 1, 10 predictions.
-    candidate_recall: share of true pairs among the candidates of any branch, whatever their score.
+    micro_ap: mean over all true pairs of the precision at their rank in one list of all predictions.
+    recall_at_p90: the highest recall of any threshold whose precision reaches `target_precision`
+    (0.9); threshold_at_p90 is that threshold: pairs with score >= threshold are kept. recall_at_1,
+    recall_at_10: share of true pairs among their query's best 1 or 10 predictions. candidate_recall:
+    share of true pairs among the candidates of any branch, whatever their score.
     """
 
     micro_ap: float | None
@@ -40,12 +39,12 @@ class Metrics:
 def true_references(truth: pd.DataFrame) -> pd.Series:
     """Query id -> true reference id, "" for none, from columns query_id, reference_id.
 
-    Raises ValueError for a query that is listed twice: a query has at most one true reference.
+    Raises ValueError for a query that is listed twice.
     """
     twice = truth["query_id"][truth["query_id"].duplicated()]
     if len(twice):
         raise ValueError(
-            f"truth lists query {twice.iloc[0]!r} more than once; keep one row a query, "
+            f"truth lists query {twice.iloc[0]!r} more than once; keep one row per query, "
             "with a blank reference_id when it has no reference"
         )
     references = truth["reference_id"].fillna("").astype(str)
@@ -57,8 +56,8 @@ def true_references(truth: pd.DataFrame) -> pd.Series:
 def rank_predictions(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
     """The predictions, best first, false before true among equal scores, with two more columns.
 
-    `is_true` (bool) and `rank` (int, 0 is the best of its query, the same worst-case tie rule).
-    Raises ValueError for a score that is not finite, a pair listed twice, a query unknown to the
+    `is_true` (bool) and `rank` (int, 0 is the best of its query, with the same order of ties).
+    Raises ValueError for a score that is not finite, a pair listed twice, or a query missing in the
     truth.
     """
     expected = true_references(truth)
@@ -75,13 +74,13 @@ def rank_predictions(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataF
         bad = table[twice].iloc[0]
         raise ValueError(
             f"pair ({bad.query_id!r}, {bad.reference_id!r}) is predicted more than once; "
-            "merge the branches into one score a pair first"
+            "merge the branches into one score per pair first"
         )
     unknown = table["query_id"][~table["query_id"].isin(expected.index)].unique()
     if len(unknown):
         raise ValueError(
             f"{len(unknown)} predicted queries are not in the truth, first {list(unknown[:3])}; "
-            "give the truth of these queries or leave their predictions out"
+            "add them to the truth or remove their predictions"
         )
     true_one = table["query_id"].map(expected).to_numpy(object)
     table["is_true"] = (table["reference_id"].to_numpy(object) == true_one) & (true_one != "")
@@ -96,10 +95,10 @@ def rank_predictions(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataF
 
 
 def precision_recall_curve(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
-    """One row a distinct score, highest first: threshold, kept, true, precision, recall.
+    """One row per distinct score, highest first: threshold, kept, true, precision, recall.
 
-    `kept` counts pairs with score >= threshold, `true` the true ones among them. Recall is of all
-    true pairs of the truth; it is NaN when there is none.
+    kept: number of pairs with score >= threshold; true: number of true ones among them. Recall is
+    relative to all true pairs of the truth; it is NaN when there is none.
     """
     ranked = rank_predictions(predictions, truth)
     positives = int((true_references(truth) != "").sum())
@@ -125,27 +124,27 @@ def evaluate(
     """Metrics of `predictions` (query_id, reference_id, score) against `truth` (query_id,
     reference_id).
 
-    candidates: pairs that any branch proposed (query_id, reference_id, repeats allowed). Errors:
-    see `rank_predictions`.
+    candidates: pairs that any branch proposed (query_id, reference_id, repeats allowed). Raises the
+    errors of `rank_predictions`.
     """
     ranked = rank_predictions(predictions, truth)
     expected = true_references(truth)
     positives = int((expected != "").sum())
     curve = precision_recall_curve(predictions, truth)
     enough = curve[(curve["precision"] >= target_precision) & (curve["true"] > 0)]
-    best = enough.loc[enough["recall"].idxmax()] if positives and len(enough) else None
-    found = ranked["is_true"].to_numpy()
-    precision = np.cumsum(found) / np.arange(1, len(found) + 1)
+    best = enough.iloc[enough["recall"].argmax()] if positives and len(enough) else None
+    is_true = ranked["is_true"].to_numpy()
+    precision = np.cumsum(is_true) / np.arange(1, len(is_true) + 1)
 
     def share(count: int) -> float | None:
         return float(count / positives) if positives else None
 
     return Metrics(
-        micro_ap=float(precision[found].sum() / positives) if positives else None,
+        micro_ap=float(precision[is_true].sum() / positives) if positives else None,
         recall_at_p90=None if best is None else float(best["recall"]),
         threshold_at_p90=None if best is None else float(best["threshold"]),
-        recall_at_1=share(int((found & (ranked["rank"] < 1)).sum())),
-        recall_at_10=share(int((found & (ranked["rank"] < 10)).sum())),
+        recall_at_1=share(int((is_true & (ranked["rank"] < 1)).sum())),
+        recall_at_10=share(int((is_true & (ranked["rank"] < 10)).sum())),
         candidate_recall=None
         if candidates is None
         else share(int(proposed_pairs(expected, candidates).sum())),
@@ -168,13 +167,14 @@ def bootstrap(
     """Percentile intervals of micro_ap and recall_at_p90 by resampling queries (Efron 1979).
 
     Index: the metric. Columns: value, low, high; with a `baseline` run also baseline, difference,
-    difference_low, difference_high and `better`, the share of rounds in which `predictions` beats
-    it. Both runs see the same resampled queries in every round, so the difference is paired. In a
-    round that never reaches the target precision, recall_at_p90 counts as 0.
+    difference_low, difference_high and better, the share of rounds in which `predictions` has the
+    higher value. Both runs are measured on the same resampled queries, so the difference is paired.
+    In a round that never reaches the target precision, recall_at_p90 counts as 0. Raises ValueError
+    for a truth without any true pair.
     """
     expected = true_references(truth)
     if not (expected != "").any():
-        raise ValueError("the truth holds no true pair: there is nothing to bootstrap")
+        raise ValueError("the truth has no true pair, so there is nothing to bootstrap")
     runs = [predictions] if baseline is None else [predictions, baseline]
     sortings = [_Sorted.of(run, truth, expected) for run in runs]
     rng = np.random.default_rng(seed)
@@ -205,10 +205,10 @@ def bootstrap(
 
 @dataclass(frozen=True)
 class _Sorted:
-    """Predictions sorted once, so that a bootstrap round only re-weights their queries.
+    """Predictions sorted once, so that a bootstrap round only changes the weights of their queries.
 
-    query (n,) row of each prediction's query; is_true (n,) bool; last (t,) last row of each tie;
-    positive (q,) bool: the query has a true reference.
+    query (n,): row of each prediction's query in the truth; is_true (n,) bool; last (t,): last row of
+    each tie; positive (q,) bool: the query has a true reference.
     """
 
     query: np.ndarray
@@ -220,14 +220,14 @@ class _Sorted:
     def of(cls, predictions: pd.DataFrame, truth: pd.DataFrame, expected: pd.Series) -> _Sorted:
         ranked = rank_predictions(predictions, truth)
         return cls(
-            expected.index.get_indexer(ranked["query_id"]),
+            expected.index.get_indexer(pd.Index(ranked["query_id"])),
             ranked["is_true"].to_numpy(),
             _last_of_ties(ranked["score"].to_numpy()),
             (expected != "").to_numpy(),
         )
 
     def figures(self, weights: np.ndarray, target: float) -> np.ndarray:
-        """weights (b,q): how often each query is drawn -> (b,2) micro_ap and recall at `target`."""
+        """weights (b,q), how often each query is drawn -> (b,2) micro_ap and recall at `target`."""
         each = weights[:, self.query]
         positives = np.maximum(weights[:, self.positive].sum(axis=1), 1)
         hits = each * self.is_true
@@ -239,7 +239,7 @@ class _Sorted:
 
 
 def _last_of_ties(scores: np.ndarray) -> np.ndarray:
-    """Last row of each run of equal values in a sorted array: where a threshold can be set."""
+    """Last row of each tie in a sorted array: the rows where a threshold can be set."""
     if not len(scores):
         return np.empty(0, np.int64)
     return np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
@@ -248,7 +248,7 @@ def _last_of_ties(scores: np.ndarray) -> np.ndarray:
 def proposed_pairs(expected: pd.Series, candidates: pd.DataFrame) -> pd.Series:
     """Query id -> bool: its true pair is among `candidates` (query_id, reference_id).
 
-    expected: see `true_references`.
+    expected: of `true_references`.
     """
     pairs = set(zip(candidates["query_id"], candidates["reference_id"], strict=True))
     return pd.Series(

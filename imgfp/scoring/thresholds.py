@@ -1,4 +1,4 @@
-"""Where to cut a score, what to expect from the cut, and when not to trust it any more."""
+"""Score thresholds: choice, expected precision and recall, calibration, and drift of the scores."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class ThresholdCard:
-    """The cut for a target precision: pairs with score >= threshold are kept.
+    """The threshold for a target precision: pairs with score >= threshold are kept.
 
-    threshold is None where no cut reaches the target; the other figures are then None too.
-    precision, recall: of the labelled pairs at this cut; *_low, *_high: 95 % (or `level`) bootstrap
-    interval over queries of what the same cut gives on another sample of as many.
+    threshold is None where no threshold reaches the target; precision and recall are then None too.
+    precision, recall: of the labelled pairs at this threshold; *_low, *_high: 95 % (or `level`)
+    bootstrap interval over queries of either at the same threshold. pairs: labelled pairs;
+    positives: copies among all pairs, see `threshold_for_precision`.
     """
 
     target_precision: float
@@ -40,40 +41,42 @@ def threshold_for_precision(
     level: float = 0.95,
     seed: int = 0,
 ) -> ThresholdCard:
-    """The cut of `scores` (n,) with most recall whose precision reaches the target, with intervals; the
-    highest of several with the same recall, as in `metrics.evaluate`.
+    """The threshold of highest recall whose precision reaches the target, with bootstrap intervals; of
+    several with the same recall the highest, as in `metrics.evaluate`.
 
-    labels (n,) bool: the pair is a copy. queries (n,): resampled as wholes (None: pairs are). A tie
-    is never split. positives: copies there are, found or not (None: those in `labels`); recall is
-    of these. Raises ValueError for scores that are not finite and for a target outside 0..1.
+    scores (n,): higher is more similar. labels (n,) bool: the pair is a copy. queries (n,): query of
+    each pair; all pairs of a query are resampled together (None: each pair on its own). Ties are never
+    split. positives: number of copies, including those that were never scored (None: those in
+    `labels`); recall is relative to it. Raises ValueError for scores that are not finite and for a
+    target outside 0..1.
     """
     scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
     if not np.isfinite(scores).all():
-        raise ValueError("every score must be finite: leave pairs without a score out")
+        raise ValueError("every score must be finite; remove pairs without a score")
     if not 0 < target_precision <= 1:
         raise ValueError(f"target_precision must be above 0 and at most 1, got {target_precision}")
     total = int(labels.sum()) if positives is None else positives
     nothing = ThresholdCard(target_precision, None, pairs=len(scores), positives=total)
     order = np.argsort(-scores, kind="stable")
     ranked, true = scores[order], np.cumsum(labels[order])
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1) if len(ranked) else []
-    reached = [row for row in last if true[row] > 0 and true[row] >= target_precision * (row + 1)]
+    ties = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)[: len(ranked)]
+    reached = [row for row in ties if true[row] > 0 and true[row] >= target_precision * (row + 1)]
     if not reached or not total:
         return nothing
     row = next(row for row in reached if true[row] == true[reached[-1]])
     kept = scores >= ranked[row]
     groups = np.arange(len(scores)) if queries is None else pd.factorize(np.asarray(queries))[0]
     size = groups.max() + 1
-    kept_by, true_by, lost_by = (
+    kept_by, true_by, missed_by = (
         np.bincount(groups, weights, minlength=size)
         for weights in (kept, kept & labels, ~kept & labels)
     )
     draws = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=rounds)
     found = draws @ true_by
-    # Copies that were never scored belong to no group here; they are lost in every round.
-    lost = draws @ lost_by + (total - labels.sum())
+    # Copies that were never scored belong to no group; they are missed in every round.
+    missed = draws @ missed_by + (total - labels.sum())
     with np.errstate(invalid="ignore"):
-        precisions, recalls = found / (draws @ kept_by), found / (found + lost)
+        precisions, recalls = found / (draws @ kept_by), found / (found + missed)
     tails = [(1 - level) / 2, (1 + level) / 2]
     low, high = np.nanquantile(precisions, tails), np.nanquantile(recalls, tails)
     return ThresholdCard(
@@ -91,14 +94,17 @@ def threshold_for_precision(
 
 
 def reliability(scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Does a probability of 0.8 come true 8 times of 10? One row a filled bin of equal width.
+    """Reliability diagram of probabilities: one row per non-empty bin of equal width.
 
-    Columns: low, high (the bin), pairs, predicted (mean score), observed (share of copies).
-    scores (n,) must be within 0..1.
+    Columns: low, high (limits of the bin), pairs, predicted (mean score), observed (share of copies);
+    the last two are equal for a calibrated score. scores (n,), labels (n,) bool. Raises ValueError for
+    scores outside 0..1.
     """
     scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
     if len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
-        raise ValueError("reliability is of probabilities: every score must be within 0..1")
+        raise ValueError(
+            "reliability is defined for probabilities: every score must be within 0..1"
+        )
     row = np.minimum((scores * bins).astype(int), bins - 1)
     table = pd.DataFrame({"bin": row, "predicted": scores, "observed": labels})
     grouped = table.groupby("bin")
@@ -110,17 +116,18 @@ def reliability(scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> pd.Da
 
 
 def brier(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Mean squared difference of probability and truth (Brier 1950); lower is better, NaN for
-    none."""
+    """Mean squared difference of probability and label (Brier 1950); lower is better, NaN for no
+    pairs."""
     difference = np.asarray(scores, float) - np.asarray(labels, bool)
     return float((difference**2).mean()) if len(difference) else float("nan")
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a batch's scores are from those a model was fitted on.
+    """Difference between the scores of a batch and those that a model was fitted on.
 
-    stability: population stability index over ten bins; warning: one line, "" for none.
+    stability: population stability index over ten bins, NaN for fewer than 50 queries; queries: their
+    number; warning: one line, "" for none.
     """
 
     stability: float
@@ -136,16 +143,16 @@ _ENOUGH_QUERIES = 50
 def drift(fitted: np.ndarray, batch: np.ndarray) -> Drift:
     """Compare the best scores of a batch's queries with those of the fitted queries.
 
-    fitted: `fusion.Model.scores`, or the best scores of an earlier batch; batch (n,): one score a
-    query. Ten bins hold a tenth of the fitted scores each (fewer where scores are equal). Warns
-    above DRIFT_WARNS, and says so where 50 queries are not there to judge by.
+    fitted: `fusion.Model.scores`, or the best scores of an earlier batch; batch (n,): one score per
+    query. Ten bins hold a tenth of the fitted scores each (fewer bins where scores are equal). Warns
+    above DRIFT_WARNS, and for fewer than 50 queries. Raises ValueError without fitted scores.
     """
     fitted, batch = np.asarray(fitted, float), np.asarray(batch, float)
     if not len(fitted):
-        raise ValueError("no fitted scores to compare with: fit the model again")
+        raise ValueError("no fitted scores to compare with; fit the model again")
     if len(batch) < _ENOUGH_QUERIES:
-        short = f"only {len(batch)} queries: too few to tell whether the scores have drifted"
-        return Drift(float("nan"), len(batch), short)
+        too_few = f"only {len(batch)} queries: too few to detect a drift of the scores"
+        return Drift(float("nan"), len(batch), too_few)
     edges = np.unique(np.quantile(fitted, np.linspace(0.1, 0.9, 9)))
     shares = [
         np.bincount(np.searchsorted(edges, side, side="right"), minlength=len(edges) + 1)
@@ -158,7 +165,7 @@ def drift(fitted: np.ndarray, batch: np.ndarray) -> Drift:
     if stability > DRIFT_WARNS:
         warning = (
             f"the best scores of these {len(batch)} queries are distributed unlike the fitted "
-            f"ones (stability index {stability:.2f}, warns above {DRIFT_WARNS}): "
-            "set the threshold anew on reviewed pairs"
+            f"ones (stability index {stability:.2f}, limit {DRIFT_WARNS}): "
+            "set the threshold again on reviewed pairs"
         )
     return Drift(stability, len(batch), warning)

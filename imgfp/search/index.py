@@ -1,8 +1,8 @@
-"""Faiss: plan an index, train it, add to it, search its shards as one.
+"""Faiss indexes: plan, train, extend, and search several shards as one.
 
-Bytes in, bytes out: only the store touches files. Distances are squared L2, lower is more alike; ids are
-the caller's int64 numbers, -1 where an index had no more to offer. Voting forgives approximation, so the
-local index is tuned on votes, not on neighbours.
+Indexes are read from bytes and written to bytes: only the store touches files. Distances are squared L2,
+lower is more alike; ids are the caller's int64 numbers, -1 where an index has fewer results. Voting
+tolerates approximation, so the local index is tuned on votes, not on neighbours.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from faiss.class_wrappers import add_to_referenced_objects
 
 Kind = Literal["local", "global"]
 
-#: Below this a scan of all vectors is as fast as anything else (2 cores: 20,000 keypoints ask 20,000 in 3 s).
+#: Up to this number of vectors an exact scan is as fast as any index (2 cores: 20,000 keypoints against 20,000
+#: in 3 s).
 FLAT_VECTORS = {"local": 20_000, "global": 1_000_000}
-#: Above this many keypoints (13.6 GB as bytes) product quantisation to 16 bytes pays: 600 M in 15 GB.
+#: Above this number of keypoints (13.6 GB as bytes) they are product-quantised to 16 bytes: 600 M in 15 GB.
 BYTES_VECTORS = 100_000_000
-#: Training vectors wanted per list; Faiss warns under 39 and ignores what is over 256.
+#: Training vectors per list; Faiss warns below 39 and ignores those above 256.
 TRAINING_PER_LIST = 40
-#: Rounds of k-means for the centres of lists; votes do not improve with more.
+#: Iterations of k-means for the centres of lists; votes do not improve with more.
 TRAINING_ROUNDS = 6
 
 _MOST_LISTS = {"local": 65_536, "global": 16_384}
@@ -36,9 +37,9 @@ _ONDISK_LISTS = b"ilod"
 def plan(n_vectors: int, kind: Kind) -> str:
     """Faiss factory string for `n_vectors` keypoints (kind local, 128 bytes each) or global vectors.
 
-    Both start exact. Bytes of SIFT are stored as they are (`SQ8_direct`), so distances stay exact where
-    lists are probed; `IVFn` splits them into n lists, about 2 sqrt(n_vectors), a power of two. Beyond
-    `BYTES_VECTORS` keypoints are kept as 16-byte product codes. Global vectors are kept as floats, then
+    Small ones are exact. Bytes of SIFT are stored unchanged (`SQ8_direct`), so distances are exact in the
+    probed lists; `IVFn` splits them into n lists, about 2 sqrt(n_vectors), a power of two. Beyond
+    `BYTES_VECTORS` keypoints are kept as 16-byte product codes. Global vectors are kept as floats, many of them
     as half floats in lists.
     """
     if n_vectors < 0:
@@ -51,6 +52,13 @@ def plan(n_vectors: int, kind: Kind) -> str:
     if kind == "global":
         return f"IVF{lists},SQfp16"
     return f"IVF{lists},SQ8_direct" if n_vectors <= BYTES_VECTORS else f"IVF{lists},PQ16"
+
+
+def resolve(factory: str, n_vectors: int, kind: Kind) -> str:
+    """A Faiss factory string whose index keeps ids: `plan` for "auto", else `factory` itself."""
+    chosen = plan(n_vectors, kind) if factory == "auto" else factory
+    # Only lists and maps keep the ids that `add` gives.
+    return chosen if any(word in chosen for word in ("IVF", "IDMap")) else f"IDMap2,{chosen}"
 
 
 def lists_for(n_vectors: int, kind: Kind) -> int:
@@ -76,7 +84,7 @@ def one_thread():
 
 
 def training_size(factory: str) -> int:
-    """How many vectors `train` wants for this factory string; 0 when it needs none."""
+    """Number of vectors that `train` should get for this factory string; 0 if it needs none."""
     return lists_of(faiss.index_factory(128, factory)) * TRAINING_PER_LIST
 
 
@@ -102,20 +110,30 @@ def train(factory: str, sample: np.ndarray, seed: int = 0) -> Any:
                 f"give about {inverted.nlist * TRAINING_PER_LIST} or plan fewer lists"
             )
         inverted.cp.seed = seed
-        # The sample was drawn by the caller's seed; its size is no reason for a warning.
+        # The caller has drawn the sample; its size is no reason for a warning.
         inverted.cp.min_points_per_centroid = 1
         inverted.cp.niter = TRAINING_ROUNDS
         if factory.endswith("SQ8_direct"):
-            # Faiss would store bytes of differences to the list's centre, cut at 0: nonsense.
+            # Otherwise Faiss stores differences to the list's centre as bytes, clipped at 0.
             inverted.by_residual = False
     index.train(sample)
     return index
 
 
+def build(vectors: np.ndarray, kind: Kind, factory: str = "auto", seed: int = 0) -> Any:
+    """An index of all `vectors` (n,d) in memory, numbered from 0; factory as in `resolve`, n at least 1."""
+    chosen = resolve(factory, len(vectors), kind)
+    size = min(training_size(chosen) or 1, len(vectors))
+    sample = np.random.default_rng(seed).choice(len(vectors), size, replace=False)
+    built = train(chosen, vectors[np.sort(sample)], seed)
+    add(built, vectors, 0)
+    return built
+
+
 def add(index: Any, vectors: np.ndarray, first_id: int) -> None:
     """Add vectors (n,d) uint8 or float32 in place, with the ids first_id, first_id + 1, ...
 
-    Raises ValueError for a wrong width or values that are not finite (Faiss would drop those quietly).
+    Raises ValueError for a wrong width or values that are not finite (Faiss would drop those silently).
     """
     vectors = _floats(vectors, "vectors to add", width=index.d)
     for start in range(0, len(vectors), 1 << 18):
@@ -130,11 +148,12 @@ def search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest vectors of each query over all shards: squared_distances (q,k) float32, ids (q,k) int64.
 
-    queries: (q,d) uint8 or float32. nprobe: lists visited in each shard; all of them is exact search, flat
-    indexes ignore it. Nearest first, equal distances by id (which of several in the k-th place is kept is open);
-    (inf, -1) where there are fewer than k. The merge over shards loses nothing. Raises ValueError for a wrong width or values that are not finite.
+    queries: (q,d) uint8 or float32. nprobe: lists probed in each shard; all of them is exact search, flat
+    indexes ignore it. Nearest first, equal distances by id (which of several equal ones is in the k-th place
+    is undefined); (inf, -1) where there are fewer than k. The merge over shards is exact. Raises ValueError
+    for a wrong width or values that are not finite.
     """
-    shards = list(indexes) if isinstance(indexes, (list, tuple)) else [indexes]
+    shards: list[Any] = list(indexes) if isinstance(indexes, (list, tuple)) else [indexes]
     if not shards:
         raise ValueError("no index to search; build the library first")
     if k < 1 or nprobe < 1:
@@ -162,14 +181,14 @@ def search(
 
 
 def rows_of_ids(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Image row of each keypoint number (any shape, -1: none, stays -1) under an offset table.
+    """Image row of each keypoint number (any shape, -1: none, stays -1) by an offset table.
 
     offsets (n+1,) int64: image row i owns the numbers offsets[i]..offsets[i+1]-1.
     """
     ids = np.asarray(ids)
     if ids.size and ids.max() >= offsets[-1]:
         raise ValueError(
-            f"the index knows keypoint {ids.max()} but the library has {offsets[-1]}; build it again"
+            f"the index holds keypoint {ids.max()} but the library has {offsets[-1]}; build it again"
         )
     return np.where(ids < 0, -1, np.searchsorted(offsets, ids, side="right") - 1)
 
@@ -182,10 +201,10 @@ def to_bytes(index: Any) -> bytes:
 def from_bytes(data: bytes | mmap.mmap, name: str = "index", *, shared: bool = False) -> Any:
     """The index of `to_bytes`. Raises ValueError, naming `name`, for damaged or foreign bytes.
 
-    shared: leave codes and lists where `data` has them, so that processes which map one file share its
+    shared: use codes and lists in `data` without a copy, so that processes that map one file share its
     memory; nothing can then be added. Memory and loops of the reader are bounded by the size of the
-    data, and an index whose lists live in another file is refused: reading one would open whatever path
-    it holds.
+    data, and an index whose lists are in another file is refused: reading one would open any path that
+    it names.
     """
     at = data.find(_ONDISK_LISTS)
     while at >= 0:
@@ -198,8 +217,9 @@ def from_bytes(data: bytes | mmap.mmap, name: str = "index", *, shared: bool = F
     view = np.frombuffer(data, np.uint8)
     try:
         if shared:
-            index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(view), view.size))
-            # The map must live as long as the index that points into it.
+            reader = faiss.ZeroCopyIOReader  # type: ignore[attr-defined]  # missing in Faiss's stub
+            index = faiss.read_index(reader(faiss.swig_ptr(view), view.size))
+            # The mapped file must live as long as the index that points into it.
             add_to_referenced_objects(index, view)
         else:
             index = faiss.deserialize_index(view)
@@ -209,22 +229,22 @@ def from_bytes(data: bytes | mmap.mmap, name: str = "index", *, shared: bool = F
     return index
 
 
-def _floats(vectors: np.ndarray, what: str, width: int | None = None) -> np.ndarray:
+def _floats(vectors: np.ndarray, name: str, width: int | None = None) -> np.ndarray:
     vectors = np.ascontiguousarray(vectors, np.float32)
     if vectors.ndim != 2 or (width is not None and vectors.shape[1] != width):
-        raise ValueError(f"{what}: expected shape (n, {width or 'd'}), got {vectors.shape}")
+        raise ValueError(f"{name}: expected shape (n, {width or 'd'}), got {vectors.shape}")
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise ValueError(f"{what}: row {row} holds a value that is not finite")
+        raise ValueError(f"{name}: row {row} holds a value that is not finite")
     return vectors
 
 
 def _check_lists(index: Any) -> None:
     inverted = faiss.try_extract_index_ivf(index)
-    if inverted is not None and inverted.invlists.compute_ntotal() != index.ntotal:
+    lists: Any = inverted.invlists if inverted is not None else None
+    if lists is not None and lists.compute_ntotal() != index.ntotal:
         raise ValueError(
-            f"index lists hold {inverted.invlists.compute_ntotal()} vectors of {index.ntotal}; "
-            "build it again"
+            f"index lists hold {lists.compute_ntotal()} vectors of {index.ntotal}; build it again"
         )
 
 

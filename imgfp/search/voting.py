@@ -1,8 +1,8 @@
 """From keypoint hits to candidate references. Pure functions on arrays and tables.
 
-A search gives every query keypoint its k nearest reference keypoints. Each may vote for the picture it
-belongs to. The seed lets the single nearest vote and counts; the other rules ask more of a voter, because
-a keypoint with many equals says little about the picture.
+A search gives every query keypoint its k nearest reference keypoints. Each can vote for the image it belongs
+to. The system of 2021 counts the single nearest; the other rules restrict the votes, because a keypoint with
+many similar ones carries little information about the image.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-#: Query keypoints closer together than this are one place, in pixels of a 300-px frame.
+#: Side of a cell, whose query keypoints share one vote per image, in pixels of a 300-px frame.
 CELL_PX = 8
 
 
@@ -26,20 +26,20 @@ def vote(
     """Votes of the keypoints of one query for reference images.
 
     image_rows (q,k) int64: reference image of each neighbour, nearest first, -1: none (`index.search`
-    and `index.rows_of_ids`); squared_distances (q,k). A keypoint votes for every picture among its
-    neighbours, once, by its nearest hit there, and:
-    ratio: the last neighbour must be more than this many times as far, in squared distance; it is the
-        measure of the others (after Jegou, Douze and Schmid, "Exploiting descriptor distances for precise
-        image search", 2011). Text, logos and repeated texture fall silent, as does a picture of which the
-        library holds k copies. 1 or less: off.
+    and `index.rows_of_ids`); squared_distances (q,k). A keypoint votes once for every image among its
+    neighbours, with its nearest hit there, subject to:
+    ratio: a hit votes if the last neighbour is more than this many times as far, in squared distance (after
+        Jegou, Douze and Schmid, "Exploiting descriptor distances for precise image search", 2011). Text,
+        logos and repeated texture then have no votes, nor has an image of which the library holds k copies.
+        1 or less: off.
     max_squared_distance: hits at least this far do not vote; 0: off.
-    hit_ids (q,k): number of the reference keypoint hit; each hears only its nearest voter, so that one
-        of them cannot collect the votes of a whole page. None: off.
-    cells (q,) int64: the place of each query keypoint; a place has one vote a picture. None: off.
+    hit_ids (q,k): number of the reference keypoint hit; each counts only its nearest voter, so that one
+        reference keypoint cannot collect the votes of a whole page. None: off.
+    cells (q,) int64: the cell of each query keypoint; a cell has one vote per image. None: off.
 
     Returns reference_row int64, votes int64 (higher is more alike) and mean_squared_distance of the
-    votes; most votes first, then least distance, then lowest row. Equal distances are decided by order
-    of keypoint and neighbour. No votes: no rows.
+    votes; most votes first, then least distance, then lowest row. Equal distances are resolved by the
+    order of keypoints and neighbours. No votes: no rows.
     """
     image_rows, squared_distances = np.asarray(image_rows), np.asarray(squared_distances)
     if image_rows.ndim != 2 or image_rows.shape != squared_distances.shape:
@@ -47,22 +47,22 @@ def vote(
             f"expected image_rows and squared_distances of one shape (q,k), got {image_rows.shape} "
             f"and {squared_distances.shape}"
         )
-    may = (image_rows >= 0) & np.isfinite(squared_distances)
+    allowed = (image_rows >= 0) & np.isfinite(squared_distances)
     if ratio > 1:
-        may &= squared_distances * ratio < squared_distances[:, -1:]
+        allowed &= squared_distances * ratio < squared_distances[:, -1:]
     if max_squared_distance:
-        may &= squared_distances < max_squared_distance
-    keypoint = np.nonzero(may)[0]
-    rows, distances = image_rows[may], squared_distances[may]
+        allowed &= squared_distances < max_squared_distance
+    keypoint = np.nonzero(allowed)[0]
+    rows, distances = image_rows[allowed], squared_distances[allowed]
     kept = _nearest_of_each(keypoint if cells is None else cells[keypoint], rows, distances)
     if hit_ids is not None:
-        kept = kept[_nearest_of_each(hit_ids[may][kept], rows[kept], distances[kept])]
+        kept = kept[_nearest_of_each(hit_ids[allowed][kept], rows[kept], distances[kept])]
     return _count(rows[kept], distances[kept])
 
 
 def cells(keypoints: np.ndarray) -> np.ndarray:
-    """A number (q,) int64 for the place of each keypoint (q,>=2) of a query, x and y first: its cell in
-    a frame about 300 pixels wide."""
+    """The cell (q,) int64 of each keypoint (q,>=2) of a query, x and y first, in a grid of CELL_PX with the
+    query scaled to about 300 pixels."""
     low, high = keypoints[:, :2].min(axis=0), keypoints[:, :2].max(axis=0)
     step = max(float((high - low).min()), 1.0) * CELL_PX / 300
     x, y = np.floor((keypoints[:, :2] - low) / step).astype(np.int64).T
@@ -76,10 +76,10 @@ def accept_seed(
     max_mean_squared_distance: float = 8000.0,
     min_hits_single: int = 5,
 ) -> bool:
-    """Whether the seed proposes the first reference of a table of `vote`.
+    """Whether the system of 2021 proposes the first reference of a table of `vote`.
 
-    It needs more than `min_hits` votes, strictly more than the runner-up, and a mean squared distance
-    under `max_mean_squared_distance`; where only one reference was hit at all, more than
+    The reference needs more than `min_hits` votes, strictly more than the runner-up, and a mean squared distance
+    under `max_mean_squared_distance`; if only one reference was hit at all, more than
     `min_hits_single` votes and the same distance.
     """
     if votes.empty or not votes["mean_squared_distance"].iloc[0] < max_mean_squared_distance:
@@ -91,7 +91,7 @@ def accept_seed(
 
 
 def _nearest_of_each(first: np.ndarray, second: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """Positions, rising, of the nearest of every pair (first, second); the earliest of equals."""
+    """Positions, ascending, of the nearest of every pair (first, second), the earliest of equal ones."""
     order = np.lexsort((distances, second, first))
     first, second = first[order], second[order]
     starts = np.ones(len(order), bool)

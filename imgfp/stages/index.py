@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,13 +12,12 @@ import pandas as pd
 from imgfp import store
 from imgfp.datatypes import LocalFeatures
 from imgfp.search import index
-
-FOLDERS = {"local": "local_features", "global": "descriptors"}
+from imgfp.store import IndexFolder, IndexKind, Library
 
 
 @dataclass(frozen=True)
-class Built:
-    """An index on disk: its factory string, vectors, parts and size in bytes."""
+class IndexReport:
+    """An index on disk: its factory string, vectors, parts and size in megabytes."""
 
     factory: str
     vectors: int
@@ -34,7 +32,7 @@ class Built:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenIndex:
     """An index ready to search: its parts, and which image owns which vector number."""
 
     parts: list
@@ -43,45 +41,44 @@ class Opened:
 
 
 def build_index(
-    library: Path,
-    kind: Literal["local", "global"],
+    library: Library,
+    kind: IndexKind,
     *,
     factory: str,
     seed: int,
     part_images: int,
-) -> Built:
-    """Build or extend the index of a library's keypoints or vectors; what is current stays.
+) -> IndexReport:
+    """Build or extend the index of a library's keypoints or vectors; current parts stay.
 
     factory: a Faiss factory string, or "auto" to plan by the number of vectors. The index is trained
-    once for a factory string and a way of extracting features; new shards only make or remake the last
+    once per factory string and way of extracting features; new shards only add or rebuild the last
     part, of at most `part_images` references (a part holds at least one shard).
     """
-    sources = store.shards(library / FOLDERS[kind], ".h5")
+    indexed = library.local_features if kind == "local" else library.descriptors
+    sources = store.shards(indexed, ".h5")
     if not sources:
-        raise store.StoreError(f"{library} has no {FOLDERS[kind]} yet; run the notebook before")
-    folder = library / "index" / kind
+        raise store.StoreError(f"{indexed} holds nothing yet; run the notebook before")
+    folder = library.index(kind)
     described = [store.describe(path) for path in sources]
     counts = [_rows(path, kind) for path in sources]
     total = int(sum(count.sum() for count in counts))
     if not total:
-        raise ValueError(f"{library}: no reference has any {FOLDERS[kind]} to search among")
-    chosen = index.plan(total, kind) if factory == "auto" else factory
-    if not any(word in chosen for word in ("IVF", "IDMap")):
-        chosen = f"IDMap2,{chosen}"  # only lists and maps keep the ids that parts need
+        raise ValueError(f"{library.root}: no reference has any {indexed.name} to search among")
+    chosen = index.resolve(factory, total, kind)
     settings = {"factory": chosen, "seed": seed, "features": described[0]["settings"]}
-    with store.lock(library):
-        trained = folder / "trained.faiss"
+    with store.lock(library.root):
+        trained = folder.trained
         if not store.is_current(trained, store.fingerprint("train", settings)):
             empty = index.train(chosen, _sample(sources, chosen, total, seed), seed)
             store.save(trained, index.to_bytes(empty), maker="train", settings=settings)
         groups = _groups([len(count) for count in counts], part_images)
         for number, members in enumerate(groups):
-            path = folder / f"part-{number:03d}.faiss"
+            path = folder.part(number)
             inputs = [store.describe(trained)["sha256"], *(described[i]["sha256"] for i in members)]
             inputs.append(str(sum(int(counts[i].sum()) for i in range(members[0]))))
             if not store.is_current(path, store.fingerprint("part", settings, inputs)):
                 _build_part(path, trained, [sources[i] for i in members], inputs, settings)
-        for stale in sorted(folder.glob("part-*.faiss"))[len(groups) :]:
+        for stale in folder.parts()[len(groups) :]:
             store.remove(stale)
         owners = pd.DataFrame(
             {
@@ -90,41 +87,37 @@ def build_index(
             }
         )
         inputs = [entry["sha256"] for entry in described]
-        path = folder / "owners.parquet"
-        if not store.is_current(path, store.fingerprint("owners", settings, inputs)):
-            store.save(path, owners, maker="owners", settings=settings, inputs=inputs)
-    parts = _parts(folder)
+        if not store.is_current(folder.owners, store.fingerprint("owners", settings, inputs)):
+            store.save(folder.owners, owners, maker="owners", settings=settings, inputs=inputs)
+    parts = folder.parts()
     size = sum(path.stat().st_size for path in parts)
-    return Built(chosen, total, len(parts), size / 1e6)
+    return IndexReport(chosen, total, len(parts), size / 1e6)
 
 
-def index_inputs(library: Path, kind: str) -> tuple[str, ...]:
-    """Hashes of everything a search in this index depends on."""
-    folder = library / "index" / kind
-    return tuple(store.describe(p)["sha256"] for p in [*_parts(folder), folder / "owners.parquet"])
+def index_inputs(library: Library, kind: IndexKind) -> tuple[str, ...]:
+    """Hashes of everything that a search in this index depends on. Raises StoreError when there is no
+    index."""
+    folder = library.index(kind)
+    parts = folder.parts()
+    if not parts:
+        raise store.StoreError(f"{folder.root} has no index yet; run the notebook that builds it")
+    return tuple(store.describe(path)["sha256"] for path in [*parts, folder.owners])
 
 
-def open_index(library: Path, kind: str) -> Opened:
-    """The index, its parts mapped and not copied, kept for the next call while it does not change on disk."""
-    return _opened(library / "index" / kind, index_inputs(library, kind))
+def open_index(library: Library, kind: IndexKind) -> OpenIndex:
+    """The index, its parts memory-mapped and not copied; cached while it does not change on disk."""
+    return _opened(library.index(kind), index_inputs(library, kind))
 
 
 @lru_cache(maxsize=2)
-def _opened(folder: Path, inputs: tuple[str, ...]) -> Opened:
-    owners = store.load(folder / "owners.parquet")
+def _opened(folder: IndexFolder, inputs: tuple[str, ...]) -> OpenIndex:
+    owners = store.load(folder.owners)
     offsets = np.concatenate([[0], owners["vectors"].cumsum()]).astype(np.int64)
-    parts = [index.from_bytes(store.load(path), path.name, shared=True) for path in _parts(folder)]
-    return Opened(parts, owners["image_id"].to_numpy(), offsets)
+    parts = [index.from_bytes(store.load(path), path.name, shared=True) for path in folder.parts()]
+    return OpenIndex(parts, owners["image_id"].to_numpy(), offsets)
 
 
-def _parts(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("part-*.faiss"))
-    if not found:
-        raise store.StoreError(f"{folder} has no index yet; run the notebook that builds it")
-    return found
-
-
-def _rows(path: Path, kind: str) -> pd.Series:
+def _rows(path: Path, kind: IndexKind) -> pd.Series:
     """Vectors of each image of a shard."""
     if kind == "local":
         return store.feature_counts(path)
@@ -138,7 +131,7 @@ def _vectors(path: Path) -> np.ndarray:
 
 
 def _groups(sizes: list[int], part_images: int) -> list[list[int]]:
-    """Consecutive shards, as many as fit into `part_images` images, in each group."""
+    """Numbers of consecutive shards in groups of at most `part_images` images."""
     groups: list[list[int]] = [[]]
     held = 0
     for number, size in enumerate(sizes):

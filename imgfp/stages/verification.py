@@ -1,72 +1,95 @@
-"""Notebook 08: the evidence of every proposed pair, from cached features and thumbnails."""
+"""Notebook 08: the evidence of every proposed pair, from stored features and thumbnails."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from imgfp import store
 from imgfp.datatypes import BRANCHES
-from imgfp.runner.cluster import ShardResult, Task
+from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
-from imgfp.stages.inventory import read_images, thumbnails
+from imgfp.stages.crops import box_of_each, read_crops
+from imgfp.stages.inventory import decode_thumbnails, read_images
+from imgfp.stages.search import read_candidates
+from imgfp.store import Collection, Library, Run
 from imgfp.verify.classifier import load_classifier
 from imgfp.verify.evidence import COLUMNS, score_query
 from imgfp.verify.view import View
 
-#: What evidence rows are known by.
+#: Columns that identify a row of evidence.
 KEYS = ["query_id", "view_id", "reference_id"]
-#: Queries whose pictures and candidates are in memory together.
+#: Queries whose images and candidates are in memory together.
 QUERIES_AT_ONCE = 16
 
 
-def read_candidates(run: Path, scored: str = "all") -> pd.DataFrame:
-    """The candidates of all branches, in the order local, crop, global.
+def verify_pairs(
+    run: Run,
+    library: Library,
+    *,
+    candidates_scored: str = "all",
+    match_ratio: float = 1.8,
+    pair_classifier: str = "",
+    cluster: str = "local",
+    workers: int = 0,
+) -> MapReport:
+    """Measure the evidence of every (view, reference) that a branch proposed, each once.
 
-    scored: "all", or "accepted" for those that their branch's own rule accepted.
+    candidates_scored: "all", or "accepted" for those that their branch's own rule accepted;
+    match_ratio, pair_classifier: see `scoring_settings`. Raises StoreError before notebooks 04 to 07.
     """
-    check_choice("candidates_scored", scored)
-    folders = [run / "candidates" / branch for branch in BRANCHES]
-    parts = [store.load(p) for folder in folders for p in store.shards(folder, ".parquet")]
-    if not parts:
-        raise store.StoreError(f"{run} has no candidates yet; run notebooks 04 to 07")
-    candidates = pd.concat(parts, ignore_index=True)
-    return candidates[candidates["accepted"]] if scored == "accepted" else candidates
+    check_choice("candidates_scored", candidates_scored)
+    if not any(store.shards(run.candidates(branch), ".parquet") for branch in BRANCHES):
+        raise store.StoreError(f"{run.root} has no candidates yet; run notebooks 04 to 07")
+    candidates = read_candidates(run)
+    if candidates_scored == "accepted":
+        candidates = candidates[candidates["accepted"]]
+    return map_shards(
+        score_pairs,
+        pair_tasks(run, library, candidates),
+        scoring_settings(library, match_ratio, pair_classifier),
+        cluster=cluster,
+        workers=workers,
+        title="verify",
+        unit="pair",
+        lock_dir=run.root,
+        output_dir=run.evidence,
+    )
 
 
-def pair_tasks(run: Path, library: Path, candidates: pd.DataFrame) -> list[Task]:
-    """One task a shard of queries: every (view, reference) that a branch proposed, once."""
+def pair_tasks(run: Run, library: Library, candidates: pd.DataFrame) -> list[Task]:
+    """One task per shard of queries: every (view, reference) among the candidates, once."""
     pairs = candidates[KEYS].drop_duplicates().sort_values(KEYS)
     queries = read_images(run, ["image_id", "sha256"]).set_index("image_id")
     references = read_images(library, ["image_id", "sha256"]).set_index("image_id")["sha256"]
-    features = store.digest_of(run, ["local_features/*", "crops/local_features/*"])
-    made = store.digest_of(library, ["local_features/*"])
     extracted = store.hash_of(_feature_settings(run), _feature_settings(library))
+    read = [run.images, run.local_features, run.crop_features]
+    read += [library.images, library.local_features]
+    state = store.hash_of(*(store.digest_of(folder, ["*"]) for folder in read))
     tasks = []
     for name, rows in pairs.groupby(pairs["query_id"].map(queries["shard"]), sort=True):
-        seen = rows[KEYS].agg("|".join, axis=1)
         inputs = (
-            *seen,
+            *rows[KEYS].agg("|".join, axis=1),
             *queries["sha256"].loc[rows["query_id"]],
             *references.loc[rows["reference_id"]],
+            extracted,
+            *COLUMNS,
         )
-        inputs = (*inputs, extracted, *COLUMNS)
         arguments = {
             "run": run,
             "library": library,
             "pairs": rows.reset_index(drop=True),
-            "state": store.hash_of(features, made),
+            "state": state,
         }
-        path = run / "evidence" / f"{name}.parquet"
-        tasks.append(Task(path, inputs, arguments, len(rows)))
+        tasks.append(Task(run.evidence / f"{name}.parquet", inputs, arguments, len(rows)))
     return tasks
 
 
-def scoring_settings(library: Path, match_ratio: float, pair_classifier: str = "") -> dict:
-    """Settings of `score_pairs`; pair_judge: file of a `classifier.PairClassifier`, "" for the one that ships."""
+def scoring_settings(library: Library, match_ratio: float, pair_classifier: str = "") -> dict:
+    """Settings of `score_pairs`. match_ratio: its `ratio`; pair_classifier: ONNX file of a
+    `classifier.PairClassifier`, "" for the shipped one."""
     path = str(store.project_path(pair_classifier)) if pair_classifier else ""
     return {
         "ratio": match_ratio,
@@ -77,8 +100,8 @@ def scoring_settings(library: Path, match_ratio: float, pair_classifier: str = "
 
 
 def score_pairs(
-    run: Path,
-    library: Path,
+    run: Run,
+    library: Library,
     pairs: pd.DataFrame,
     state: str,
     *,
@@ -89,102 +112,105 @@ def score_pairs(
 ) -> ShardResult:
     """The evidence of each pair: KEYS and the columns of `evidence.COLUMNS`.
 
-    ratio: second over first squared distance that the seed's match count asks for; pair_judge: see
-    `classifier.load_classifier`; judge_hash tells its weights in the fingerprint. `state` changes with the
-    features, so that a worker that lives long opens them anew.
+    ratio: second over first squared distance in the match count of the 2021 system; pair_classifier:
+    see `classifier.load_classifier`; classifier_hash: of its weights, for the fingerprint; state:
+    changes with what is stored of the images, so that a long-lived worker opens it again.
     """
     classifier = load_classifier(pair_classifier)
-    views, reference_features = _features(run, library, state)
-    boxes = _boxes(run, state)
-    sizes = _sizes(run, state), _sizes(library, state)
+    views, references = (_view_reader(side, frame_short_side_px, state) for side in (run, library))
     tables = []
     ids = sorted(set(pairs["query_id"]))
-    # A few queries at a time, so that memory does not grow with the number of references they share.
+    # A few queries at a time, so that memory does not grow with the number of their references.
     for start in range(0, len(ids), QUERIES_AT_ONCE):
         rows = pairs[pairs["query_id"].isin(ids[start : start + QUERIES_AT_ONCE])]
-        query_ids, reference_ids = (sorted(set(rows[key])) for key in ("query_id", "reference_id"))
-        shown = dict(zip(query_ids, thumbnails(run, query_ids), strict=True))
-        references = {
-            image_id: View(
-                *_of(reference_features, image_id),
-                thumbnail,
-                *sizes[1][image_id],
-                frame_short_side_px=frame_short_side_px,
-            )
-            for image_id, thumbnail in zip(
-                reference_ids, thumbnails(library, reference_ids), strict=True
-            )
-        }
-        for (query_id, view_id), proposed in rows.groupby(["query_id", "view_id"], sort=True):
-            query = View(
-                *_of(views, view_id),
-                shown[query_id],
-                *sizes[0][query_id],
-                box=boxes.get(view_id),
-                frame_short_side_px=frame_short_side_px,
-            )
-            among = {image_id: references[image_id] for image_id in proposed["reference_id"]}
-            scored = score_query(query, among, ratio=ratio, classifier=classifier)
+        view_of = views.read(dict(zip(rows["view_id"], rows["query_id"], strict=True)))
+        reference_of = references.read({image_id: image_id for image_id in rows["reference_id"]})
+        for key, reference_ids in rows.groupby(["query_id", "view_id"])["reference_id"]:
+            query_id, view_id = map(str, key)
+            among = {image_id: reference_of[image_id] for image_id in reference_ids}
+            scored = score_query(view_of[view_id], among, ratio=ratio, classifier=classifier)
             scored.insert(0, "view_id", view_id)
             scored.insert(0, "query_id", query_id)
             tables.append(scored)
-    if not tables:
-        return ShardResult(pd.DataFrame(columns=[*KEYS, *COLUMNS]))
-    return ShardResult(pd.concat(tables, ignore_index=True))
+    return ShardResult(pd.concat(tables, ignore_index=True) if tables else _no_evidence())
 
 
-def whole_picture(
-    root: Path, lookups: list[store.FeatureLookup], image_id: str, frame_short_side_px: int
-) -> View:
-    """One image of a library or run, ready to be compared; lookups: where its features are."""
-    size = _sizes(root, store.digest_of(root, ["images/*"]))[image_id]
-    thumbnail = thumbnails(root, [image_id])[0]
-    features = _of(lookups, image_id)
-    return View(*features, thumbnail, *size, frame_short_side_px=frame_short_side_px)
+class ViewReader:
+    """The sides of pairs of a library or run, from stored features and thumbnails.
 
+    frame_short_side_px: the size at which keypoints were searched, see `frame_short_side_px`.
+    """
 
-def frame_short_side_px(library: Path) -> int:
-    """The size at which the library's keypoints were searched."""
-    return int(_feature_settings(library).get("short_side_px", 0))
+    def __init__(self, collection: Collection, frame_short_side_px: int) -> None:
+        self._collection, self._frame_px = collection, frame_short_side_px
+        columns = ["image_id", "width", "height"]
+        self._images = read_images(collection, columns).set_index("image_id")
+        folders = [collection.local_features]
+        self._boxes: dict[str, np.ndarray] = {}
+        if isinstance(collection, Run):
+            folders.append(collection.crop_features)
+            self._boxes = box_of_each(read_crops(collection))
+        self._lookups = [store.FeatureLookup(folder) for folder in folders]
 
+    def read(self, image_of: dict[str, str]) -> dict[str, View]:
+        """The views (images or crops) that are keys, each of the image that is its value. A view
+        without local features has no keypoints. Raises KeyError for an unknown image."""
+        ids = list(dict.fromkeys(image_of.values()))
+        images = self._images.loc[ids]
+        thumbnails = dict(zip(ids, decode_thumbnails(self._collection, images), strict=True))
+        widths, heights = images["width"].to_dict(), images["height"].to_dict()
+        return {
+            view_id: View(
+                *self.features(view_id),
+                thumbnails[image_id],
+                widths[image_id],
+                heights[image_id],
+                self._boxes.get(view_id),
+                self._frame_px,
+            )
+            for view_id, image_id in image_of.items()
+        }
 
-def read_evidence(run: Path) -> pd.DataFrame:
-    """The evidence of all pairs, each row once for every branch that proposed it, with the branch's
-    rank, score and acceptance."""
-    evidence = store.load_tables(run / "evidence")
-    candidates = read_candidates(run).rename(columns={"mirrored": "proposed_mirrored"})
-    return candidates.merge(evidence, on=KEYS, how="left", validate="many_to_one")
-
-
-def _feature_settings(root: Path) -> dict:
-    """How the keypoints of a library or run were extracted."""
-    paths = store.shards(root / "local_features", ".h5")
-    return store.describe(paths[0])["settings"] if paths else {}
-
-
-@lru_cache(maxsize=1)
-def _features(run: Path, library: Path, state: str):
-    views = [store.FeatureLookup(run / name) for name in ("local_features", "crops/local_features")]
-    return views, [store.FeatureLookup(library / "local_features")]
-
-
-def _of(lookups: list[store.FeatureLookup], image_id: str) -> tuple[np.ndarray, np.ndarray]:
-    for lookup in lookups:
-        if image_id in lookup:
-            return lookup.of(image_id)
-    return np.empty((0, 4), np.float32), np.empty((0, 128), np.uint8)
-
-
-@lru_cache(maxsize=1)
-def _boxes(run: Path, state: str) -> dict[str, np.ndarray]:
-    crops = store.load(run / "crops/crops.parquet")
-    corners = crops[["x0", "y0", "x1", "y1"]].to_numpy(np.float64)
-    return dict(zip(crops["crop_id"], corners, strict=True))
+    def features(self, view_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Keypoints (k,4) in original pixels and descriptors (k,128) of an image or crop; none where
+        nothing was found."""
+        for lookup in self._lookups:
+            if view_id in lookup:
+                return lookup.of(view_id)
+        return np.empty((0, 4), np.float32), np.empty((0, 128), np.uint8)
 
 
 @lru_cache(maxsize=2)
-def _sizes(root: Path, state: str) -> dict[str, tuple[int, int]]:
-    images = read_images(root, ["image_id", "width", "height"])
-    return {
-        i: (w, h) for i, w, h in images[["image_id", "width", "height"]].itertuples(index=False)
-    }
+def _view_reader(collection: Collection, frame_short_side_px: int, state: str) -> ViewReader:
+    return ViewReader(collection, frame_short_side_px)
+
+
+def frame_short_side_px(library: Library) -> int:
+    """The size at which the library's keypoints were searched; 0 where it is not known."""
+    return int(_feature_settings(library).get("short_side_px", 0))
+
+
+def read_evidence(run: Run) -> pd.DataFrame:
+    """The evidence of all pairs, one row per (view, reference): KEYS and `evidence.COLUMNS`; no rows
+    before notebook 08."""
+    parts = [store.load(path) for path in store.shards(run.evidence, ".parquet")]
+    return pd.concat(parts, ignore_index=True) if parts else _no_evidence()
+
+
+def join_evidence(candidates: pd.DataFrame, evidence: pd.DataFrame) -> pd.DataFrame:
+    """Candidates, one row per (view, reference, branch), each with the evidence of its pair, as fusion
+    reads them."""
+    # Both have `mirrored`: how the query was searched, and what the transform does. Fusion reads the latter.
+    proposed = candidates.drop(columns="mirrored")
+    return proposed.merge(evidence, on=KEYS, how="left", validate="many_to_one")
+
+
+def _no_evidence() -> pd.DataFrame:
+    types = {**dict.fromkeys(KEYS, "str"), **COLUMNS}
+    return pd.DataFrame(columns=list(types)).astype(types)
+
+
+def _feature_settings(collection: Collection) -> dict:
+    """How the keypoints of a library or run were extracted."""
+    paths = store.shards(collection.local_features, ".h5")
+    return store.describe(paths[0])["settings"] if paths else {}

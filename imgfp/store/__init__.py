@@ -24,11 +24,17 @@ from imgfp.store.files import (
     write_bytes,
     write_csv,
 )
+from imgfp.store.layout import Collection, IndexFolder, IndexKind, Library, Run
 from imgfp.store.locks import Journal, is_locked, lock
 
 __all__ = [
+    "Collection",
     "FeatureLookup",
+    "IndexFolder",
+    "IndexKind",
     "Journal",
+    "Library",
+    "Run",
     "StoreError",
     "describe",
     "digest_of",

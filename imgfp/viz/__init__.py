@@ -1,4 +1,4 @@
-"""Drawings: every `draw_*` draws on the Axes it is given, returns it, and never shows it."""
+"""Drawings. Every `draw_*` function draws on the Axes it is given and returns it."""
 
 from imgfp.viz.base import (
     BRANCH_COLOURS,

@@ -180,7 +180,7 @@ class MatchInspector(ipw.VBox):
         compared = self._compared
         if compared is None:
             return
-        inside = compared.found.inliers
+        inside = compared.verification.inliers
         words = [
             f"match {row + 1}: {'fits the map' if fits else 'does not fit'}"
             f"{', brightness contrast_reversed' if turned else ''}"
@@ -200,9 +200,9 @@ class MatchInspector(ipw.VBox):
             query_outline=self._outlines[0],
             reference_outline=self._outlines[1],
         )
-        refused = REFUSALS.get(compared.found.refused, "")
+        refused = REFUSALS.get(compared.verification.refused, "")
         said = f"{int(inside.sum())} of {len(inside)} matches agree on one map"
-        said += f"; no map: {refused}" if refused else f" ({compared.found.model})"
+        said += f"; no map: {refused}" if refused else f" ({compared.verification.model})"
         said += f". Keypoints: {len(self._pair.query):,} and "
         said += f"{len(self._pair.reference):,}."
         self.matches.value = drawn + sentence(said)

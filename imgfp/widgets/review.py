@@ -155,7 +155,7 @@ class ReviewQueue(ipw.VBox):
 
     def export(self) -> None:
         """Write what holds now to `decisions.csv` in the run folder."""
-        path = self._results.run / "decisions.csv"
+        path = self._results.run.decisions_csv
         log = decisions.read(self.path)
         decisions.export_csv(log, path)
         count = len(decisions.consensus(log))

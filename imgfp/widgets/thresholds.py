@@ -144,7 +144,7 @@ class ThresholdTuner(ipw.VBox):
         self._folder = store.project_path(profiles)
         found = sorted(p.name for p in self._folder.glob("*.yaml"))
         self.profile = ipw.Dropdown(options=found, description="profile")
-        self.profile.value = _profile_of(results.run, self._folder, found)
+        self.profile.value = _profile_of(results.run.root, self._folder, found)
         self.wrote = ipw.Label()
         self.near = [
             ipw.VBox(
@@ -202,7 +202,7 @@ class ThresholdTuner(ipw.VBox):
             start = float(np.median(scores.scores)) if len(scores.scores) else 0.0
         self._moving = True
         self.chart.draw(chart)
-        low, high = (float(self._scale.score(end)) for end in (chart.low, chart.high))
+        low, high = (float(self._scale.inverse(end)) for end in (chart.low, chart.high))
         self.value.max = max(high, self.value.max)
         self.value.min, self.value.max = low, high
         self.value.value = min(max(scores.rounded(start), low), high)
@@ -227,7 +227,7 @@ class ThresholdTuner(ipw.VBox):
         drawn, ax = viz.figure(6, 3.1)
         shown = self._both() if self._comparable else [scores]
         # Bars of two runs can be compared only where they are equally wide.
-        places = self._scale.place(np.concatenate([one.scores for one in shown]))
+        places = self._scale.forward(np.concatenate([one.scores for one in shown]))
         edges = np.histogram_bin_edges(places, 48)
         spread = {"log": self.logarithmic.value, "scale": self._scale_name, "bins": edges}
         viz.draw_score_histogram(ax, *scores.groups(), **spread)
@@ -235,7 +235,7 @@ class ThresholdTuner(ipw.VBox):
             copies, others = self._second.groups()
             groups = {"all pairs": copies} if others is None else {"not ": others, "": copies}
             for (word, values), colour in zip(groups.items(), SECOND, strict=False):
-                counts, _ = np.histogram(self._scale.place(values), edges)
+                counts, _ = np.histogram(self._scale.forward(values), edges)
                 name = word if others is None else f"{word}copies"
                 name = f"{name} of {self._names()[1]} ({len(values):,})"
                 ax.stairs(counts, edges, color=colour, linewidth=1.4, label=name, baseline=0.5)
@@ -265,9 +265,9 @@ class ThresholdTuner(ipw.VBox):
 
     def _dragged(self, change: dict) -> None:
         # The slider snaps what was typed or measured to its steps, which must not change it.
-        moved = abs(change["new"] - float(self._scale.place(self.value.value)))
+        moved = abs(change["new"] - float(self._scale.forward(self.value.value)))
         if not self._moving and moved > 0.51 * self.threshold.step:
-            score = float(self._scale.score(change["new"]))
+            score = float(self._scale.inverse(change["new"]))
             self._moving = True
             self.value.value = float(viz.number(score))
             self._moving = False
@@ -276,7 +276,7 @@ class ThresholdTuner(ipw.VBox):
     def _typed(self, _: object = None) -> None:
         if not self._moving:
             self._moving = True
-            self.threshold.value = float(self._scale.place(self.value.value))
+            self.threshold.value = float(self._scale.forward(self.value.value))
             self._moving = False
             self._say()
 

@@ -111,12 +111,11 @@ class VoteView(ipw.VBox):
         results = self._results
         places, colours, texts, rows = [], [], [], []
         for colour, row in zip(viz.CYCLE, found.head(COLOURED).itertuples(), strict=False):
-            try:
-                sides = (
-                    results.features("query", getattr(row, "view_id", query_id)),
-                    results.features("reference", row.reference_id),
-                )
-            except KeyError:
+            sides = (
+                results.features("query", getattr(row, "view_id", query_id)),
+                results.features("reference", row.reference_id),
+            )
+            if not all(len(keypoints) for keypoints, _ in sides):
                 continue
             compared = PairMatcher(*sides).matches(1.15, bool(row.mirrored), at_most=150)
             places.append(compared.query_xy)

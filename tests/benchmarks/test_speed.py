@@ -80,8 +80,8 @@ def test_capacity_at_the_scale_of_the_challenge():
 
 
 def test_estimators_are_judged_by_pixels(finished_run):
-    run, library = finished_run, finished_run.parent / "library"
-    candidates = store.load_tables(run / "candidates/local").query("rank == 0")
+    run, library = store.Run(finished_run), store.Library(finished_run.parent / "library")
+    candidates = store.load_tables(run.candidates("local")).query("rank == 0")
     table = estimators.compare_estimators(run, library, candidates).set_index("estimator")
     assert (table["pairs"] == len(candidates)).all() and len(table) >= 3
     ours = table.loc["imgfp: votes, then MAGSAC++"]

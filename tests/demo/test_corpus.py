@@ -61,7 +61,7 @@ def test_no_two_painted_pictures_are_alike():
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(ValueError, match="unknown kind of picture 'hils'; there are leaves, hills"):
+    with pytest.raises(ValueError, match="unknown kind of picture 'hils'; choose from leaves, hills"):
         painting.procedural(np.random.default_rng(0), "hils", (64, 64))
 
 
@@ -123,6 +123,6 @@ def test_an_unfinished_or_other_corpus_leaves_nothing_behind(tmp_path):
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "references").mkdir()
     (tmp_path / "references" / "mine.jpg").write_bytes(b"mine")
-    with pytest.raises(store.StoreError, match="no demo corpus"):
+    with pytest.raises(store.StoreError, match="not a demo corpus"):
         corpus.write_demo_corpus(tmp_path, n_painted=1, n_positive=1, n_negative=0)
     assert (tmp_path / "references" / "mine.jpg").read_bytes() == b"mine"

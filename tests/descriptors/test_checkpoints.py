@@ -279,7 +279,7 @@ def test_sscd_torchscript_agrees_with_the_eager_network(tmp_path, pictures):
 
 def test_sscd_says_when_a_file_is_no_torchscript(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "plain.pt")
-    with pytest.raises(ModelError, match=r"plain\.pt is no TorchScript file.*sscd_disc_mixup"):
+    with pytest.raises(ModelError, match=r"plain\.pt is not a TorchScript file.*sscd_disc_mixup"):
         load_model("sscd", str(tmp_path / "plain.pt"))
 
 
@@ -428,10 +428,10 @@ def test_vectors_do_not_depend_on_batches_or_order(tmp_path, pictures):
 def test_a_file_without_its_settings_is_refused(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     safetensors.save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")
-    with pytest.raises(ModelError, match="names no backbone"):
+    with pytest.raises(ModelError, match="does not name its backbone"):
         load_model("imgfp", str(tmp_path / "bare.safetensors"))
     torch.save({"a": torch.zeros(1)}, tmp_path / "bare.pth")
-    with pytest.raises(ModelError, match="names no backbone"):
+    with pytest.raises(ModelError, match="does not name its backbone"):
         load_model("imgfp", str(tmp_path / "bare.pth"))
 
 

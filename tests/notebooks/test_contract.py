@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import statistics
 from pathlib import Path
@@ -63,6 +64,25 @@ def test_cells_are_short_and_define_nothing(path):
     assert 8 <= len(cells) <= 24 and statistics.median(lengths) <= 6
     prose = sum(c.cell_type == "markdown" for c in nbformat.read(path, 4).cells)
     assert prose >= len(cells) / 3, "more prose, please"
+
+
+@every_notebook
+def test_the_card_names_modules_that_exist(path):
+    card = nbformat.read(path, 4).cells[1].source
+    uses = next(line for line in card.split("\n") if line.startswith("| uses |"))
+    modules = re.findall(r"`(imgfp[\w.]*)`", uses)
+    assert modules and all(importlib.util.find_spec(name) for name in modules), uses
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in NOTEBOOKS if "01" <= p.stem[:2] <= "09"], ids=lambda p: p.stem
+)
+def test_a_stage_is_one_call_and_knows_no_path(path):
+    lengths = [len(cell.source.split("\n")) for cell in code_cells(path)]
+    assert statistics.median(lengths) <= 5
+    code = "\n".join(cell.source for cell in code_cells(path))
+    assert not re.search(r"\b(Task|map_shards|\w+_tasks|maker)\b", code)
+    assert not re.search(r"\b(run|library) / ", code), "ask store.Run or store.Library for the path"
 
 
 @every_notebook

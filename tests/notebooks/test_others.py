@@ -1,5 +1,5 @@
-"""The notebooks beside the pipeline, run small: training of the crop detector and of
-the pair judge, comparison of runs."""
+"""The notebooks beside the pipeline, run on little data: training of the crop detector and of the pair
+classifier, comparison of runs."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def shown(executed) -> list[dict]:
     return [out.get("data", {}) for cell in executed.cells for out in cell.get("outputs", [])]
 
 
-def test_the_crop_detector_learns_a_few_steps_and_goes_on(tmp_path):
+def test_the_crop_detector_trains_a_few_steps_and_continues(tmp_path):
     (tmp_path / "photographs").mkdir()
     for name, image in small_run.photographs().items():
         (tmp_path / f"photographs/{name}.jpg").write_bytes(encode_jpeg(image))
     small = {"batch_size": 2, "image_size": 96, "final_image_size": 64, "width": 0.0625}
-    small |= {"held_out": 2, "validation_scenes": 8, "judge_scenes": 12, "judge_photographs": 2}
+    small |= {"held_out": 2, "validation_scenes": 8, "scorer_scenes": 12, "scorer_photographs": 2}
     small |= {"photo_dir": tmp_path / "photographs", "run_dir": tmp_path / "run"}
     small |= {"report_steps": 1, "picture_makers": 0}
     execute("20_train_crop_detector.ipynb", steps=1, **small)
@@ -54,21 +54,21 @@ def test_the_crop_detector_learns_a_few_steps_and_goes_on(tmp_path):
     assert {"trained", "network alone", "classical"} == set(table["detector"])
 
 
-def test_the_pair_judge_learns_an_epoch(tmp_path):
+def test_the_pair_classifier_trains_an_epoch(tmp_path):
     (tmp_path / "photographs").mkdir()
     for name, image in small_run.photographs().items():
         (tmp_path / f"photographs/{name}.jpg").write_bytes(encode_jpeg(image))
     groups = "path,group\n" + "".join(f"{name}.jpg,\n" for name in small_run.photographs())
     (tmp_path / "groups.csv").write_text(groups)
-    small = {"rounds": 1, "copies": 6, "doubles": 6, "others": 1, "scenes": 1, "workers": 1}
+    small = {"rounds": 1, "copies": 6, "synthetic": 6, "others": 1, "scenes": 1, "workers": 1}
     small |= {"epochs": 1, "batch_size": 4, "channels": 2, "held_out": 2, "references": 4}
     small |= {"photo_dir": tmp_path / "photographs", "run_dir": tmp_path / "run"}
     done = execute("23_train_pair_classifier.ipynb", groups_csv=tmp_path / "groups.csv", **small)
     assert sum("image/png" in data for data in shown(done)) == 5
     table = pd.read_csv(tmp_path / "run/evaluation.csv")
-    assert "double" in set(table["kind"]) and table["roc_auc"].between(0, 1).all()
-    laid = np.zeros((3, SIDE_PX, SIDE_PX), np.uint8)
-    assert 0 <= PairClassifier(str(tmp_path / "run/pair_classifier.onnx"))(laid) <= 1
+    assert "synthetic" in set(table["kind"]) and table["roc_auc"].between(0, 1).all()
+    planes = np.zeros((3, SIDE_PX, SIDE_PX), np.uint8)
+    assert 0 <= PairClassifier(str(tmp_path / "run/pair_classifier.onnx"))(planes) <= 1
     assert (tmp_path / "run/held_out_groups.csv").read_text().strip() == "path,group"
 
 

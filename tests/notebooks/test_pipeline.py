@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from imgfp import store
-from imgfp.stages import inventory
+from imgfp.stages.inventory import read_images
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.pipeline
@@ -86,12 +86,13 @@ def test_again_nothing_is_computed(finished):
 
 
 def test_without_crops_nothing_of_them_is_left(finished):
-    assert store.shards(finished / "run/candidates/crop", ".parquet")
-    again = finished / "no_crops"
-    shutil.copytree(finished / "run", again)
+    run = store.Run(finished / "run")
+    assert store.shards(run.candidates("crop"), ".parquet")
+    again = store.Run(finished / "no_crops")
+    shutil.copytree(run, again)
     execute(*words(finished, "no_crops", "library", "crop_detector=none", "stages=02-05"))
-    assert not store.shards(again / "crops/local_features", ".h5")
-    assert not store.shards(again / "candidates/crop", ".parquet")
+    assert not store.shards(again.crop_features, ".h5")
+    assert not store.shards(again.candidates("crop"), ".parquet")
 
 
 def test_matching_threshold_recomputes_no_feature(finished):
@@ -145,7 +146,7 @@ def test_bad_input_is_rejected_and_new_references_only_cost_themselves(finished,
     rejects = pd.read_csv(finished / "run_mixed/rejects.csv")
     assert sorted(Path(p).name for p in rejects["path"]) == ["cut.jpg", "empty.jpg", "text.png"]
     assert rejects["reason"].str.len().min() > 5
-    assert hostile in set(inventory.read_images(finished / "run_mixed")["image_id"])
+    assert hostile in set(read_images(store.Run(finished / "run_mixed"))["image_id"])
     assert "<i>$x$" not in (finished / "run_mixed/report.html").read_text()
     after = {p: p.stat().st_mtime_ns for p in library.glob("local_features/*.h5")}
     assert {p: after.get(p) for p in before} == before and len(after) == len(before) + 1
@@ -168,7 +169,7 @@ def test_mistakes_are_one_clear_line(finished, more, says):
 
 
 def test_damaged_artefact_is_made_again(finished):
-    path = store.shards(finished / "run/local_features", ".h5")[0]
+    path = store.shards(store.Run(finished / "run").local_features, ".h5")[0]
     whole, made = path.read_bytes(), store.load(path)
     path.write_bytes(whole[:-100])
     execute(*words(finished))

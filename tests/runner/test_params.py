@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from imgfp import store
 from imgfp.runner import params
 from imgfp.runner.params import Declared, ParameterError
+from imgfp.search import propose
 from imgfp.stages import search, verification
 
 KNOWN = {
@@ -87,19 +89,20 @@ def test_command_line_values_follow_the_declared_type():
 
 def test_a_value_that_is_no_choice_is_refused_with_the_nearest(tmp_path):
     fusion = Declared("fusion", "str", '"calibrated"', "")
+    run, library = store.Run(tmp_path), store.Library(tmp_path)
     with pytest.raises(
         ParameterError, match="'fusion': expected calibrated or sum, got 'calibrat'"
     ):
         params.check({"fusion": "calibrat"}, {"fusion": fusion})
     said = "'candidates_scored': expected all or accepted, got 'acepted'; did you mean 'accepted'"
     with pytest.raises(ParameterError, match=said):
-        verification.read_candidates(tmp_path, "acepted")
-    assert params.CHOICES["descriptor_variants"] == tuple(search.DESCRIPTOR_VARIANTS)
+        verification.verify_pairs(run, library, candidates_scored="acepted")
+    assert params.CHOICES["descriptor_variants"] == tuple(propose.DESCRIPTOR_VARIANTS)
     settings = {"nprobe": 1, "neighbours": 1, "candidates": 1, "ratio": 1.0}
     for name, mistake in (("rule", "robsut"), ("variants", ["plian"])):
         right = {"rule": "seed", "variants": ["plain"]}
         with pytest.raises(ParameterError, match=r"did you mean '(robust|plain)'"):
-            search.votes_of(tmp_path, tmp_path, "q", **settings, **right | {name: mistake})
+            search.votes_of(run.local_features, library, "q", **settings, **right | {name: mistake})
 
 
 def test_write_value_keeps_comments(tmp_path):

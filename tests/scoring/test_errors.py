@@ -13,7 +13,7 @@ from imgfp.scoring.errors import (
     changes,
     duplicate_references,
     edit_groups,
-    sort_losses,
+    sort_errors,
 )
 
 
@@ -32,7 +32,7 @@ TRUTH = frame(
 
 
 def test_nothing_predicted_loses_everything_as_not_proposed():
-    table = sort_losses(pairs(), TRUTH, pairs(), 1.0)
+    table = sort_errors(pairs(), TRUTH, pairs(), 1.0)
     assert table["cause"].tolist() == ["not_proposed"] * 4
     assert set(table["kind"]) == {"missed"} and table["score"].isna().all()
 
@@ -41,18 +41,18 @@ def test_each_missed_pair_has_its_cause():
     run = pairs(("a", "A", 9.0), ("b", "A", 4.0), ("b", "B", 3.0), ("c", "C", 2.0), ("x", "C", 1.0))
     boxes = frame("query_id x0 y0 x1 y1", ("d", 0.0, 0.0, 10.0, 10.0), ("c", *[np.nan] * 4))
     crops = frame("query_id x0 y0 x1 y1", ("d", 8.0, 8.0, 20.0, 20.0))
-    table = sort_losses(run, TRUTH, run, 5.0, true_boxes=boxes, crops=crops)
+    table = sort_errors(run, TRUTH, run, 5.0, true_boxes=boxes, crops=crops)
     causes = dict(zip(table["query_id"], table["cause"], strict=True))
     assert causes == {"b": "beaten_by_another", "c": "under_scored", "d": "crop_box_wrong"}
     assert table.set_index("query_id").loc["b", "other_reference_id"] == "A"
     good = crops.assign(x0=1.0, y0=1.0, x1=10.0, y1=10.0)
-    table = sort_losses(run, TRUTH, run, 5.0, true_boxes=boxes, crops=good)
+    table = sort_errors(run, TRUTH, run, 5.0, true_boxes=boxes, crops=good)
     assert table.set_index("query_id").loc["d", "cause"] == "not_proposed"
 
 
 def test_a_proposed_pair_without_a_score_is_under_scored_or_beaten():
     proposed = pairs(("a", "A", 1.0), ("b", "B", 1.0))
-    table = sort_losses(pairs(("b", "Q", 2.0)), TRUTH, proposed, 5.0).set_index("query_id")
+    table = sort_errors(pairs(("b", "Q", 2.0)), TRUTH, proposed, 5.0).set_index("query_id")
     assert table.loc["a", "cause"] == "under_scored"
     assert table.loc["b", "cause"] == "beaten_by_another"
 
@@ -68,7 +68,7 @@ def test_each_false_alarm_has_its_cause():
         "query_id reference_id inliers ncc_inlier_ratio",
         *[("x", "P", 20, 0.95), ("y", "G", 0, 0.1), ("z", "L", 8, 0.2), ("z", "L", 0, 0.1)],
     )
-    table = sort_losses(run, TRUTH, run, 5.0, evidence=evidence, meta=meta)
+    table = sort_errors(run, TRUTH, run, 5.0, evidence=evidence, meta=meta)
     got = {(q, r): cause for q, r, cause in table[["query_id", "reference_id", "cause"]].to_numpy()}
     assert got == {
         ("a", "A2"): "duplicate_of_the_truth",

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from imgfp import report, store, viz, widgets
-from imgfp.crops.rule import box_facts, choose_box, taken_boxes
-from imgfp.datatypes import Boxes, table
+from imgfp.datatypes import table
 from imgfp.results import Results, compare
 from imgfp.runner import params
 from imgfp.store import decisions
@@ -40,41 +39,6 @@ def pages(widget: ipw.Widget) -> str:
 # --------------------------------------------------------------------------------- pure functions
 
 
-@pytest.mark.parametrize("most", [1, 3])
-def test_boxes_of_all_images_at_once_are_those_of_each_alone(most):
-    rng = np.random.default_rng(0)
-    rules = {"max_area": 0.6, "max_aspect": 2.5, "max_crops": most}
-    tables, sizes, expected = [], {}, set()
-    for number in range(60):
-        image_id, size = f"q{number}", tuple(rng.integers(50, 400, 2))
-        corners = rng.uniform(-20, 420, (rng.integers(0, 12), 4))
-        corners = np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4)
-        boxes = Boxes(corners, np.sort(rng.random(len(corners)))[::-1])
-        sizes[image_id] = size
-        columns = dict(zip(("x0", "y0", "x1", "y1"), boxes.xyxy.T, strict=True))
-        ids = [image_id] * len(boxes)
-        tables.append(table("detections", image_id=ids, confidence=boxes.confidence, **columns))
-        expected |= {
-            (image_id, row) for row in choose_box(boxes, *size, min_confidence=0.3, **rules)[1]
-        }
-    detections = pd.concat(tables, ignore_index=True)
-    frame = pd.DataFrame(sizes, index=["width", "height"]).T
-    facts = box_facts(detections, frame)
-    found = taken_boxes(facts, min_confidence=0.3, **rules)
-    first = facts.drop_duplicates("image_id").reset_index().set_index("image_id")["index"]
-    rows = {(entry.image_id, entry.Index - first[entry.image_id]) for entry in found.itertuples()}
-    assert rows == expected and len(found) == len(expected)
-
-
-def test_no_detections_are_no_boxes():
-    sizes = pd.DataFrame(columns=["width", "height"])
-    assert not len(
-        taken_boxes(
-            box_facts(table("detections"), sizes), min_confidence=0, max_area=1, max_aspect=9
-        )
-    )
-
-
 def test_the_pairs_nearest_to_the_threshold_teach_most():
     pairs = pd.DataFrame({"score": [9.0, 8.0, 5.0, 4.0, 1.0]})
     assert by_worth(pairs, 5.0)["score"].tolist()[:2] == [5.0, 4.0]
@@ -102,7 +66,7 @@ def test_counts_at_a_threshold(results):
 def test_a_pair_matches_itself_whole_and_an_empty_one_nothing(results):
     features = results.features("reference", "china")
     found = compare.PairMatcher(features, features).matches()
-    assert found.found.inliers.sum() > 100
+    assert found.verification.inliers.sum() > 100
     none = np.empty((0, 4), np.float32), np.empty((0, 128), np.uint8)
     assert not len(compare.PairMatcher(none, features).matches().query_xy)
     fewer = compare.PairMatcher(features, features, keypoints=50)
@@ -168,7 +132,7 @@ def test_crop_browser_counts_what_the_sliders_change(results):
 
 
 def test_crop_browser_begins_where_the_run_was_cut(own_run):
-    path = own_run.run / "crops/crops.parquet"
+    path = own_run.run.crops_parquet
     rules = own_run.crop_rules | {"local_min_confidence": 0.2, "max_aspect": 10, "max_crops": 2}
     store.save(path, store.load(path), maker="test", settings=rules)
     browser = widgets.CropBrowser(Results(own_run.run, own_run.library))
@@ -211,11 +175,11 @@ def test_inspector_finds_a_mirrored_pair_only_when_it_reads_it_mirrored(results)
     inspector = widgets.MatchInspector(results)
     inspector.look_at("q-mirrored", "astronaut")
     inspector.reading.value = True
-    mirrored = inspector._compared.found.inliers.sum()
+    mirrored = inspector._compared.verification.inliers.sum()
     inspector.reading.value = False
-    assert inspector._compared.found.inliers.sum() < mirrored / 3
+    assert inspector._compared.verification.inliers.sum() < mirrored / 3
     inspector.reading.index = 0
-    assert inspector._compared.found.inliers.sum() == mirrored
+    assert inspector._compared.verification.inliers.sum() == mirrored
     assert inspector.reading.index == 0, "the button that was pressed must look pressed"
 
 
@@ -243,7 +207,7 @@ def test_inspector_repeats_the_matches_that_were_verified(results):
 
 
 def test_tuner_offers_the_profile_that_made_the_run(own_run, tmp_path):
-    for name, run in {"a": "elsewhere", "b": own_run.run, "c": "elsewhere"}.items():
+    for name, run in {"a": "elsewhere", "b": own_run.run.root, "c": "elsewhere"}.items():
         (tmp_path / f"{name}.yaml").write_text(f"run_dir: {run}\n")
     (tmp_path / "0.yaml").write_text("- no: profile\n")
     assert widgets.ThresholdTuner(own_run, profiles=tmp_path).profile.value == "b.yaml"
@@ -429,7 +393,7 @@ def test_two_reviewers_share_one_queue_and_a_restart_goes_on(own_run):
         ada.decide("skip")
     assert ada.current is None and "Every pair" in ada.said.value
     ada.export()
-    assert (own_run.run / "decisions.csv").exists()
+    assert own_run.run.decisions_csv.exists()
 
 
 def test_hostile_ids_stay_text_in_every_browser(hostile_run):

@@ -1,4 +1,4 @@
-"""Painted pictures: textured, varied, no two alike; stand-ins for photographs that nobody has to own.
+"""Procedural paintings: textured, varied images without copyright, as distractors.
 
 image = painting.procedural(rng, "hills", (320, 480))
 """
@@ -16,25 +16,24 @@ Painter = Callable[[int, int, np.random.Generator], np.ndarray]
 
 #: Every painter by name: (height, width, rng) -> (height,width,3) uint8 RGB.
 KINDS: dict[str, Painter] = {
-    work.__name__: work for work in (*nature.PAINTERS, *made.PAINTERS, *printed.PAINTERS)
+    painter.__name__: painter for painter in (*nature.PAINTERS, *made.PAINTERS, *printed.PAINTERS)
 }
 
 
 def procedural(rng: np.random.Generator, kind: str, size: tuple[int, int]) -> np.ndarray:
-    """A painted picture of a kind out of KINDS; size is (height, width) px, at least 64 each.
+    """A painted image of a kind in KINDS; size is (height, width) px, at least 64 each.
 
-    It is lit from one side and given a fine grain, so that no area is wholly flat. Raises ValueError
-    for an unknown kind.
+    Uneven lighting and a fine grain are added, so that no region is flat. Raises ValueError for an
+    unknown kind.
     """
     if kind not in KINDS:
-        raise ValueError(f"unknown kind of picture {kind!r}; there are {', '.join(KINDS)}")
+        raise ValueError(f"unknown kind of picture {kind!r}; choose from {', '.join(KINDS)}")
     height, width = size
     image = KINDS[kind](height, width, rng)
-    light = rng.uniform(0.85, 1.12, (2, 2)).astype(np.float32)
+    light: np.ndarray = rng.uniform(0.85, 1.12, (2, 2)).astype(np.float32)
     light = cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR)
-    grain = rng.standard_normal((height // 2, width // 2), np.float32) * np.float32(
-        rng.uniform(1, 4)
-    )
+    grain: np.ndarray = rng.standard_normal((height // 2, width // 2), np.float32)
+    grain = grain * np.float32(rng.uniform(1, 4))
     grain = cv2.resize(grain, (width, height), interpolation=cv2.INTER_CUBIC)
     lit = cv2.multiply(image, cv2.merge([light] * 3), dtype=cv2.CV_32F)
     return cv2.add(lit, cv2.merge([grain] * 3), dtype=cv2.CV_8U)

@@ -1,7 +1,7 @@
-"""What painters share: fractal noise, colours that go together, cells, light, brushes.
+"""Parts that the painters share: fractal noise, palettes, Voronoi cells, shading, brushes.
 
 Images are (H,W,3) uint8 RGB, fields (H,W) float32, colours three numbers in 0..255, points x, y in px.
-Brushes paint on the image given.
+Brushes paint on the given image in place.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ NATURAL_HUES = (0.58, 0.6, 0.28, 0.33, 0.09, 0.06, 0.03, 0.52, 0.12)
 def cloud(
     height: int, width: int, rng: np.random.Generator, cells: float = 3, rough: float = 0.5
 ) -> np.ndarray:
-    """Fractal noise within 0..1: octaves of random grids from `cells` a height on, each finer one
-    `rough` times as strong."""
+    """Fractal noise (H,W) within 0..1: octaves of random grids, from `cells` cells per height, each finer
+    one `rough` times as strong."""
     total = np.zeros((height, width), np.float32)
     weight = 1.0
     while cells < max(height, width) / 2:
         grid = rng.random((int(cells) + 2, int(cells * width / height) + 2), np.float32)
-        grid = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
-        cv2.scaleAdd(grid, weight, total, total)
+        octave = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+        cv2.scaleAdd(octave, weight, total, total)
         cells, weight = cells * 2, weight * rough
-    return cv2.normalize(total, None, 0, 1, cv2.NORM_MINMAX)
+    return cv2.normalize(total, total, 0, 1, cv2.NORM_MINMAX)
 
 
 def ridge(width: int, rng: np.random.Generator) -> np.ndarray:
-    """A rough line within 0..1, (W,) float32."""
+    """A fractal line within 0..1, (W,) float32."""
     line = np.zeros((1, width), np.float32)
     for octave in range(7):
         knots = rng.random((1, 3 + 2**octave), np.float32)
         line += np.float32(0.55**octave) * cv2.resize(
             knots, (width, 1), interpolation=cv2.INTER_CUBIC
         )
-    return cv2.normalize(line, None, 0, 1, cv2.NORM_MINMAX).ravel()
+    return cv2.normalize(line, line, 0, 1, cv2.NORM_MINMAX).ravel()
 
 
 def hues(
     rng: np.random.Generator, count: int, spread: float = 0.35, natural: float = 0.5
 ) -> np.ndarray:
-    """Colours (count,3) uint8 that go together, dark to light: neighbouring hues, one at times opposite.
+    """A palette (count,3) uint8, dark to light: neighbouring hues, sometimes one opposite.
 
-    `natural` is how often they are those of sky, leaf, earth and stone.
+    natural: probability that they are those of sky, leaf, earth and stone.
     """
     if rng.random() < natural:
         base, strong = rng.choice(NATURAL_HUES), rng.uniform(0.1, 0.6)
@@ -63,7 +63,7 @@ def hues(
 
 
 def mixed(field: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """A field within 0..1 as an image, blended through (n,3) colours from the first to the last."""
+    """A field within 0..1 as an image, by a colour map through (n,3) colours, first to last."""
     at = np.linspace(0, 255, len(colours))
     table = np.stack([np.interp(np.arange(256), at, colours[:, c]) for c in range(3)], axis=1)
     index = cv2.convertScaleAbs(np.clip(field, 0, 1), alpha=255)
@@ -71,7 +71,7 @@ def mixed(field: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 
 def sites(height: int, width: int, points: np.ndarray) -> np.ndarray:
-    """Which of (n,2) whole x, y points is nearest to each pixel: labels (H,W) int32 from 1."""
+    """Voronoi cells of (n,2) integer points x, y: labels (H,W) int32 from 1."""
     marks = np.full((height, width), 255, np.uint8)
     marks[points[:, 1], points[:, 0]] = 0
     return cv2.distanceTransformWithLabels(marks, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
@@ -84,29 +84,30 @@ def from_edge(labels: np.ndarray) -> np.ndarray:
 
 
 def relief(surface: np.ndarray, depth: float) -> np.ndarray:
-    """Light on a surface from the upper left: a factor about 1."""
+    """Shading of a surface lit from the upper left: a factor around 1."""
     slope = cv2.Sobel(surface, cv2.CV_32F, 1, 0) + cv2.Sobel(surface, cv2.CV_32F, 0, 1)
     return np.clip(1 + np.float32(depth) * slope, 0.35, 1.7)
 
 
 def shaded(image: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """An image times a factor a pixel."""
+    """An image times a factor per pixel."""
     return cv2.multiply(image, cv2.merge([factor.astype(np.float32)] * 3), dtype=cv2.CV_8U)
 
 
 def rgb(colour: np.ndarray | Sequence[float]) -> tuple[int, int, int]:
-    """A colour as OpenCV takes it, cut to 0..255."""
-    return tuple(int(v) for v in np.clip(colour, 0, 255))
+    """A colour as OpenCV takes it, clipped to 0..255."""
+    red, green, blue = (int(v) for v in np.clip(colour, 0, 255))
+    return red, green, blue
 
 
 def ellipse(
     image: np.ndarray, centre: Point, axes: Point, colour: np.ndarray | tuple, turn_deg: float = 0,
     thick: int = -1,
 ) -> None:  # fmt: skip
-    """An ellipse with half axes in px, filled unless a thickness is given."""
-    middle = int(centre[0]), int(centre[1])
-    half = max(1, int(axes[0])), max(1, int(axes[1]))
-    cv2.ellipse(image, middle, half, turn_deg, 0, 360, rgb(colour), thick, cv2.LINE_AA)
+    """An ellipse with half axes in px, filled unless a thickness in px is given."""
+    whole_centre = int(centre[0]), int(centre[1])
+    half_axes = max(1, int(axes[0])), max(1, int(axes[1]))
+    cv2.ellipse(image, whole_centre, half_axes, turn_deg, 0, 360, rgb(colour), thick, cv2.LINE_AA)
 
 
 def polygon(image: np.ndarray, points: np.ndarray | list, colour: np.ndarray | tuple) -> None:

@@ -1,4 +1,4 @@
-"""Painters of made things: each takes (height, width, rng) and returns (height,width,3) uint8 RGB."""
+"""Painters of man-made things: each takes (height, width, rng) and returns (height,width,3) uint8 RGB."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from imgfp.edits import drawing
 
 
 def bricks(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A wall of bricks or planks, each with its own shade, weathered, at times with a window."""
+    """A weathered wall of bricks or planks of different shades, sometimes with windows."""
     tall, wide = rng.uniform(0.04, 0.13) * height, rng.uniform(0.08, 0.4) * height
     gap, colours = int(rng.integers(1, 5)), hues(rng, 5, 0.12, natural=0.7).astype(float)
     image = np.full((height, width, 3), rgb(colours[rng.integers(2)] * 1.2), np.uint8)
@@ -49,7 +49,7 @@ def bricks(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def skyline(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A city by dusk or night: rows of towers with lit windows."""
+    """A city at dusk or night: rows of towers with lit windows."""
     sky = hues(rng, 4, 0.3)
     down = np.linspace(0, 1.1, height, dtype=np.float32)[:, None]
     image = mixed(down + 0.5 * (cloud(height, width, rng, 2) - 0.5), sky[: int(rng.integers(2, 5))])
@@ -69,10 +69,8 @@ def skyline(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
                     shade,
                 )
             step = rng.uniform(0.5, 1, 2) * (width, height) * 0.028 * (0.5 + depth / 2)
-            lit, glow = (
-                rng.uniform(0.15, 0.8),
-                (255, rng.integers(190, 245), rng.integers(110, 220)),
-            )
+            lit = rng.uniform(0.15, 0.8)
+            glow = np.array([255, rng.integers(190, 245), rng.integers(110, 220)])
             for wx in np.arange(x + step[0], x + wide - step[0], step[0] * 1.5):
                 for wy in np.arange(top + step[1], height, step[1] * 1.7):
                     on = rng.random() < lit
@@ -117,7 +115,7 @@ def circuit(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def tartan(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Woven cloth: a sett of stripes both ways, in a visible weave, draped in folds."""
+    """Woven cloth: stripes in both directions, in a visible weave, draped in folds."""
     colours = hues(rng, 6, 0.6).astype(float)
     wide = rng.integers(3, 40, int(rng.integers(4, 10)))
     sett = np.repeat(colours[rng.integers(6, size=len(wide))], wide, axis=0)
@@ -126,7 +124,7 @@ def tartan(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     weft = sett[np.arange(height) % len(sett)][:, None]
     thread = int(rng.integers(1, 4))
     over = (np.arange(width)[None] + np.arange(height)[:, None]) // thread % 4 < 2  # twill
-    cloth = np.where(over[..., None], warp, weft).astype(np.uint8)
+    cloth: np.ndarray = np.where(over[..., None], warp, weft).astype(np.uint8)
     fold = cloud(height, width, rng, 2, 0.4) * rng.uniform(10, 60)
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     turn = rng.uniform(0, 2 * np.pi)
@@ -142,7 +140,7 @@ def tartan(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def lights(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Lamps out of focus: see-through discs over a dark street."""
+    """Lamps out of focus: transparent discs over a dark street."""
     night = hues(rng, 4, 0.3)
     image = mixed(0.6 * cloud(height, width, rng, 2), night[:3])
     colours = hues(rng, 6, 0.7).astype(float) * 0.6 + 100
@@ -162,7 +160,7 @@ def lights(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def shelf(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Shelves of books with bands and titles down their backs."""
+    """Shelves of books with bands and titles on their spines."""
     wood = hues(rng, 3, 0.1, natural=1)[1]
     image = mixed(cloud(height, width, rng, 3), np.stack([wood * 0.25, wood * 0.4]))
     rows = int(rng.integers(1, 4))

@@ -22,7 +22,7 @@ from imgfp.demo.painting.ingredients import (
 
 
 def leaves(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Dead leaves: overlapping shapes with sizes after a power law, which gives the statistics of
+    """Dead leaves model: overlapping shapes whose sizes follow a power law, which has the statistics of
     natural images (Lee, Mumford and Huang 2001)."""
     colours = hues(rng, 8, 0.5)
     image = np.full((height, width, 3), colours[0], np.uint8)
@@ -42,7 +42,7 @@ def leaves(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def hills(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Ranges of hills one behind another under a sky with a sun, trees on the nearest."""
+    """Ranges of hills under a sky with a sun, trees on the nearest."""
     sky = hues(rng, 4, 0.25, natural=0.8)[1:]
     down = np.linspace(0, 1.3, height, dtype=np.float32)[:, None]
     image = mixed(down + 0.7 * (cloud(height, width, rng, 2) - 0.5), sky)
@@ -78,7 +78,7 @@ def sea(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     down = np.linspace(0.1, 1.3, height, dtype=np.float32)[:, None]
     image = mixed(down + 0.8 * (cloud(height, width, rng, 2, 0.6) - 0.5), sky)
     below = height - horizon
-    # One patch of noise seen in perspective: rows crowd towards the horizon.
+    # A patch of noise in perspective: its rows become denser towards the horizon.
     depth = (np.arange(below, dtype=np.float32)[:, None] + 2) / below
     row = np.repeat(rng.uniform(25, 60) / depth % 255, width, axis=1).astype(np.float32)
     column = (np.arange(width, dtype=np.float32)[None] - width / 2) * (0.35 / depth**0.5) + 128
@@ -109,7 +109,7 @@ def sea(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def forest(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Trunks in mist, with branches, the nearer the darker."""
+    """Trunks with branches in mist, nearer ones darker."""
     mist = hues(rng, 4, 0.2, natural=0.8)
     image = mixed(cloud(height, width, rng, 3, 0.6), mist[2:])
     for depth in np.sort(rng.random(int(rng.integers(10, 40)))):
@@ -134,7 +134,7 @@ def forest(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def grass(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Strokes that follow a flow: grass, fur or brush work."""
+    """Strokes along a flow field: grass, fur or brush strokes."""
     colours = hues(rng, 7, 0.3)
     flow = cloud(height, width, rng, 2, 0.4) * rng.uniform(2, 7) + rng.uniform(0, 6)
     patch = cloud(height, width, rng, 3, 0.5)
@@ -177,7 +177,7 @@ def galaxy(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def petals(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Flowers of many petals over a blurred ground."""
+    """Flowers of many petals over a blurred background."""
     ground = leaves(height // 4, width // 4, rng)
     image = cv2.resize(cv2.blur(ground, (7, 7)), (width, height), interpolation=cv2.INTER_CUBIC)
     for _ in range(int(rng.integers(1, 7))):
@@ -198,7 +198,7 @@ def petals(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def marble(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Agate or wood: bands of a surface bent by noise."""
+    """Agate or wood: bands distorted by noise."""
     bend = cloud(height, width, rng, rng.uniform(1, 3), rng.uniform(0.35, 0.55))
     x = np.linspace(0, 1, width, dtype=np.float32)[None] - np.float32(rng.uniform(-0.3, 1.3))
     y = np.linspace(0, 1, height, dtype=np.float32)[:, None] - np.float32(rng.uniform(-0.3, 1.3))
@@ -209,14 +209,14 @@ def marble(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def julia(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A Julia set from near the edge of the Mandelbrot set, coloured by the time to escape."""
+    """A Julia set from near the edge of the Mandelbrot set, coloured by escape time."""
     turn = rng.uniform(0, 2 * np.pi)
     seed = (np.exp(1j * turn) / 2 - np.exp(2j * turn) / 4) * rng.uniform(1.01, 1.08)
     zoom = rng.uniform(0.5, 1.3)
     x = np.linspace(-zoom, zoom, width // 2) * width / height + rng.uniform(-0.3, 0.3)
     y = np.linspace(-zoom, zoom, height // 2) + rng.uniform(-0.3, 0.3)
     z = (x[None] + 1j * y[:, None]).astype(np.complex64)
-    time = np.zeros(z.shape, np.float32)
+    time: np.ndarray = np.zeros(z.shape, np.float32)
     for _ in range(48):
         z = z * z + np.complex64(seed)
         size = z.real**2 + z.imag**2

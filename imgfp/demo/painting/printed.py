@@ -1,4 +1,4 @@
-"""Painters of things on paper: each takes (height, width, rng) and returns (height,width,3) uint8 RGB."""
+"""Painters of printed matter: each takes (height, width, rng) and returns (height,width,3) uint8 RGB."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from imgfp.edits import drawing
 
 
 def page(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A printed page: headings, columns of running text, a drawing, on paper that is not quite white."""
+    """A printed page: headings, columns of text and a drawing on off-white paper."""
     paper = hues(rng, 3, 0.1)[2] * 0.25 + 185
     image = mixed(cloud(height, width, rng, 3, 0.6), np.stack([paper * 0.93, paper]))
     ink, accent = rgb(hues(rng, 3)[0] * 0.5), hues(rng, 3)[1]
@@ -59,7 +59,7 @@ def _figure(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def chart(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Bars, lines, dots or a pie with axes, a grid, names and numbers."""
+    """A bar, line, scatter or pie chart with axes, grid, labels and numbers."""
     dark = rng.random() < 0.25
     image = np.full((height, width, 3), (24, 26, 34) if dark else (250, 250, 247), np.uint8)
     ink = (225, 225, 225) if dark else (50, 50, 55)
@@ -144,7 +144,7 @@ def chart(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def streets(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A town plan: blocks between streets, parks, a river, names."""
+    """A city map: blocks between streets, main roads, rivers, names."""
     count = int(rng.integers(25, 160))
     labels = sites(height, width, rng.integers(0, (width, height), (count, 2)))
     edge = from_edge(labels)
@@ -172,7 +172,7 @@ def streets(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def mosaic(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Tiles with arcs, triangles, discs and stripes, turned at random."""
+    """Tiles with arcs, triangles, discs and stripes, rotated at random."""
     colours = hues(rng, 5, 0.5).astype(float)
     side = int(rng.integers(22, 70))
     image = np.zeros((height + side, width + side, 3), np.uint8)
@@ -198,7 +198,7 @@ def mosaic(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def poster(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A poster: rays, big shapes, large words."""
+    """A poster: rays, large shapes, large text."""
     colours = hues(rng, 6, 0.7, natural=0.3).astype(float)
     image = np.full((height, width, 3), rgb(colours[rng.integers(6)]), np.uint8)
     centre = rng.uniform((0.2 * width, 0.2 * height), (0.8 * width, 0.8 * height))

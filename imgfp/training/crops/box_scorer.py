@@ -1,7 +1,7 @@
-"""The second look of the crop detector: a tiny network that judges each proposed box by its signs.
+"""Box scorer of the crop detector: a tiny network that computes the confidence of a proposed box.
 
-It learns from made pictures, as the detector's own network does, how well a box with such signs
-(`imgfp.crops.box_features`) covers a paste. It sees numbers, no pixels, so seconds are enough.
+It learns from generated scenes, as the detector network does, how well a box with given features
+(`imgfp.crops.box_features`) covers a paste. Its input are numbers and no pixels, so training takes seconds.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from imgfp.crops.box_features import N_FEATURES
-from imgfp.crops.boxes import iou
 from imgfp.crops.detectors import Detector, propose
+from imgfp.geometry import iou
 from imgfp.training.crops.scenes import make_scene
 from imgfp.training.onnx_export import export_onnx
 
@@ -24,27 +24,27 @@ from imgfp.training.onnx_export import export_onnx
 def collect(
     photographs: Sequence[np.ndarray], network: Detector, *, scenes: int, untouched: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Signs (n, N_SIGNS) of all boxes proposed in `scenes` made pictures and in `untouched`
-    photographs as they are, and how well each covers a paste: (n,) float32, 0 up to an overlap of
-    0.5, 1 from 0.95 on. The photographs bring the windows, frames and posters of real rooms."""
-    signs, covers = [], []
+    """Features (n, N_FEATURES) of all boxes proposed in `scenes` generated images and in `untouched`
+    photographs, and how well each covers a paste: (n,) float32, 0 up to an IoU of 0.5, 1 from 0.95 on.
+    The photographs add real windows, frames and posters."""
+    features, covers = [], []
     whole = np.random.default_rng(seed).permutation(len(photographs))[:untouched]
     nothing = np.empty((0, 4), np.float32)
-    made = (make_scene(photographs, seed, number) for number in range(scenes))
-    pictures = chain(
-        ((scene.image, scene.boxes) for scene in made),
+    generated = (make_scene(photographs, seed, number) for number in range(scenes))
+    images = chain(
+        ((scene.image, scene.boxes) for scene in generated),
         ((photographs[int(number)], nothing) for number in whole),
     )
-    for image, truth in pictures:
+    for image, truth in images:
         xyxy, found = propose(image, network.detect([image])[0])
-        signs.append(found)
-        covers.append(iou(xyxy, truth).max(1, initial=0))
+        features.append(found)
+        covers.append(iou(xyxy[:, None], truth).max(1, initial=0))
     cover = (np.concatenate(covers) - 0.5) / 0.45
-    return np.concatenate(signs), cover.clip(0, 1).astype(np.float32)
+    return np.concatenate(features), cover.clip(0, 1).astype(np.float32)
 
 
 class BoxScorer(nn.Module):
-    """(n, N_SIGNS) signs to (n,) confidence in 0..1."""
+    """(n, N_FEATURES) features to (n,) confidence in 0..1."""
 
     def __init__(self, hidden: int = 96):
         super().__init__()
@@ -57,36 +57,36 @@ class BoxScorer(nn.Module):
             nn.Linear(hidden, 1),
         )
 
-    def forward(self, signs: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Higher: covers a paste better."""
-        return self.layers(signs.clamp(-8, 8))[:, 0].sigmoid()
+        return self.layers(features.clamp(-8, 8))[:, 0].sigmoid()
 
 
 def fit_box_scorer(
-    signs: np.ndarray, cover: np.ndarray, *, epochs: int = 16, seed: int = 0
+    features: np.ndarray, cover: np.ndarray, *, epochs: int = 16, seed: int = 0
 ) -> tuple[BoxScorer, list[float]]:
-    """Train a judge on what `collect` gave; also the mean loss of each epoch (cross entropy)."""
+    """Train a scorer on the arrays of `collect`; also the mean loss of each epoch (cross entropy)."""
     torch.manual_seed(seed)
-    judge = BoxScorer().train()
-    x, y = torch.from_numpy(signs), torch.from_numpy(cover)
+    scorer = BoxScorer().train()
+    x, y = torch.from_numpy(features), torch.from_numpy(cover)
     batch = min(512, len(x))
     steps = len(x) // batch
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-3, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(scorer.parameters(), lr=4e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * steps)
     losses = []
     for _ in range(epochs):
         total = 0.0
         for rows in torch.randperm(len(x))[: steps * batch].split(batch):
-            loss = nn.functional.binary_cross_entropy(judge(x[rows]), y[rows])
+            loss = nn.functional.binary_cross_entropy(scorer(x[rows]), y[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             total += float(loss.detach())
         losses.append(total / steps)
-    return judge.eval(), losses
+    return scorer.eval(), losses
 
 
-def export_box_scorer(judge: BoxScorer, path: Path) -> None:
-    """Write a judge as ONNX, float32, any number of boxes."""
-    export_onnx(judge, path, torch.zeros(2, N_FEATURES), "signs", "confidence")
+def export_box_scorer(scorer: BoxScorer, path: Path) -> None:
+    """Write a scorer as ONNX, float32, any number of boxes."""
+    export_onnx(scorer, path, torch.zeros(2, N_FEATURES), "features", "confidence")

@@ -1,18 +1,18 @@
-"""Train the crop detector: an ultralytics network, our own pictures, one plain loop.
+"""Train the crop detector: an ultralytics network on generated images.
 
-The network (`crop_network`) is trained with ultralytics' own loss (task-aligned assignment, CIoU,
-distribution focal loss) and moving average, and leaves as ONNX.
+The network (`training.crops.network`) is trained with ultralytics' own loss (task-aligned assignment, CIoU,
+distribution focal loss) and moving average, and exported to ONNX.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,23 +21,25 @@ from torch import nn
 from imgfp import store
 from imgfp.crops.boxes import letterbox, run_detector
 from imgfp.datatypes import Boxes
+from imgfp.training.checkpoints import Stateful, load_checkpoint, save_checkpoint
 from imgfp.training.crops.network import build_network, load_weights, save_weights
 from imgfp.training.crops.scenes import make_scene
+from imgfp.training.onnx_export import onnx_bytes
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that shapes the weights, besides the photographs.
 
-    The learning rate rises over `warmup_steps`, stays, and falls to nothing over the last
-    `decay_share` of `steps`; so `steps` alone may be changed when a training is taken up again.
+    The learning rate rises over `warmup_steps`, stays constant, and falls to almost zero over the last
+    `decay_share` of `steps`; so only `steps` may be changed when a training is resumed.
     """
 
     steps: int = 6000
     batch_size: int = 16
-    image_size: int = 224  # px, a side; a step is made at this size or 32 px more or less
-    final_image_size: int = 256  # px, a side, while the learning rate falls
-    width: float = 0.1875  # of YOLO11's widest channels
+    image_size: int = 224  # side in px; each step uses this size, or 32 px more or less
+    final_image_size: int = 256  # side in px while the learning rate falls
+    width: float = 0.1875  # channels, relative to YOLO11's widest
     learning_rate: float = 2e-3
     weight_decay: float = 5e-4
     warmup_steps: int = 300
@@ -51,7 +53,7 @@ class Recipe:
         return self.learning_rate * rise * max(0.01, fall)
 
     def size(self, step: int) -> int:
-        """Side of the square pictures of a step, px, a multiple of 32."""
+        """Side of the square images of a step, px, a multiple of 32."""
         if step >= self.steps * (1 - self.decay_share):
             return self.final_image_size
         rng = np.random.default_rng([self.seed, 2, step])
@@ -61,7 +63,7 @@ class Recipe:
 # --------------------------------------------------------------------------------------- training
 
 
-class _Scenes:
+class _Scenes(torch.utils.data.Dataset):
     """Scene number i as (3,S,S) uint8 and its boxes, normalised centre x, y, width, height."""
 
     def __init__(self, photographs: Sequence[np.ndarray], recipe: Recipe):
@@ -99,14 +101,14 @@ def train(
     workers: int = 1,
     bf16: bool = True,
     report_steps: int = 500,
-    judge: Callable[[nn.Module], dict] | None = None,
+    evaluate: Callable[[nn.Module], dict] | None = None,
 ) -> Iterator[dict]:
-    """Train, giving a row of the history every `report_steps` steps.
+    """Train and yield a row of the history every `report_steps` steps.
 
-    `folder` holds `checkpoint.pt` (taken up again when it is there; refused under another recipe,
-    `steps` apart) and, when the training is done, `weights.safetensors` (the moving average, which
-    is the result) and `history.json`. `judge` gets the moving average in evaluation mode; what it
-    returns joins the row. `init_weights`: a `.safetensors` to start from; empty: random.
+    `folder` holds `checkpoint.pt` (resumed if it exists; refused under another recipe, except for
+    `steps`) and, when the training is done, `weights.safetensors` (the moving average, which
+    is the result) and `history.json`. `evaluate` gets the moving average in evaluation mode; what
+    it returns is added to the row. `init_weights`: a `.safetensors` to start from; empty: random.
     A row: step, images, seconds (of this process), learning_rate, box_loss, cls_loss, dfl_loss.
     """
     model = build_network(recipe.width, recipe.seed)
@@ -115,26 +117,36 @@ def train(
     from ultralytics.utils.loss import v8DetectionLoss
     from ultralytics.utils.torch_utils import ModelEMA
 
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = model.to(device).to(memory_format=torch.channels_last).train()
     average = ModelEMA(model, decay=0.999, tau=500)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1 and p.requires_grad]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=0.0)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
-    start, history = 0, []
-    if checkpoint.exists():
-        start, history = _take_up(checkpoint, recipe, model, average, optimizer)
+    parts: dict[str, Stateful] = {
+        "model": model,
+        "average": average.ema,
+        "optimizer": optimizer,
+    }
+    settings = dataclasses.asdict(recipe)
+    progress = load_checkpoint(checkpoint, parts, settings, adjustable=["steps"])
+    start, history = progress.get("step", 0), progress.get("history", [])
+    average.updates = progress.get("updates", 0)
     loss_of = v8DetectionLoss(model)
-    batches = torch.utils.data.DataLoader(
+    batches: Iterable[dict[str, torch.Tensor]] = torch.utils.data.DataLoader(
         _Scenes(photographs, recipe),
         batch_size=recipe.batch_size,
         sampler=range(start * recipe.batch_size, recipe.steps * recipe.batch_size),
         num_workers=workers,
         collate_fn=_collate,
     )
-    began, sums, counted = time.monotonic(), {}, 0
+    began, counted = time.monotonic(), 0
+    sums: dict[str, float] = {}
     for step, batch in enumerate(batches, start):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
@@ -143,24 +155,25 @@ def train(
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             output = model(pixels)
         output = {**output, "boxes": output["boxes"].float(), "scores": output["scores"].float()}
-        losses, parts = loss_of(output, batch)
+        losses, components = loss_of(output, batch)
         optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
         average.update(model)
-        sums = {name: sums.get(name, 0.0) + float(value) for name, value in parts.items()}
+        sums = {name: sums.get(name, 0.0) + float(value) for name, value in components.items()}
         counted += 1
         report = (step + 1) % report_steps == 0 or step + 1 == recipe.steps
         if report:
-            row = {"step": step + 1, "images": (step + 1) * recipe.batch_size}
+            row: dict[str, Any] = {"step": step + 1, "images": (step + 1) * recipe.batch_size}
             row |= {"seconds": round(time.monotonic() - began), "learning_rate": recipe.rate(step)}
             row |= {name: value / counted for name, value in sums.items()}
-            row |= judge(average.ema) if judge else {}
+            row |= evaluate(average.ema) if evaluate else {}
             history.append(row)
             sums, counted = {}, 0
         if report or (step + 1) % 100 == 0:
-            _keep(checkpoint, recipe, step + 1, history, model, average, optimizer)
+            progress = {"step": step + 1, "history": history, "updates": average.updates}
+            save_checkpoint(checkpoint, parts, settings, **progress)
         if report:
             yield row
     about = dataclasses.asdict(recipe) | {"input_size": recipe.final_image_size}
@@ -168,43 +181,7 @@ def train(
     (folder / "history.json").write_text(json.dumps(history, indent=1))
 
 
-def _keep(path, recipe, step, history, model, average, optimizer) -> None:
-    state = {
-        "recipe": dataclasses.asdict(recipe),
-        "step": step,
-        "history": history,
-        "model": model.state_dict(),
-        "average": average.ema.state_dict(),
-        "updates": average.updates,
-        "optimizer": optimizer.state_dict(),
-    }
-    data = io.BytesIO()
-    torch.save(state, data)
-    store.write_bytes(path, data.getvalue())
-
-
-def _take_up(path, recipe, model, average, optimizer) -> tuple[int, list[dict]]:
-    """Load a checkpoint into place; returns the steps done and the history."""
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    now = dataclasses.asdict(recipe)
-    other = {
-        key: (state["recipe"].get(key), now[key])
-        for key in now
-        if key != "steps" and state["recipe"].get(key) != now[key]
-    }
-    if other:
-        told = ", ".join(
-            f"{key}: {was!r} there, {asked!r} asked" for key, (was, asked) in other.items()
-        )
-        raise ValueError(f"{path} was trained with other settings ({told}); choose another folder")
-    model.load_state_dict(state["model"])
-    average.ema.load_state_dict(state["average"])
-    average.updates = state["updates"]
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"], state["history"]
-
-
-# ------------------------------------------------------------------------------- using what is learnt
+# ----------------------------------------------------------------------------- the trained network
 
 
 def predict(
@@ -222,20 +199,17 @@ def predict(
 
 
 def export_onnx(model: nn.Module, path: Path, image_size: int) -> None:
-    """Write a network as ONNX, float32, batch 1, pictures stretched to `image_size`, batch norm
-    folded into the convolutions: what `imgfp.crops.detectors.OnnxDetector` reads."""
+    """Write a network as ONNX, float32, batch 1, images stretched to `image_size`, batch norm
+    folded into the convolutions: for `imgfp.crops.detectors.OnnxDetector`."""
     import copy
 
     import onnx
 
-    model = copy.deepcopy(model).float().cpu().eval().fuse(verbose=False)
-    model.model[-1].export = True  # only the decoded boxes leave the network
-    data = io.BytesIO()
+    fused: Any = copy.deepcopy(model).float().cpu().eval()
+    fused = fused.fuse(verbose=False)
+    fused.model[-1].export = True  # the exported network gives the decoded boxes alone
     example = torch.zeros(1, 3, image_size, image_size)
-    torch.onnx.export(
-        model, (example,), data, input_names=["image"], output_names=["boxes"], dynamo=False
-    )
-    graph = onnx.load_from_string(data.getvalue())
+    graph = onnx.load_from_string(onnx_bytes(fused, example, ["image"], ["boxes"]))
     onnx.helper.set_model_props(graph, {"resize": "stretch", "classes": "pasted picture"})
     onnx.checker.check_model(graph)
     store.write_bytes(path, graph.SerializeToString())

@@ -1,6 +1,6 @@
-"""How good is a crop detector? Recall, precision and false boxes, of all detections or of a rule.
+"""Evaluation of crop detectors: recall, precision and false boxes, of all detections or of a rule.
 
-Truth is one (m,4) array of xyxy boxes an image, in its pixels, m = 0 where nothing is pasted.
+Truth is one (m,4) array of xyxy boxes per image, in its pixels, m = 0 where nothing is pasted.
 """
 
 from __future__ import annotations
@@ -12,33 +12,32 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from imgfp.crops.boxes import iou
 from imgfp.crops.detectors import Detector
 from imgfp.crops.rule import choose_box
 from imgfp.datatypes import Boxes
+from imgfp.geometry import iou
 from imgfp.images import read_image
 from imgfp.training.crops.scenes import Scene, make_scene
 
-#: A box counts as found when its intersection over union with a chosen box reaches this.
+#: A box is found if its intersection over union with a chosen box reaches this.
 LOOSE, TIGHT = 0.7, 0.9
 
 
 def fixed_scenes(photographs: Sequence[np.ndarray], count: int, seed: int) -> list[Scene]:
-    """`count` made pictures to validate on; give photographs that are not trained on."""
+    """`count` generated scenes to validate on; give photographs that are not trained on."""
     return [make_scene(photographs, seed, index) for index in range(count)]
 
 
 def precision_recall(
     detections: Sequence[Boxes], truths: Sequence[np.ndarray], min_iou: float = LOOSE
 ) -> pd.DataFrame:
-    """Precision and recall of all detections above each confidence, falling.
+    """Precision and recall of all detections above each confidence, in falling order.
 
-    From the most confident down, a detection is right when it overlaps a box of truth that no
-    detection before it has claimed. Columns: confidence, precision, recall.
+    A detection is right if it overlaps a true box that no more confident detection has matched. Columns: confidence, precision, recall.
     """
     rows = []
     for boxes, truth in zip(detections, truths, strict=True):
-        share = iou(boxes.xyxy, truth)
+        share = iou(boxes.xyxy[:, None], truth)
         for number, confidence in enumerate(boxes.confidence):
             best = int(share[number].argmax()) if len(truth) else -1
             right = best >= 0 and share[number, best] >= min_iou
@@ -59,7 +58,7 @@ def precision_recall(
 
 
 def average_precision(curve: pd.DataFrame) -> float:
-    """Area under a `precision_recall` curve, precision made falling first; 0..1."""
+    """Area under the envelope of a `precision_recall` curve, 0..1."""
     falling = np.maximum.accumulate(curve.precision.to_numpy()[::-1])[::-1]
     return float((falling * np.diff(curve.recall, prepend=0)).sum())
 
@@ -67,10 +66,10 @@ def average_precision(curve: pd.DataFrame) -> float:
 def evaluate_on(
     scenes: Sequence[Scene], image_size: int, predict: Callable[..., list[Boxes]]
 ) -> Callable[[object], dict[str, float]]:
-    """A function from a network to its average precision on `scenes`, loose and tight, given the
-    `predict(network, images, image_size)` that runs it."""
+    """A function from a network to its average precision on `scenes`, loose and tight; predict:
+    (network, images, image_size) -> boxes of each image."""
 
-    def judge(network: object) -> dict[str, float]:
+    def evaluate(network: object) -> dict[str, float]:
         detections = predict(network, [scene.image for scene in scenes], image_size)
         truths = [scene.boxes for scene in scenes]
         return {
@@ -78,14 +77,14 @@ def evaluate_on(
             for iou in (LOOSE, TIGHT)
         }
 
-    return judge
+    return evaluate
 
 
 def detect_files(
     detector: Detector, paths: Sequence[Path]
 ) -> tuple[list[Boxes], list[tuple[int, int]], float]:
     """Run a detector over picture files, one at a time. Returns the boxes of each, the (width,
-    height) of each in pixels, and the mean milliseconds that an image took, reading left out."""
+    height) of each in pixels, and the mean milliseconds per image, without reading it."""
     found, sizes, seconds = [], [], 0.0
     for path in paths:
         image = read_image(path)
@@ -112,20 +111,20 @@ def measure(
     kinds: Sequence[str],
     also_right: Sequence[np.ndarray] | None = None,
 ) -> pd.DataFrame:
-    """How the chosen boxes fare, a row a kind and one for "all".
+    """Measures of the chosen boxes, one row per kind and one for "all".
 
     images, boxes_true, boxes_chosen; recall_70, recall_90: share of the true boxes that a chosen
-    box overlaps by that much; mean_iou: of each true box with its best chosen box, 0 where none;
+    box overlaps by that much; mean_iou: of each true box with its best chosen box, 0 if there is none;
     precision: share of chosen boxes that overlap a true box by 70 %; false_per_100: the others, per
-    100 images. A chosen box may also match `also_right` (a collage's other pictures, say): that is
-    no error, and no gain in recall. NaN where there is nothing to divide by.
+    100 images. A chosen box that matches `also_right` (such as the other parts of a collage) is no
+    error and does not count for recall. NaN where there is nothing to divide by.
     """
     rows = []
     for number, (boxes, truth, kind) in enumerate(zip(chosen, truths, kinds, strict=True)):
         truth = np.asarray(truth, float).reshape(-1, 4)
-        best = iou(truth, boxes).max(1, initial=0)
+        best = iou(truth[:, None], boxes).max(1, initial=0)
         fine = np.concatenate([truth, also_right[number]]) if also_right is not None else truth
-        right = iou(boxes, fine).max(1, initial=0) >= LOOSE
+        right = iou(boxes[:, None], fine).max(1, initial=0) >= LOOSE
         rows.append(
             {
                 "kind": kind,
@@ -157,8 +156,8 @@ def sweep(
     thresholds: Sequence[float],
     **rule,
 ) -> pd.DataFrame:
-    """What the rule would give at each minimal confidence: a row each, with recall_70, precision,
-    false_per_100 over the images where nothing is pasted, and boxes an image on average."""
+    """What the rule chooses at each minimum confidence: one row each, with recall_70, precision,
+    false_per_100 over the images where nothing is pasted, and the mean number of boxes per image."""
     rows = []
     for threshold in thresholds:
         chosen = chosen_boxes(detections, sizes, min_confidence=threshold, **rule)
@@ -178,8 +177,8 @@ def pick_point(
     max_false_per_100: float = np.inf,
     max_boxes_per_image: float = np.inf,
 ) -> float:
-    """The lowest minimal confidence from which on a `sweep` keeps within all bounds: the most recall
-    that they allow. The highest threshold where none does."""
+    """The lowest minimum confidence from which on a `sweep` stays within all bounds, which gives the highest
+    recall; the highest threshold of the sweep if none does."""
     bad = (swept.precision < min_precision) | (swept.false_per_100 > max_false_per_100)
     bad |= swept.boxes_per_image > max_boxes_per_image
     good = swept.min_confidence[bad[::-1].cumsum()[::-1] == 0]
@@ -211,32 +210,35 @@ def compare(
 
 
 def worst_scenes(chosen: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> np.ndarray:
-    """Numbers of the images with a paste, the one whose box was hit worst first."""
-    best = [iou(t, c).max(1, initial=0).min(initial=1) for c, t in zip(chosen, truths, strict=True)]
+    """Numbers of the images with a paste, ordered by the IoU of their worst box, lowest first."""
+    best = [
+        iou(truth[:, None], boxes).max(1, initial=0).min(initial=1)
+        for boxes, truth in zip(chosen, truths, strict=True)
+    ]
     pasted = np.flatnonzero([len(truth) > 0 for truth in truths])
     return pasted[np.argsort(np.array(best)[pasted], kind="stable")]
 
 
 def surest_false(detections: Sequence[Boxes], truths: Sequence[np.ndarray]) -> np.ndarray:
-    """Numbers of the images without a paste where a box was seen, the most confident first."""
+    """Numbers of the images without a paste that have a detection, the most confident first."""
     top = np.array([boxes.confidence.max(initial=0) for boxes in detections])
     whole = np.flatnonzero([len(truth) == 0 for truth in truths])
     whole = whole[top[whole] > 0]
     return whole[np.argsort(-top[whole], kind="stable")]
 
 
-# ------------------------------------------------------------------------- queries of known making
+# ------------------------------------------------------------------------- queries with known boxes
 
 _PASTES = {"overlay": "paste", "screenshot": "screenshot", "collage": "collage"}
 
 
 def known_queries(meta: pd.DataFrame) -> pd.DataFrame:
-    """The queries of a table `query_id,ops,x0,y0,x1,y1` that can be judged, with a `kind`.
+    """The queries of a table `query_id,ops,x0,y0,x1,y1` that can be evaluated, with a `kind`.
 
     `ops` are the edits in order, joined by "+"; corners are shares of the query's sides. Kind is
-    paste, screenshot or collage where the box is known, "bars" where words were set on a bar beside
-    the whole picture (cutting the bar off is no error, but nobody wrote the box down), else "whole".
-    Dropped: queries with a paste whose box is not known.
+    paste, screenshot or collage where the box is known, "bars" where text was added on a bar beside
+    the whole image (cutting the bar off is right, but its box is not recorded), else "whole".
+    Queries with a paste whose box is not known are dropped.
     """
     ops = meta.ops.fillna("").str.split("+")
     paste = ops.map(lambda names: next((_PASTES[n] for n in names if n in _PASTES), ""))
@@ -247,8 +249,8 @@ def known_queries(meta: pd.DataFrame) -> pd.DataFrame:
 
 
 def other_parts(row: pd.Series) -> np.ndarray:
-    """The other picture of a collage of two whose one part `x0,y0,x1,y1` is known: what is left of
-    the query, (1,4) shares; (0,4) for another kind."""
+    """The other part of a collage of two, one of which is known as `x0,y0,x1,y1`: the rest of the query,
+    (1,4) shares; (0,4) for another kind."""
     x0, y0, x1, y1 = (float(row[name]) for name in ("x0", "y0", "x1", "y1"))
     if row["kind"] != "collage":
         return np.empty((0, 4))

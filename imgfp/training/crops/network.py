@@ -1,7 +1,7 @@
 """The crop detector's network: a small YOLO11 from ultralytics, and its weights as safetensors.
 
-The detection heads are those at strides 16 and 32 only: a pasted picture is large, and the head at
-stride 8 costs a third of the time.
+There are detection heads at strides 16 and 32 only: a pasted image is large, and the head at stride 8
+costs a third of the time.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def build_network(width: float, seed: int = 0) -> nn.Module:
         "head": _NECK_AND_HEAD,
     }
     network = DetectionModel(plan, ch=3, nc=1, verbose=False)
-    network.args = get_cfg()  # ultralytics' loss reads its gains there
+    network.args = get_cfg()  # type: ignore[assignment]  # the gains of ultralytics' loss
     return network
 
 
@@ -75,11 +75,11 @@ def save_weights(network: nn.Module, path: Path, about: dict) -> None:
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Fill a network from `save_weights`. Raises ValueError when the file is of another network."""
+    """Fill a network from `save_weights`. Raises ValueError if the file is of another network."""
     from safetensors.torch import load_file
 
     if Path(path).suffix != ".safetensors":
-        raise ValueError(f"{path}: expected a .safetensors file, as an earlier training left it")
+        raise ValueError(f"{path}: expected a .safetensors file of an earlier training")
     try:
         network.load_state_dict(load_file(path))
     except RuntimeError as error:

@@ -1,7 +1,6 @@
-"""Edits of a picture before it is pasted, and of the finished training picture.
+"""Edits of an image before it is pasted, and of the finished training image.
 
-Each takes an (H,W,3) uint8 RGB image and a generator and returns a new image; none needs to know
-where a box is.
+Each takes an (H,W,3) uint8 RGB image and a generator and returns a new image; none depends on the boxes.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from imgfp.edits import drawing, photometric
 
 
 def some_part(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A photograph, at times cut to 45-100 % of its sides."""
+    """A photograph, in half of the cases cropped to 45-100 % of its sides."""
     if rng.random() < 0.5:
         return photo
     height, width = photo.shape[:2]
@@ -34,7 +33,7 @@ def _tone(image: np.ndarray, rng: np.random.Generator, hardest: float) -> np.nda
 
 
 def edit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What may have been done to a picture before it was pasted: the paste is all of the result."""
+    """Edits before an image is pasted: the box of the paste is that of the result."""
     if rng.random() < 0.35:
         return image
     edits = (mirror, squeeze, rotate, tilt, stick, write, cross, _add_bar)
@@ -60,7 +59,7 @@ def _fill(rng: np.random.Generator) -> drawing.Colour:
 
 
 def rotate(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turned on a canvas of the same size or one that holds it all; the corners are plain."""
+    """Rotated on a canvas of the same size or one that contains it all; the corners are plain."""
     height, width = image.shape[:2]
     angle = rng.uniform(-30, 30) if rng.random() < 0.7 else rng.uniform(-180, 180)
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
@@ -74,10 +73,10 @@ def rotate(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def tilt(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Perspective: every corner moves inwards by up to a quarter; the rest is plain."""
+    """Perspective: every corner moves inwards by up to a quarter of the side; the rest is plain."""
     height, width = image.shape[:2]
-    corners = np.float32([[0, 0], [width, 0], [width, height], [0, height]])
-    inwards = np.float32([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * [width, height]
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    inwards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]], np.float32) * [width, height]
     moved = corners + inwards * rng.uniform(0, 0.25, (4, 2))
     matrix = cv2.getPerspectiveTransform(corners, moved.astype(np.float32))
     return cv2.warpPerspective(image, matrix, (width, height), borderValue=_fill(rng))
@@ -109,7 +108,7 @@ def write(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def cross(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Bars across the whole picture, upright and level, or at any angle."""
+    """Bars across the whole image, vertical and horizontal, or at any angle."""
     image = image.copy()
     height, width = image.shape[:2]
     tint = drawing.colour(rng)
@@ -130,7 +129,7 @@ def _add_bar(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def bars(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, tuple]:
-    """A picture with plain bars above, below or both, words on them; and where the picture is."""
+    """An image with plain bars above, below or both, and text on them; and the box xyxy of the image."""
     height, width = image.shape[:2]
     where = rng.choice(["above", "below", "both"], p=[0.6, 0.15, 0.25])
     above, below = (
@@ -151,12 +150,12 @@ def bars(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, tuple
     return out, (0, above, width, above + height)
 
 
-#: What may happen to a whole picture without leaving anything to cut out.
+#: Edits of a whole image that leave nothing to cut out.
 WHOLE = (mirror, squeeze, rotate, tilt, stick, write, cross, cross)
 
 
 def over_everything(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Edits of the finished picture that move nothing: tones, stickers, words, bars."""
+    """Edits of the finished image that move nothing: tones, stickers, text, stripes."""
     if rng.random() < 0.45:
         for _ in range(1 + (rng.random() < 0.3)):
             image = _tone(image, rng, 0.8)

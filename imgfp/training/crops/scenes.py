@@ -1,8 +1,9 @@
-"""Training pictures for the crop detector: photographs pasted, framed and put together, boxes exact.
+"""Training images for the crop detector: photographs pasted, framed and combined, with exact boxes.
 
-A third of the pictures hold no paste: untouched photographs, edited ones, and decoys that look like
-a paste (posters and windows within the photograph, drawn rectangles, blurred patches). Scene `index` of a seed is always the same
-picture, whatever was made before it. Images are (H,W,3) uint8 RGB, boxes xyxy in pixels.
+A third of the images contain no paste: untouched photographs, edited ones, and decoys that look like
+a paste (posters and windows in the photograph, drawn rectangles, blurred patches). Scene `index` of a seed
+is always the same image, independent of the other scenes. Images are (H,W,3) uint8 RGB, boxes xyxy in
+pixels.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,9 +21,10 @@ from imgfp.images import read_image, resize_short_side
 from imgfp.training.crops import scene_edits
 
 Draw = Callable[[], np.ndarray]
-Parts = tuple[np.ndarray, list]
+Box = tuple[int, int, int, int]
+Parts = tuple[np.ndarray, list[Any]]
 
-#: Share of each kind of scene. The first three hold no paste.
+#: Share of each kind of scene. The first three contain no paste.
 KINDS: dict[str, float] = {
     "untouched": 0.14,
     "edited": 0.11,
@@ -35,12 +38,12 @@ KINDS: dict[str, float] = {
     "meme": 0.05,
 }
 WITHOUT_PASTE = ("untouched", "edited", "decoy")
-_SMALLEST_SIDE = 0.08  # of the picture; smaller boxes are not worth cutting out
+_SMALLEST_SIDE = 0.08  # share of the image's side; smaller boxes are not worth cutting out
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One made picture: image (H,W,3) uint8 RGB, boxes (k,4) float32 xyxy in its pixels, kind."""
+    """One generated image: image (H,W,3) uint8 RGB, boxes (k,4) float32 xyxy in its pixels, kind."""
 
     image: np.ndarray
     boxes: np.ndarray
@@ -48,11 +51,11 @@ class Scene:
 
 
 class Photographs:
-    """Photographs of a list of files, read when asked for, at most 320 px short side."""
+    """Photographs of a list of files, read on access, with a short side of at most 320 px."""
 
     def __init__(self, paths: Sequence[str | Path]):
         if not paths:
-            raise ValueError("no photographs to make training pictures from")
+            raise ValueError("no photographs to make training images from")
         self._paths = [Path(path) for path in paths]
 
     def __len__(self) -> int:
@@ -74,9 +77,9 @@ def make_scene(photographs: Sequence[np.ndarray], seed: int, index: int) -> Scen
     xyxy = np.array(boxes, np.float32).reshape(-1, 4)
     if kind != "untouched":
         image = scene_edits.over_everything(image, rng)
-    image, xyxy = _turn_upright(image, xyxy, rng)
+    image, xyxy = _mirrored_or_turned(image, xyxy, rng)
     height, width = image.shape[:2]
-    xyxy = xyxy.clip(0, [width, height, width, height])
+    xyxy = np.clip(xyxy, 0, [width, height, width, height])
     sides = (xyxy[:, 2:] - xyxy[:, :2]) / [width, height]
     return Scene(np.ascontiguousarray(image), xyxy[(sides > _SMALLEST_SIDE).all(1)], kind)
 
@@ -89,7 +92,7 @@ def _untouched(draw: Draw, rng: np.random.Generator) -> Parts:
 
 
 def _edited(draw: Draw, rng: np.random.Generator) -> Parts:
-    """Edits of a whole picture. Bars are left out: a picture beside bars is a scene of its own."""
+    """Edits of a whole image. Bars are left out: an image between bars is a kind of its own."""
     image = draw()
     for _ in range(rng.integers(1, 3)):
         image = scene_edits.WHOLE[rng.integers(len(scene_edits.WHOLE))](image, rng)
@@ -97,65 +100,69 @@ def _edited(draw: Draw, rng: np.random.Generator) -> Parts:
 
 
 def _decoy(draw: Draw, rng: np.random.Generator) -> Parts:
-    """Rectangles that are no paste: posters and windows of the photograph itself, plain or
-    see-through boxes, outlines, blurred patches."""
+    """Rectangles that are no paste: posters and windows in the photograph, plain or translucent
+    boxes, outlines, blurred patches."""
     image = draw().copy()
     height, width = image.shape[:2]
     for _ in range(rng.integers(1, 4)):
         w, h = (max(4, round(side * rng.uniform(0.1, 0.6))) for side in (width, height))
         x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
         part, tint = image[y : y + h, x : x + w], drawing.colour(rng)
-        what = rng.integers(7)
-        if what <= 1:
-            _hang(image, draw(), (x, y, x + w, y + h), rng)
-        elif what == 2:
-            _glaze(image, (x, y, x + w, y + h), rng)
-        elif what == 3:
+        kind = rng.integers(7)
+        if kind <= 1:
+            _add_poster(image, draw(), (x, y, x + w, y + h), rng)
+        elif kind == 2:
+            _add_window(image, (x, y, x + w, y + h), rng)
+        elif kind == 3:
             alpha = np.full((h, w), rng.integers(60, 256), np.uint8)
             drawing.cover(image, None, tint, alpha, x, y)
             text = drawing.words(rng, 3)
             size = max(7, h // 3)
             drawing.write(part, None, text, 2, h // 4, size, drawing.colour(rng), rng)
-        elif what == 4:
+        elif kind == 4:
             cv2.rectangle(image, (x, y), (x + w, y + h), tint, int(rng.integers(1, 5)))
-        elif what == 5:
+        elif kind == 5:
             part[:] = cv2.GaussianBlur(part, (0, 0), rng.uniform(3, 9))
         else:
             part[:] = photometric.pixelise(np.ascontiguousarray(part), rng.uniform(0.5, 1), rng)
     return image, []
 
 
-def _hang(image: np.ndarray, picture: np.ndarray, box: tuple, rng: np.random.Generator) -> None:
-    """A poster, screen or book page in the room: a picture seen from the side, in a frame more
-    often than not, in the light and the focus of the photograph around it. Changes `image`."""
+def _add_poster(
+    image: np.ndarray, picture: np.ndarray, box: tuple, rng: np.random.Generator
+) -> None:
+    """A poster, screen or book page in the scene: a picture in perspective, mostly in a frame, with the
+    lighting and the focus of the photograph around it. Changes `image` in place."""
     x0, y0, x1, y1 = box
     if rng.random() < 0.6:
         rim = max(2, round(min(picture.shape[:2]) * rng.uniform(0.02, 0.1)))
         tint = drawing.colour(rng)
-        picture = cv2.copyMakeBorder(picture, *[rim] * 4, cv2.BORDER_CONSTANT, value=tint)
+        picture = cv2.copyMakeBorder(picture, rim, rim, rim, rim, cv2.BORDER_CONSTANT, value=tint)
     height, width = picture.shape[:2]
-    corners = np.float32([[0, 0], [width, 0], [width, height], [0, height]])
-    there = np.float32([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
-    # One side is further away: both its corners come closer, by shares that differ.
-    inwards = np.float32([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * rng.uniform(0, 0.06, (4, 2))
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    placed = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float32)
+    # One side is further away: both its corners move inwards, by different shares.
+    directions = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]], np.float32)
+    inwards = directions * rng.uniform(0, 0.06, (4, 2))
     far = int(rng.integers(4))
     for corner in (far, far - int(rng.choice([1, 3]))):
         inwards[corner] += np.sign(inwards[corner]) * rng.uniform(0.08, 0.25)
-    there += np.float32(inwards) * [x1 - x0, y1 - y0]
-    matrix = cv2.getPerspectiveTransform(corners, np.float32(there))
+    placed += inwards.astype(np.float32) * [x1 - x0, y1 - y0]
+    matrix = cv2.getPerspectiveTransform(corners, placed)
     size = image.shape[1::-1]
     soft = rng.uniform(0.4, 1.5)
-    light = rng.uniform(0.45, 1.0) * np.float32(image[y0:y1, x0:x1].mean((0, 1)) / 128 + 1) / 2
-    shaded = np.clip(picture * light, 0, 255).astype(np.uint8)
-    seen = cv2.GaussianBlur(cv2.warpPerspective(shaded, matrix, size), (0, 0), soft)
+    brightness = np.asarray(image[y0:y1, x0:x1].mean((0, 1)) / 128 + 1, np.float32)
+    lighting = rng.uniform(0.45, 1.0) * brightness / 2
+    shaded = np.clip(picture * lighting, 0, 255).astype(np.uint8)
+    warped = cv2.GaussianBlur(cv2.warpPerspective(shaded, matrix, size), (0, 0), soft)
     full = np.full((height, width), 255, np.uint8)
     alpha = cv2.GaussianBlur(cv2.warpPerspective(full, matrix, size), (0, 0), soft)
-    drawing.cover(image, None, seen, alpha, 0, 0)
+    drawing.cover(image, None, warped, alpha, 0, 0)
 
 
-def _glaze(image: np.ndarray, box: tuple, rng: np.random.Generator) -> None:
-    """A window or an empty frame: the photograph goes on behind it in another light, between bars.
-    Changes `image`."""
+def _add_window(image: np.ndarray, box: tuple, rng: np.random.Generator) -> None:
+    """A window or an empty frame: the photograph continues behind it with other colours, between bars.
+    Changes `image` in place."""
     x0, y0, x1, y1 = box
     part = image[y0:y1, x0:x1]
     part[:] = np.clip(part * rng.uniform(0.6, 1.5, 3) + rng.uniform(-20, 40), 0, 255)
@@ -169,7 +176,7 @@ def _glaze(image: np.ndarray, box: tuple, rng: np.random.Generator) -> None:
 
 
 def _host(draw: Draw, rng: np.random.Generator) -> np.ndarray:
-    """What is pasted on: mostly another photograph, at times plain or a gradient."""
+    """The background of a paste: mostly another photograph, sometimes plain or a gradient."""
     host = draw()
     if rng.random() < 0.12:
         height, width = host.shape[:2]
@@ -179,27 +186,39 @@ def _host(draw: Draw, rng: np.random.Generator) -> np.ndarray:
     return (scene_edits.edit(host, rng) if rng.random() < 0.25 else host).copy()
 
 
-def _place(host: np.ndarray, paste: np.ndarray, rng: np.random.Generator, taken: list) -> tuple:
-    """Where a paste goes, clear of the boxes in `taken` where ten tries find such a place."""
-    height, width = host.shape[:2]
-    aspect = paste.shape[1] / paste.shape[0]
-    if rng.random() < 0.25:
-        aspect *= np.exp(rng.uniform(-0.7, 0.7))
+def _place(host: np.ndarray, paste: np.ndarray, rng: np.random.Generator) -> Box:
+    """A random box for a paste."""
+    return _random_box(host, _aspect(paste, rng), 1.0, rng)
+
+
+def _place_beside(
+    host: np.ndarray, paste: np.ndarray, rng: np.random.Generator, taken: list[Box]
+) -> Box | None:
+    """A random box for a smaller paste that overlaps none of `taken`; None if ten trials find none."""
+    aspect = _aspect(paste, rng)
     for _ in range(10):
-        side = rng.uniform(0.15, 0.92) * np.sqrt(0.6 if taken else 1)
-        w, h = side * width, side * width / aspect
-        shrink = min(1, side * height * 1.1 / h, 0.97 * height / h)
-        w, h = max(8, round(w * shrink)), max(8, round(h * shrink))
-        x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-        if rng.random() < 0.12:
-            x = 0 if rng.random() < 0.5 else width - w
-        box = (x, y, x + w, y + h)
-        clear = all(
-            x >= b[2] or b[0] >= box[2] or y >= b[3] or b[1] >= box[3] for b in taken
-        )  # fmt: skip
-        if clear:
+        box = _random_box(host, aspect, 0.6, rng)
+        if all(box[0] >= b[2] or b[0] >= box[2] or box[1] >= b[3] or b[1] >= box[3] for b in taken):
             return box
     return None
+
+
+def _aspect(paste: np.ndarray, rng: np.random.Generator) -> float:
+    """Width over height of a paste, sometimes distorted."""
+    aspect = paste.shape[1] / paste.shape[0]
+    return aspect * np.exp(rng.uniform(-0.7, 0.7)) if rng.random() < 0.25 else aspect
+
+
+def _random_box(host: np.ndarray, aspect: float, area: float, rng: np.random.Generator) -> Box:
+    height, width = host.shape[:2]
+    side = rng.uniform(0.15, 0.92) * np.sqrt(area)
+    w, h = side * width, side * width / aspect
+    shrink = min(1, side * height * 1.1 / h, 0.97 * height / h)
+    w, h = max(8, round(w * shrink)), max(8, round(h * shrink))
+    x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+    if rng.random() < 0.12:
+        x = 0 if rng.random() < 0.5 else width - w
+    return x, y, x + w, y + h
 
 
 def _scaled(picture: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -210,10 +229,11 @@ def _scaled(picture: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def _paste(draw: Draw, rng: np.random.Generator) -> Parts:
     """One or two pictures on another."""
-    image, boxes = _host(draw, rng), []
+    image = _host(draw, rng)
+    boxes: list[Box] = []
     for _ in range(1 + (rng.random() < 0.15)):
         picture = scene_edits.edit(draw(), rng)
-        box = _place(image, picture, rng, boxes)
+        box = _place_beside(image, picture, rng, boxes) if boxes else _place(image, picture, rng)
         if box is not None:
             x0, y0, x1, y1 = box
             image[y0:y1, x0:x1] = _scaled(picture, x1 - x0, y1 - y0)
@@ -223,25 +243,25 @@ def _paste(draw: Draw, rng: np.random.Generator) -> Parts:
 
 def _translucent(draw: Draw, rng: np.random.Generator) -> Parts:
     image, picture = _host(draw, rng), scene_edits.edit(draw(), rng)
-    box = x0, y0, x1, y1 = _place(image, picture, rng, [])
+    box = x0, y0, x1, y1 = _place(image, picture, rng)
     alpha = np.full((y1 - y0, x1 - x0), rng.integers(80, 240), np.uint8)
     drawing.cover(image, None, _scaled(picture, x1 - x0, y1 - y0), alpha, x0, y0)
     return image, [box]
 
 
 def _rotated(draw: Draw, rng: np.random.Generator) -> Parts:
-    """A picture a few degrees askew; the box is the upright rectangle around it."""
+    """A picture turned by a few degrees; the box is the axis-aligned rectangle around it."""
     image, picture = _host(draw, rng), scene_edits.edit(draw(), rng)
     height, width = image.shape[:2]
-    x0, y0, x1, y1 = _place(image, picture, rng, [])
+    x0, y0, x1, y1 = _place(image, picture, rng)
     picture = _scaled(picture, x1 - x0, y1 - y0)
     matrix = cv2.getRotationMatrix2D(((x1 - x0) / 2, (y1 - y0) / 2), rng.uniform(-12, 12), 1)
     matrix[:, 2] += x0, y0
     mask = np.full(picture.shape[:2], 255, np.uint8)
     alpha = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_LINEAR)
     drawing.cover(image, None, cv2.warpAffine(picture, matrix, (width, height)), alpha, 0, 0)
-    corners = [[0, 0], [x1 - x0, 0], [x1 - x0, y1 - y0], [0, y1 - y0]]
-    turned = cv2.transform(np.float32([corners]), matrix)[0]
+    corners = np.array([[0, 0], [x1 - x0, 0], [x1 - x0, y1 - y0], [0, y1 - y0]], np.float32)
+    turned = np.asarray(cv2.transform(corners[None], matrix))[0]
     return image, [(*turned.min(0), *turned.max(0))]
 
 
@@ -249,26 +269,26 @@ def _bordered(draw: Draw, rng: np.random.Generator) -> Parts:
     """Polaroid, coloured border, drop shadow or rounded corners; the box is the picture inside."""
     image, picture = _host(draw, rng), scene_edits.edit(draw(), rng)
     height, width = image.shape[:2]
-    box = x0, y0, x1, y1 = _place(image, picture, rng, [])
+    box = x0, y0, x1, y1 = _place(image, picture, rng)
     w, h = x1 - x0, y1 - y0
     edge = max(1, round(min(w, h) * rng.uniform(0.01, 0.09)))
-    look = rng.choice(["polaroid", "border", "shadow", "rounded"])
+    style = rng.choice(["polaroid", "border", "shadow", "rounded"])
     alpha = np.full((h, w), 255, np.uint8)
-    if look == "polaroid":
-        paper = tuple(int(v) for v in rng.integers(225, 256, 3))
+    if style == "polaroid":
+        red, green, blue = (int(v) for v in rng.integers(225, 256, 3))
         foot = round(h * rng.uniform(0.1, 0.28))
         sheet = np.full((h + edge + foot, w + 2 * edge), 255, np.uint8)
-        drawing.cover(image, None, paper, sheet, x0 - edge, y0 - edge)
-    elif look == "border":
+        drawing.cover(image, None, (red, green, blue), sheet, x0 - edge, y0 - edge)
+    elif style == "border":
         sheet = np.full((h + 2 * edge, w + 2 * edge), 255, np.uint8)
         drawing.cover(image, None, drawing.colour(rng), sheet, x0 - edge, y0 - edge)
-    elif look == "shadow":
+    elif style == "shadow":
         shade = np.zeros((height, width), np.uint8)
         dx, dy = (round(edge * rng.uniform(-1.5, 1.5)) for _ in range(2))
         at = max(0, x0 + dx), max(0, y0 + dy)
         cv2.rectangle(shade, at, (x1 + dx, y1 + dy), int(rng.integers(90, 230)), -1)
-        shade = cv2.GaussianBlur(shade, (0, 0), max(1, edge / 2))
-        drawing.cover(image, None, (0, 0, 0), shade, 0, 0)
+        soft = cv2.GaussianBlur(shade, (0, 0), max(1, edge / 2))
+        drawing.cover(image, None, (0, 0, 0), soft, 0, 0)
     else:
         alpha[:] = 0
         radius = min(max(3, 2 * edge), min(w, h) // 2 - 1)
@@ -282,8 +302,8 @@ def _bordered(draw: Draw, rng: np.random.Generator) -> Parts:
 
 
 def _screenshot(draw: Draw, rng: np.random.Generator) -> Parts:
-    """A phone post, browser window or printed page around a picture; at times a feed of two, at
-    times inside the dark rim of a device."""
+    """A phone post, browser window or printed page around a picture; sometimes a feed of two,
+    sometimes inside the dark frame of a device."""
     kind = str(rng.choice(["phone", "phone", "browser", "page"]))
     picture = scene_edits.edit(draw(), rng)
     width = int(rng.integers(300, 420))
@@ -304,10 +324,10 @@ def _screenshot(draw: Draw, rng: np.random.Generator) -> Parts:
         image[top : top + len(second), x0 : x0 + w] = second
         boxes.append((x0, top, x0 + w, top + len(second)))
     if rng.random() < 0.15:
-        rim = [round(width * rng.uniform(0.02, 0.12)) for _ in range(4)]
+        top, bottom, left, right = (round(width * rng.uniform(0.02, 0.12)) for _ in range(4))
         tint = (15, 15, 18) if rng.random() < 0.7 else drawing.colour(rng)
-        image = cv2.copyMakeBorder(image, *rim, cv2.BORDER_CONSTANT, value=tint)
-        boxes = [(b[0] + rim[2], b[1] + rim[0], b[2] + rim[2], b[3] + rim[0]) for b in boxes]
+        image = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=tint)
+        boxes = [(b[0] + left, b[1] + top, b[2] + left, b[3] + top) for b in boxes]
     return image, boxes
 
 
@@ -338,14 +358,14 @@ def _collage(draw: Draw, rng: np.random.Generator) -> Parts:
         if layout == "mixed":
             cells = [(0, 0, x, 400), *cells[1::2]]
         parts = [scene_edits.edit(draw(), rng) for _ in cells]
-    if rng.random() < 0.5:  # across becomes down
+    if rng.random() < 0.5:  # stacked instead of side by side
         shapes = [(part.shape[1], part.shape[0]) for part in parts]
         cells = [(y0, x0, y1, x1) for x0, y0, x1, y1 in cells]
         if layout == "line":
             tall = [max(40, round(260 * h / w)) for w, h in shapes]
             at = np.cumsum([0, *(high + gap for high in tall[:-1])])
             cells = [(0, int(y), 260, int(y) + high) for y, high in zip(at, tall, strict=True)]
-    cells = [tuple(v + rim for v in cell) for cell in cells]
+    cells = [(x0 + rim, y0 + rim, x1 + rim, y1 + rim) for x0, y0, x1, y1 in cells]
     width, height = max(c[2] for c in cells) + rim, max(c[3] for c in cells) + rim
     image = np.full((height, width, 3), drawing.colour(rng), np.uint8)
     for (x0, y0, x1, y1), part in zip(cells, parts, strict=True):
@@ -354,7 +374,7 @@ def _collage(draw: Draw, rng: np.random.Generator) -> Parts:
 
 
 def _meme(draw: Draw, rng: np.random.Generator) -> Parts:
-    """A picture between bars with words, or fitted into a frame of plain colour or its own blur."""
+    """A picture between bars with text, or in a frame of plain colour or of its own blurred copy."""
     picture = draw()
     if rng.random() < 0.7:
         image, box = scene_edits.bars(picture, rng)
@@ -386,8 +406,10 @@ _COMPOSE = {
 }
 
 
-def _turn_upright(image: np.ndarray, xyxy: np.ndarray, rng: np.random.Generator) -> Parts:
-    """Mirror, flip and quarter turn, boxes along with them."""
+def _mirrored_or_turned(
+    image: np.ndarray, xyxy: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mirror, flip and quarter turn of an image and its boxes."""
     height, width = image.shape[:2]
     if rng.random() < 0.4:
         image, xyxy = (

@@ -1,4 +1,4 @@
-"""What the descriptor sees while it learns: two views of each photograph, by step and seed alone."""
+"""Augmentation for descriptor training: two views of each photograph, determined by step and seed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 from imgfp.descriptors.base import resize_square
 from imgfp.edits import families
 
-#: Edits that the descriptor need not learn, because a search can ask with turned and mirrored views,
-#: and how strong a rotation is still to be learnt: views leave at most 45 degrees.
+#: Edits that the descriptor need not be invariant to, because a search describes turned and mirrored
+#: views, and the strongest rotation that it is trained on: the views leave at most 45 degrees.
 TURNS, ROTATE_UP_TO = ("mirror", "flip", "rot90"), 0.25
 
-#: What a network does not learn unless it meets it often, though the families' own weights make it
-#: rare: how often a chain holds one of these families, most of them strong.
+#: Families that a network only learns if they are frequent, though their own weights make them rare: the
+#: share of chains that contain one of them, mostly strong.
 OFTEN: tuple[tuple[float, tuple[str, ...]], ...] = (
     (0.25, ("colour", "invert", "solarise", "solarise", "posterise", "vignette")),
     (0.10, ("sketch",)),
@@ -29,9 +29,9 @@ OFTEN: tuple[tuple[float, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Curriculum:
-    """How hard a step is. Everything follows from the step, so a resumed run sees the same views.
+    """The difficulty of each step. It depends on the step alone, so a resumed training has the same views.
 
-    batch_images photographs a step, two views each; the views grow from start_px to end_px and the
+    batch_images photographs per step, two views each; the views grow from start_px to end_px and the
     edits from start_strength to full strength over ramp_steps; easy_share of the first views are
     the photograph itself, the others get one mild edit.
     """
@@ -58,14 +58,14 @@ class Curriculum:
         return self.start_strength + (1 - self.start_strength) * self.progress(step)
 
     def max_ops(self, step: int) -> int:
-        """Most edits in a chain, besides those of `OFTEN`: one at first, three at the end."""
+        """Largest number of edits in a chain, without those of `OFTEN`: one at first, three at the end."""
         return 1 + int(2 * self.progress(step))
 
 
 def epoch_order(groups: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     """A random order (n,) int64 in which members of one group (blank: none) stay together.
 
-    Different photographs of one object then meet in a batch, as hard negatives.
+    Different photographs of one object are then in one batch, as hard negatives.
     """
     units: dict[str | int, list[int]] = {}
     for row, group in enumerate(groups):
@@ -75,8 +75,8 @@ def epoch_order(groups: Sequence[str], rng: np.random.Generator) -> np.ndarray:
 
 
 def batch_rows(groups: Sequence[str], step: int, curriculum: Curriculum) -> np.ndarray:
-    """Rows (b,) of the photographs of one step; every photograph comes once an epoch (but the rest
-    that fills no batch)."""
+    """Rows (b,) of the photographs of one step; every photograph occurs once per epoch (except the
+    rest that does not fill a batch)."""
     size = min(curriculum.batch_images, len(groups))
     per_epoch = len(groups) // size
     rng = np.random.default_rng([curriculum.seed, 1, step // per_epoch])
@@ -91,8 +91,8 @@ def draw_edits(
     turns: bool = False,
     wanted: Sequence[str] = (),
 ) -> list[tuple[str, float]]:
-    """Up to `count` edits, those `wanted` among them, each of a strength below `strength`, most of the
-    wanted ones near it; without `turns` none that a query view undoes."""
+    """Up to `count` edits, including those `wanted`, each of a strength below `strength`, most of the wanted
+    ones near it; without `turns` none that a query view undoes."""
     drawn = [
         (name, float(strength * (rng.uniform() ** (0.5 if name in wanted else 1))))
         for name in families.draw(count, rng, wanted)
@@ -107,7 +107,7 @@ def draw_edits(
 
 
 def draw_chain(max_ops: int, strength: float, rng: np.random.Generator) -> list[tuple[str, float]]:
-    """The edits of a hard view: one to `max_ops`, or more where `OFTEN` says so."""
+    """The edits of a hard view: one to `max_ops`, and those drawn from `OFTEN`."""
     wanted = [str(rng.choice(names)) for share, names in OFTEN if rng.random() < share]
     return draw_edits(int(rng.integers(1, max_ops + 1)), strength, rng, wanted=wanted)
 
@@ -119,20 +119,20 @@ def two_views(
     curriculum: Curriculum,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A reference-like and a query-like view, each (s,s,3) uint8. `others` are pasted on and beside."""
+    """A mildly and a strongly edited view, each (s,s,3) uint8. others: hosts and parts of collages."""
     side = curriculum.side_px(step)
-    if rng.random() < 0.5:  # mirror both: twice the photographs
+    if rng.random() < 0.5:  # mirror both, which doubles the number of photographs
         photograph = np.ascontiguousarray(photograph[:, ::-1])
-    calm = photograph
+    mild = photograph
     if rng.random() >= curriculum.easy_share:
-        calm = families.apply(photograph, draw_edits(1, 0.3, rng), rng, others).image
+        mild = families.apply(photograph, draw_edits(1, 0.3, rng), rng, others).image
     chain = draw_chain(curriculum.max_ops(step), curriculum.strength(step), rng)
     hard = families.apply(photograph, chain, rng, others)
-    return resize_square(calm, side), resize_square(hard.image, side)
+    return resize_square(mild, side), resize_square(hard.image, side)
 
 
 class Steps(Dataset):
-    """Step number -> rows (b,) int64 and views (2b,s,s,3) uint8: first the calm ones, then the hard."""
+    """Step number -> rows (b,) int64 and views (2b,s,s,3) uint8: first the mild ones, then the hard."""
 
     def __init__(
         self, photographs: Sequence[np.ndarray], groups: Sequence[str], curriculum: Curriculum
@@ -141,38 +141,39 @@ class Steps(Dataset):
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         rows = batch_rows(self.groups, step, self.curriculum)
-        calm, hard = [], []
+        mild: list[np.ndarray] = []
+        hard: list[np.ndarray] = []
         for row in rows:
             rng = np.random.default_rng([self.curriculum.seed, 2, step, row])
-            # From anywhere but this group: what is pasted beside must not be another true answer.
-            others = [self._stranger(row, rng) for _ in range(3)]
+            # Not from the same group: a pasted image must not be another true match.
+            others = [self._other(row, rng) for _ in range(3)]
             for views, view in zip(
-                (calm, hard),
+                (mild, hard),
                 two_views(self.photographs[row], others, step, self.curriculum, rng),
                 strict=True,
             ):
                 views.append(view)
-        return rows, np.stack(calm + hard)
+        return rows, np.stack(mild + hard)
 
-    def _stranger(self, row: int, rng: np.random.Generator) -> np.ndarray:
+    def _other(self, row: int, rng: np.random.Generator) -> np.ndarray:
         for _ in range(8):
             other = int(rng.integers(len(self.photographs)))
             if other != row and (not self.groups[row] or self.groups[other] != self.groups[row]):
                 return self.photographs[other]
-        return np.full((32, 32, 3), 128, np.uint8)  # hardly a stranger to be had: a plain ground
+        return np.full((32, 32, 3), 128, np.uint8)  # no other photograph: plain grey
 
 
 def pairs_of(views: np.ndarray, count: int) -> list[np.ndarray]:
-    """The first `count` calm views of a step, then their hard ones."""
+    """The first `count` mild views of a step, then their hard ones."""
     half = len(views) // 2
     return [*views[: min(count, half)], *views[half : half + count]]
 
 
 def step_loader(steps: Steps, first: int, last: int, workers: int = 1) -> Iterator:
-    """Batches of `steps` from `first` up to `last`, made in `workers` processes (0: in this one).
+    """Batches of `steps` from `first` up to `last`, generated in `workers` processes (0: in this one).
 
-    OpenCV is left with one thread: a worker is a fork, and would wait forever for threads of the pool
-    that only this process has.
+    OpenCV is restricted to one thread: a worker is forked, and would wait forever for the threads of a pool
+    that exists in this process only.
     """
     cv2.setNumThreads(1)
     return iter(

@@ -1,4 +1,4 @@
-"""Photographs to learn from, and queries of known making to judge by."""
+"""Photographs to train on, and test queries whose edits are known."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pandas as pd
 from imgfp.images import ImageError, read_image, resize_short_side, walk_images
 from imgfp.store import project_path
 
-#: Enough for views of 128 px of which an edit has cut a part; about 150 kB a photograph.
+#: Enough for views of 128 px after a crop; about 150 kB per photograph.
 SHORT_SIDE_PX = 192
 
 
 def load_readable(
     paths: Sequence[str | Path], short_side_px: int = SHORT_SIDE_PX
 ) -> tuple[list[np.ndarray], list[int], list[str]]:
-    """Small (H,W,3) uint8 copies of all files that can be read, their rows in `paths`, and a line for
-    each that was left out."""
+    """Small (H,W,3) uint8 copies of all readable files, their rows in `paths`, and one line per file that
+    is not readable."""
     photographs, rows, rejects = [], [], []
     for row, path in enumerate(paths):
         try:
@@ -32,21 +32,21 @@ def load_readable(
 
 
 def load_folder(folder: str, groups_csv: str = "") -> tuple[list[np.ndarray], list[str], list[str]]:
-    """`load_readable` of all pictures below a folder, by name, with the group of each: photographs,
-    groups, rejects. Raises ValueError for a folder without a readable picture."""
+    """`load_readable` of all images below a folder, sorted by name, with the group of each: photographs,
+    groups, rejects. Raises ValueError for a folder without a readable image."""
     root = project_path(folder)
     files = sorted(walk_images(root))
     photographs, rows, rejects = load_readable(files)
     if not photographs:
         raise ValueError(
-            f"{root} holds no readable picture; set photo_dir to a folder of photographs"
+            f"{root} holds no readable image; set photo_dir to a folder of photographs"
         )
     return photographs, groups_of([files[row] for row in rows], root, groups_csv), rejects
 
 
 def groups_of(paths: Sequence[Path], folder: Path, groups_csv: str = "") -> list[str]:
     """The group of each file, blank for none, from a CSV with the columns path (below `folder`) and
-    group. Raises ValueError for a table without them, or one that lists none of the files."""
+    group. Raises ValueError for a table without them, and for one that lists none of the files."""
     if not groups_csv:
         return [""] * len(paths)
     table = pd.read_csv(project_path(groups_csv), dtype=str).fillna("")
@@ -61,7 +61,7 @@ def groups_of(paths: Sequence[Path], folder: Path, groups_csv: str = "") -> list
 
 @dataclass(frozen=True)
 class Check:
-    """Queries of known making: files by id, truth (query_id, reference_id, blank for none) and meta
+    """Test queries with known edits: files by id, truth (query_id, reference_id, blank for none) and meta
     (query_id, ops joined by "+")."""
 
     references: dict[str, Path]
@@ -71,14 +71,16 @@ class Check:
 
 
 def read_check(queries_dir: str, references_dir: str, truth_csv: str, meta_csv: str = "") -> Check:
-    """Ids are file names without extension. Raises ValueError for a query of the truth without file;
+    """Ids are file names without extension. Raises ValueError for a query of the truth without a file;
     without `meta_csv` every query has an empty list of edits."""
     folders = [project_path(folder) for folder in (references_dir, queries_dir)]
     references, queries = ({p.stem: p for p in sorted(walk_images(f))} for f in folders)
     truth = pd.read_csv(project_path(truth_csv), dtype=str).fillna("")
-    lost = [query for query in truth["query_id"] if query not in queries]
-    if lost:
-        raise ValueError(f"{len(lost)} queries of {truth_csv} have no file, first {lost[0]!r}")
+    missing = [query for query in truth["query_id"] if query not in queries]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} queries of {truth_csv} have no file, first {missing[0]!r}"
+        )
     if meta_csv:
         meta = pd.read_csv(project_path(meta_csv), dtype=str)[["query_id", "ops"]].fillna("")
     else:

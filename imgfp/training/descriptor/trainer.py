@@ -2,31 +2,30 @@
 
 Contrastive loss over two views of a photograph (normalised temperature-scaled cross entropy, Chen et
 al. 2020) against the batch and a memory of earlier batches (Wang et al. 2020), plus the spreading
-term of SSCD (Pizzi et al. 2022; KoLeo, Sablayrolles et al. 2019), which pushes each vector from its
-nearest neighbour so that distances mean the same everywhere.
+term of SSCD (Pizzi et al. 2022; KoLeo, Sablayrolles et al. 2019), which pushes each vector away from its
+nearest neighbour, so that a distance has the same meaning in every part of the space.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import torch
 from pytorch_metric_learning.losses import SupConLoss
 from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from imgfp import store
 from imgfp.descriptors.checkpoints import IMAGENET
 from imgfp.descriptors.networks import CopyNet
+from imgfp.training.checkpoints import Stateful, load_checkpoint, save_checkpoint
 from imgfp.training.descriptor.augmentation import Steps, step_loader
 from imgfp.training.descriptor.validation import Validation, micro_ap
 
@@ -38,7 +37,7 @@ class Settings:
     backbone: str = "regnetx_002"
     dim: int = 256
     levels: int = 4  # how many of the backbone's last levels are pooled
-    grid: int = 3  # cells a side of the last level that are kept apart, 0: none
+    grid: int = 3  # cells per side of the last level that are pooled apart, 0: none
     steps: int = 6000
     learning_rate: float = 0.0015
     weight_decay: float = 0.05
@@ -46,16 +45,20 @@ class Settings:
     cooldown_share: float = 0.3  # the last part of the steps, over which the rate falls to zero
     temperature: float = 0.05
     spreading: float = 2.0  # weight of the spreading term, 0: off
-    memory: int = 256  # earlier vectors kept as negatives, 0: off; many are stale and teach drift
-    averaging: float = 0.998  # decay of the averaged weights, which are the ones that are kept
+    memory: int = 256  # earlier vectors kept as negatives, 0: off; more would be out of date
+    averaging: float = 0.998  # decay of the averaged weights, which are the result
     bf16: bool = True  # halves the time on a GPU or a CPU with avx512_bf16
     device: str = "cpu"
+
+
+#: Settings that may change when a training is resumed.
+ADJUSTABLE = frozenset({"steps", "learning_rate", "cooldown_share", "device", "bf16"})
 
 
 def learning_rate(step: int, settings: Settings) -> float:
     """Linear warm-up, a plateau, then a cosine to zero.
 
-    The plateau lets a run that is stopped early be resumed with fewer `steps` and still cool down.
+    The plateau lets a training that is stopped early be resumed with fewer `steps` and still cool down.
     """
     cooldown = max(1, round(settings.steps * settings.cooldown_share))
     rest = min(1.0, max(0.0, (settings.steps - step) / cooldown))
@@ -81,8 +84,8 @@ def to_tensor(views: np.ndarray | torch.Tensor, device: str) -> torch.Tensor:
 class Memory:
     """The vectors of the latest views and their labels, as negatives; label -1: not filled yet.
 
-    What it holds of a photograph of the present batch is left out, neither negative nor positive:
-    the network has moved on since.
+    Vectors of photographs in the present batch are ignored, neither negative nor positive: they were
+    computed with older weights.
     """
 
     def __init__(self, size: int, dim: int, device: str):
@@ -90,8 +93,8 @@ class Memory:
         self.labels = torch.full((size,), -1, dtype=torch.int64, device=device)
         self.next = 0
 
-    def strangers(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors and labels of photographs that are not in `labels`."""
+    def others(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors and labels of photographs other than `labels`."""
         keep = (self.labels >= 0) & ~torch.isin(self.labels, labels)
         return self.vectors[keep], self.labels[keep]
 
@@ -101,24 +104,35 @@ class Memory:
         self.vectors[rows], self.labels[rows] = vectors.detach(), labels
         self.next = (self.next + len(labels)) % len(self.labels)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Complete for `load_state_dict`."""
+        return {"vectors": self.vectors, "labels": self.labels, "next": self.next}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict` of a memory of the same size."""
+        self.vectors.copy_(state["vectors"])
+        self.labels.copy_(state["labels"])
+        self.next = state["next"]
+
 
 def contrastive_loss(
     vectors: torch.Tensor, labels: torch.Tensor, memory: Memory | None, temperature: float
 ) -> torch.Tensor:
-    """Tell the other view (n,d) of a photograph from all other photographs, in the batch or memory."""
+    """Cross entropy of finding the other view of a photograph among all photographs of the batch and the
+    memory; vectors (n,d) of unit norm."""
     known, known_labels = vectors, labels
     if memory is not None:
-        old, old_labels = memory.strangers(labels)
+        old, old_labels = memory.others(labels)
         known, known_labels = torch.cat([vectors, old]), torch.cat([labels, old_labels])
     anchor, positive, other, negative = get_all_pairs_indices(labels, known_labels)
     apart = anchor != positive  # the first rows of `known` are the anchors themselves
     pairs = anchor[apart], positive[apart], other, negative
-    # With one positive an anchor this is NT-Xent; NTXentLoss itself builds (pairs x pairs) arrays.
+    # With one positive per anchor this is NT-Xent; NTXentLoss itself builds (pairs x pairs) arrays.
     return SupConLoss(temperature=temperature)(vectors, labels, pairs, known, known_labels)
 
 
 class Trainer:
-    """Everything that changes while training; `state` and `restore` carry it over a restart."""
+    """Everything that changes during training; `save` and `resume` carry it over a restart."""
 
     def __init__(self, settings: Settings, seed: int):
         torch.manual_seed(seed)
@@ -126,7 +140,7 @@ class Trainer:
         self.step = 0
         self.history: list[dict] = []
         self.model = CopyNet(settings.backbone, settings.dim, settings.levels, settings.grid)
-        self.model.to(settings.device, memory_format=torch.channels_last)
+        self.model.to(settings.device).to(memory_format=torch.channels_last)
         self.average = ModelEmaV3(self.model, decay=settings.averaging, use_warmup=True)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -141,7 +155,7 @@ class Trainer:
             self.memory = Memory(settings.memory, settings.dim, settings.device)
 
     def begin_from(self, network: CopyNet) -> None:
-        """Take over the weights of an earlier training. Raises ValueError for another architecture."""
+        """Start from the weights of an earlier training. Raises ValueError for another architecture."""
         if network.shape != self.model.shape:
             raise ValueError(f"the weights are of {network.shape}, not of {self.model.shape}")
         for ours in (self.model, self.average.module):
@@ -174,62 +188,27 @@ class Trainer:
         self.average.update(self.model, self.step)
         return {"loss": loss.item(), "contrast": contrast.item(), "spread": spread.item()}
 
-    def state(self) -> tuple[dict[str, torch.Tensor], dict]:
-        """Tensors by name and a JSON-ready rest, both complete for `restore`."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.module.state_dict().items()}
-        for i, values in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{i}.{k}": v for k, v in values.items()}
-        rest = {"step": self.step, "history": self.history, "settings": asdict(self.settings)}
-        if self.memory is not None:
-            tensors["memory.vectors"] = self.memory.vectors
-            tensors["memory.labels"] = self.memory.labels
-            rest["memory"] = self.memory.next
-        return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, rest
+    def save(self, path: Path) -> None:
+        """Write the whole state to a checkpoint, atomically."""
+        save_checkpoint(
+            path, self._parts(), asdict(self.settings), step=self.step, history=self.history
+        )
 
-    def restore(self, tensors: dict[str, torch.Tensor], rest: dict) -> None:
-        """Go on from `state`. Only the length and the rate may differ from the settings that made
-        it; raises ValueError naming any other that does."""
-        free = {"steps", "learning_rate", "cooldown_share", "device", "bf16"}
-        ours = asdict(self.settings)
-        changed = {k: (v, ours[k]) for k, v in rest["settings"].items() if v != ours[k]}
-        if refused := {k: v for k, v in changed.items() if k not in free}:
-            raise ValueError(f"the checkpoint was made with other settings (then, now): {refused}")
-        under = _split(tensors)
-        self.model.load_state_dict(under["model"])
-        self.average.module.load_state_dict(under["average"])
-        values: dict[int, dict] = {}
-        for name, value in under.get("optimiser", {}).items():
-            i, key = name.split(".")
-            values.setdefault(int(i), {})[key] = value
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": values, "param_groups": groups})
-        if self.memory is not None:
-            self.memory.vectors.copy_(under["memory"]["vectors"])
-            self.memory.labels.copy_(under["memory"]["labels"])
-            self.memory.next = rest["memory"]
-        self.step, self.history = rest["step"], rest["history"]
+    def resume(self, path: Path) -> bool:
+        """Continue from a checkpoint; False if there is none. Raises ValueError if any setting other than
+        those of ADJUSTABLE differs."""
+        progress = load_checkpoint(path, self._parts(), asdict(self.settings), ADJUSTABLE)
+        if progress:
+            self.step, self.history = progress["step"], progress["history"]
+        return bool(progress)
 
-
-def _split(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-    parts: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        head, tail = name.split(".", 1)
-        parts.setdefault(head, {})[tail] = tensor
-    return parts
-
-
-def save_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Write the whole state as safetensors, whole or not at all."""
-    tensors, rest = trainer.state()
-    store.write_bytes(path, safetensors.torch.save(tensors, {"state": json.dumps(rest)}))
-
-
-def load_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Put the state written by `save_checkpoint` into `trainer`."""
-    with safetensors.safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        trainer.restore(tensors, json.loads(file.metadata()["state"]))
+    def _parts(self) -> dict[str, Stateful]:
+        parts: dict[str, Stateful] = {
+            "model": self.model,
+            "average": self.average.module,
+            "optimiser": self.optimiser,
+        }
+        return parts | ({"memory": self.memory} if self.memory is not None else {})
 
 
 def embed(model: nn.Module, images: np.ndarray, device: str, batch_size: int = 64) -> np.ndarray:
@@ -254,17 +233,15 @@ def train(
     validate_seconds: float = 600,
     report: Callable[[dict], None] = lambda row: None,
 ) -> tuple[CopyNet, pd.DataFrame]:
-    """Train to `settings.steps`, going on from `checkpoint` where it exists, else from the weights of
+    """Train to `settings.steps`, resuming from `checkpoint` if it exists, else from the weights of
     `start`, else from random ones.
 
-    Every validate_seconds the averaged weights are tried on `validation` and the state is saved. Returns the averaged network and the history: a row each 20
-    steps with step, epoch, loss, contrast, spread, rate, views_per_second and, where it was
-    measured, micro_ap.
+    Every validate_seconds the averaged weights are evaluated on `validation` and the state is saved.
+    Returns the averaged network and the history: a row per 20 steps with step, epoch, loss, contrast,
+    spread, rate, views_per_second and, where it was measured, micro_ap.
     """
     trainer = Trainer(settings, steps.curriculum.seed)
-    if checkpoint.exists():
-        load_checkpoint(trainer, checkpoint)
-    elif start is not None:
+    if not trainer.resume(checkpoint) and start is not None:
         trainer.begin_from(start)
     per_epoch = max(1, len(steps.photographs) // steps.curriculum.batch_images)
     losses: list[dict[str, float]] = []
@@ -275,7 +252,7 @@ def train(
         due = last or time.monotonic() - saved > validate_seconds
         if not due and trainer.step % 20:
             continue
-        row = {
+        row: dict[str, Any] = {
             "step": trainer.step,
             "epoch": trainer.step / per_epoch,
             **{name: float(np.mean([loss[name] for loss in losses])) for name in losses[0]},
@@ -289,7 +266,7 @@ def train(
         trainer.history.append(row)
         report(row)
         if due:
-            save_checkpoint(trainer, checkpoint)
+            trainer.save(checkpoint)
             saved = time.monotonic()
         losses, began = [], time.monotonic()
     return trainer.average.module, pd.DataFrame(trainer.history)

@@ -1,4 +1,4 @@
-"""A small copy-detection problem made of held-out photographs, to watch training by."""
+"""A small copy-detection task made from held-out photographs, to monitor training."""
 
 from __future__ import annotations
 
@@ -30,18 +30,17 @@ def make_validation(
     seed: int = 0,
     turns: bool = False,
 ) -> Validation:
-    """Each held-out photograph is edited once, by one to four edits, the families taking turns to be
-    one of them; the first half are references, so the other half of the queries has no answer.
-    Distractors are references too. turns: also by turns and mirror images, which a search meets by
-    asking with several views."""
+    """Each held-out photograph is edited once, by one to four edits, with the families in rotation as one of
+    them; the first half are references, so the other half of the queries has no match. Distractors are
+    references, too. turns: also use turns and mirroring, which a search handles by several views."""
     rng = np.random.default_rng([seed, 3])
     known = len(held_out) // 2
     references = [resize_square(image, side_px) for image in [*held_out[:known], *distractors]]
-    in_turn = [name for name in families.FAMILIES if turns or name not in TURNS]
+    rotation = [name for name in families.FAMILIES if turns or name not in TURNS]
     queries = []
     for i, image in enumerate(held_out):
         others = [held_out[j] for j in rng.integers(known, len(held_out), 3) if j != i]
-        family = in_turn[i % len(in_turn)]
+        family = rotation[i % len(rotation)]
         chain = draw_edits(int(rng.integers(1, 5)), 1.0, rng, turns, wanted=[family])
         queries.append(resize_square(families.apply(image, chain, rng, others).image, side_px))
     answers = np.arange(len(held_out))
@@ -54,14 +53,14 @@ def similarities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Similarity of every query with its true reference (p,) and with its nearest other (q,)."""
     scores = embed(validation.queries) @ embed(validation.references).T
-    asked = np.flatnonzero(validation.answers >= 0)
-    positives = scores[asked, validation.answers[asked]].copy()
-    scores[asked, validation.answers[asked]] = -np.inf
+    matched = np.flatnonzero(validation.answers >= 0)
+    positives = scores[matched, validation.answers[matched]].copy()
+    scores[matched, validation.answers[matched]] = -np.inf
     return positives, scores.max(axis=1)
 
 
-def micro_ap(validation: Validation, embed: Callable[[np.ndarray], np.ndarray]) -> float:
-    """Micro average precision of each query's ten most similar references, 0..1."""
+def micro_ap(validation: Validation, embed: Callable[[np.ndarray], np.ndarray]) -> float | None:
+    """Micro average precision of each query's ten most similar references, 0..1; None without a true pair."""
     scores = embed(validation.queries) @ embed(validation.references).T
     best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
     query_ids = np.array([f"q{i}" for i in range(len(scores))], object)
@@ -80,15 +79,15 @@ def micro_ap(validation: Validation, embed: Callable[[np.ndarray], np.ndarray]) 
 def worst_misses(
     validation: Validation, embed: Callable[[np.ndarray], np.ndarray], count: int
 ) -> tuple[list[tuple[np.ndarray, ...]], list[tuple[np.ndarray, ...]]]:
-    """Pictures of what went wrong, worst first, at most `count` of each: (query, its reference, the
-    one taken instead), and, of queries without a reference, (query, the most alike)."""
+    """Images of the errors, worst first, at most `count` of each kind: (query, its reference, the nearest
+    reference), and, of queries without a reference, (query, the nearest reference)."""
     scores = embed(validation.queries) @ embed(validation.references).T
     best = scores.argmax(axis=1)
-    asked = np.flatnonzero(validation.answers >= 0)
-    lost = scores[asked, best[asked]] - scores[asked, validation.answers[asked]]
+    matched = np.flatnonzero(validation.answers >= 0)
+    lost = scores[matched, best[matched]] - scores[matched, validation.answers[matched]]
     missed = [
         row
-        for row in asked[np.argsort(-lost, kind="stable")]
+        for row in matched[np.argsort(-lost, kind="stable")]
         if best[row] != validation.answers[row]
     ]
     alone = np.flatnonzero(validation.answers < 0)

@@ -1,9 +1,9 @@
-"""The last linear map in closed form: learned whitening.
+"""The last linear layer in closed form: learned whitening.
 
-What differs between two views of one photograph is noise, what differs between photographs is signal:
-the map scales the noise to one in every direction and keeps the directions of most signal (Mikolajczyk
-& Matas 2007; Radenovic, Tolias & Chum 2018). After a short training it is far better than the last layer
-that was trained with the rest, and takes a minute.
+The difference between two views of one photograph is noise, the difference between photographs is signal:
+the layer scales the noise to one in every direction and keeps the directions with most signal (Mikolajczyk
+& Matas 2007; Radenovic, Tolias & Chum 2018). After a short training it is far better than a last layer that
+was trained with the rest of the network, and takes a minute.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from imgfp.training.descriptor.trainer import contrastive_loss, spreading_loss, 
 def view_pairs(
     photographs: Sequence[np.ndarray], count: int, side_px: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of up to `count` photographs: squeezed as they are, and edited as in training up to a strength
-    of 0.8; each (n,s,s,3) uint8."""
+    """Two views of up to `count` photographs: unedited, and edited as in training with a strength up to
+    0.8; each (n,s,s,3) uint8."""
     rng = np.random.default_rng([seed, 5])
     rows = rng.permutation(len(photographs))[:count]
-    calm, hard = [], []
+    mild, hard = [], []
     for row in rows:
         others = [photographs[i] for i in rng.integers(0, len(photographs), 2) if i != row]
         edited = families.apply(photographs[row], draw_chain(3, 0.8, rng), rng, others).image
-        calm.append(resize_square(photographs[row], side_px))
+        mild.append(resize_square(photographs[row], side_px))
         hard.append(resize_square(edited, side_px))
-    return np.stack(calm), np.stack(hard)
+    return np.stack(mild), np.stack(hard)
 
 
 def pooled(network: CopyNet, images: np.ndarray, device: str = "cpu") -> np.ndarray:
-    """What the last layer sees (n,f) float32, of square images (n,s,s,3) uint8."""
+    """The input of the last layer (n,f) float32, for square images (n,s,s,3) uint8."""
     network.eval()
     with torch.inference_mode():
         parts = [
@@ -50,7 +50,7 @@ def pooled(network: CopyNet, images: np.ndarray, device: str = "cpu") -> np.ndar
 
 
 def principal(features: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (f,) and the `count` (or as many as there are) main directions (f,k) of rows (n,f)."""
+    """Mean (f,) and the principal directions (f,k) of rows (n,f), at most `count` of them."""
     mean = features.mean(axis=0)
     centred = (features - mean).astype(np.float64)
     # The smaller of the two Gram matrices.
@@ -64,25 +64,25 @@ def principal(features: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def learn_whitening(
-    calm: np.ndarray, hard: np.ndarray, dim: int, shrinkage: float = 0.01
+    mild: np.ndarray, hard: np.ndarray, dim: int, shrinkage: float = 0.01
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weight (dim,f) and bias (dim,) float32 from features (n,f) of two views each.
 
-    shrinkage: share of the mean noise that is added to all directions, so that few photographs do not
-    make one seem noiseless. Raises ValueError for fewer photographs or features than `dim`.
+    shrinkage: share of the mean noise that is added to all directions, so that none has no noise by chance
+    when there are few photographs. Raises ValueError for fewer photographs or features than `dim`.
     """
-    count, width = calm.shape
+    count, width = mild.shape
     if count < dim or width < dim:
         raise ValueError(
             f"{count} photographs and {width} features cannot make {dim} numbers; give more photographs "
             "or a smaller descriptor_dim"
         )
-    mean = (calm.mean(axis=0) + hard.mean(axis=0)) / 2
-    noise = np.asarray(calm - hard, np.float64)
+    mean = (mild.mean(axis=0) + hard.mean(axis=0)) / 2
+    noise = np.asarray(mild - hard, np.float64)
     within = noise.T @ noise / count
     within += shrinkage * np.trace(within) / width * np.eye(width)
     root = np.linalg.inv(np.linalg.cholesky(within))
-    white = (calm - mean) @ root.T
+    white = (mild - mean) @ root.T
     strength, directions = np.linalg.eigh(white.T @ white / count)
     kept = directions[:, np.argsort(-strength, kind="stable")[:dim]]
     weight = kept.T @ root
@@ -91,7 +91,7 @@ def learn_whitening(
 
 def refine(
     layer: nn.Linear,
-    calm: np.ndarray,
+    mild: np.ndarray,
     hard: np.ndarray,
     steps: int,
     *,
@@ -101,10 +101,10 @@ def refine(
     spreading: float = 0.5,
     seed: int = 0,
 ) -> None:
-    """Go on from a linear map with the losses of training, on features (n,f) that stay as they are."""
+    """Train a linear layer further with the losses of training, on fixed features (n,f)."""
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(layer.parameters(), lr=learning_rate)
-    first, second = torch.from_numpy(calm), torch.from_numpy(hard)
+    first, second = torch.from_numpy(mild), torch.from_numpy(hard)
     for _ in range(steps):
         rows = torch.randperm(len(first), generator=generator)[:batch]
         vectors = F.normalize(layer(torch.cat([first[rows], second[rows]])), dim=1)
@@ -118,17 +118,17 @@ def refine(
 
 def whiten(
     network: CopyNet,
-    calm: np.ndarray,
+    mild: np.ndarray,
     hard: np.ndarray,
     *,
     components: int = 1200,
     refine_steps: int = 400,
     seed: int = 0,
 ) -> None:
-    """Replace the last layer of `network`, given two views (n,s,s,3) uint8 of photographs at the size
-    that it will be used at: main components of the features, learned whitening, refinement."""
+    """Replace the last layer of `network`, given two views (n,s,s,3) uint8 of photographs at the size of
+    inference: principal components of the features, learned whitening, refinement."""
     device = str(network.project.weight.device)
-    first, second = (pooled(network, views, device) for views in (calm, hard))
+    first, second = (pooled(network, views, device) for views in (mild, hard))
     mean, directions = principal(first, components)
     first, second = (((x - mean) @ directions).astype(np.float32) for x in (first, second))
     weight, bias = learn_whitening(first, second, network.project.out_features)

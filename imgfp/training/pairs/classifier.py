@@ -1,8 +1,7 @@
-"""Training of the trained eye (`imgfp.verify.classifier`): laid pairs in, one ONNX file out."""
+"""Train the pair classifier (`imgfp.verify.classifier`) on aligned pairs and export it to ONNX."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,21 +12,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from imgfp import store
 from imgfp.runner.cluster import progress
+from imgfp.training.checkpoints import Stateful, load_checkpoint, save_checkpoint
 from imgfp.training.onnx_export import export_onnx
 from imgfp.verify.classifier import SIDE_PX, network_input, tta_variants
 
-#: How much of the training is about pairs of each kind of `aligned_pairs.KINDS`.
-SHARES = {"copy": 0.5, "scene": 0.25, "double": 0.15, "other": 0.1}
+#: Share of the training pairs of each kind of `dataset.KINDS`.
+SHARES = {"copy": 0.5, "scene": 0.25, "synthetic": 0.15, "other": 0.1}
 
-#: How sure the network may become: of a label, not more than this.
-_SURE = 0.99
+#: Labels are smoothed: the probability that the network is trained to give for the right one.
+_SMOOTHED_LABEL = 0.99
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the weights depend on, beside the pairs."""
+    """Everything that the weights depend on, other than the pairs."""
 
     epochs: int = 8
     batch_size: int = 64
@@ -39,9 +38,9 @@ class Recipe:
 class PairNet(nn.Module):
     """(n,5,h,w) of `classifier.network_input` to (n,) log-odds that each pair is a copy.
 
-    Both pictures pass the same first layers, which are then multiplied and subtracted: what agrees and
-    what differs is told at every place, and the layers after look for its shape. Means and maxima over
-    the overlap decide.
+    Both images pass the same first layers; the products and differences of their feature maps show at
+    every position what agrees and what differs. Further layers read its shape; means and maxima over the
+    overlap give the result.
     """
 
     def __init__(self, width: int = 16):
@@ -54,7 +53,7 @@ class PairNet(nn.Module):
         self.last = nn.Sequential(nn.Dropout(0.3), nn.Linear(12 * width, 1))
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        """Higher: surer that it is a copy."""
+        """Log-odds (n,), higher: more likely a copy."""
         query, reference = self.first(planes[:, :2]), self.first(planes[:, 2:4])
         mask = F.avg_pool2d(planes[:, 4:], 2)
         both = [query * reference, (query - reference).abs(), query.relu(), reference.relu(), mask]
@@ -70,13 +69,13 @@ def _block(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequ
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-def disturbed(laid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A pair (3,h,h) uint8 that has the same answer: turned and mirrored as a whole, the query a
-    negative or a pixel off, part of the overlap hidden."""
-    laid = laid[:, :: rng.choice([1, -1]), :: rng.choice([1, -1])]
+def augment(planes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A pair (3,h,h) uint8 with the same label: turned and mirrored as a whole, the query contrast-reversed
+    or shifted by one pixel, part of the overlap masked."""
+    planes = planes[:, :: rng.choice([1, -1]), :: rng.choice([1, -1])]
     if rng.random() < 0.5:
-        laid = laid.transpose(0, 2, 1)
-    query, reference, mask = laid
+        planes = planes.transpose(0, 2, 1)
+    query, reference, mask = planes
     if rng.random() < 0.1:
         query = 255 - query
     if rng.random() < 0.3:
@@ -91,25 +90,32 @@ def disturbed(laid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def train(
-    laid: np.ndarray, kinds: np.ndarray, network: PairNet, recipe: Recipe, checkpoint: Path
+    planes: np.ndarray, kinds: np.ndarray, network: PairNet, recipe: Recipe, checkpoint: Path
 ) -> Iterator[dict]:
-    """Train `network` in place; after each epoch its state is saved and a row told: epoch, loss.
+    """Train `network` in place; after each epoch its state is saved and a row is given: epoch, loss.
 
-    laid (n,3,h,h) uint8; kinds (n,) of `aligned_pairs.KINDS`. Goes on from `checkpoint` where it exists;
-    raises ValueError if that was made by another recipe or of other pairs. An epoch draws n pairs, kinds
-    by SHARES.
+    planes (n,3,h,h) uint8; kinds (n,) of `dataset.KINDS`. Resumes from `checkpoint` if it exists; raises
+    ValueError if that was trained with another recipe or number of pairs. An epoch draws n pairs, kinds
+    according to SHARES.
     """
-    label = torch.from_numpy((kinds == "copy").astype(np.float32)) * (2 * _SURE - 1) + (1 - _SURE)
-    share = sum(np.where(kinds == k, s / max(1, (kinds == k).sum()), 0) for k, s in SHARES.items())
-    per_epoch = max(1, len(laid) // recipe.batch_size)
+    label = torch.from_numpy((kinds == "copy").astype(np.float32)) * (2 * _SMOOTHED_LABEL - 1)
+    label += 1 - _SMOOTHED_LABEL
+    share = np.sum(
+        [np.where(kinds == k, s / max(1, (kinds == k).sum()), 0) for k, s in SHARES.items()], axis=0
+    )
+    per_epoch = max(1, len(planes) // recipe.batch_size)
     total = recipe.epochs * per_epoch
     optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate, total_steps=total
     )
-    parts = {"network": network, "optimiser": optimiser, "schedule": schedule}
-    made_of = asdict(recipe) | {"pairs": len(laid)}
-    done = _take_up(checkpoint, parts, made_of)
+    parts: dict[str, Stateful] = {
+        "network": network,
+        "optimiser": optimiser,
+        "schedule": schedule,
+    }
+    settings = asdict(recipe) | {"pairs": len(planes)}
+    done = load_checkpoint(checkpoint, parts, settings).get("epoch", 0)
     network.train()
     with progress(
         "training", "pair", (recipe.epochs - done) * per_epoch * recipe.batch_size
@@ -119,9 +125,9 @@ def train(
             torch.manual_seed(int(rng.integers(2**31)))
             losses = []
             for _ in range(per_epoch):
-                rows = rng.choice(len(laid), recipe.batch_size, p=share / share.sum())
-                planes = np.stack([network_input(disturbed(laid[row], rng)) for row in rows])
-                logit = network(torch.from_numpy(planes))
+                rows = rng.choice(len(planes), recipe.batch_size, p=share / share.sum())
+                batch = np.stack([network_input(augment(planes[row], rng)) for row in rows])
+                logit = network(torch.from_numpy(batch))
                 loss = F.binary_cross_entropy_with_logits(logit, label[rows])
                 optimiser.zero_grad()
                 loss.backward()
@@ -129,46 +135,25 @@ def train(
                 schedule.step()
                 losses.append(float(loss.detach()))
                 bar.update(recipe.batch_size)
-            _keep(checkpoint, parts, made_of, epoch + 1)
+            save_checkpoint(checkpoint, parts, settings, epoch=epoch + 1)
             yield {"epoch": epoch + 1, "loss": float(np.mean(losses))}
 
 
-def _keep(path: Path, parts: dict, made_of: dict, epoch: int) -> None:
-    state = {name: part.state_dict() for name, part in parts.items()}
-    data = io.BytesIO()
-    torch.save(state | {"made_of": made_of, "epoch": epoch}, data)
-    store.write_bytes(path, data.getvalue())
-
-
-def _take_up(path: Path, parts: dict, made_of: dict) -> int:
-    """Load a checkpoint into place, if there is one; how many epochs are done."""
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    if state["made_of"] != made_of:
-        raise ValueError(
-            f"{path} was made with {state['made_of']}, asked is {made_of}; choose another folder"
-        )
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return state["epoch"]
-
-
-def predict_pairs(network: PairNet, laid: np.ndarray) -> np.ndarray:
-    """Log-odds (n,) of laid pairs (n,3,h,h) uint8, the mean of four looks at each as in use."""
+def predict_pairs(network: PairNet, planes: np.ndarray) -> np.ndarray:
+    """Log-odds (n,) of aligned pairs (n,3,h,h) uint8, the mean over `tta_variants` as in verification."""
     network.eval()
     with torch.inference_mode():
-        said = [
-            network(torch.from_numpy(tta_variants(network_input(pair)))).mean() for pair in laid
+        log_odds = [
+            network(torch.from_numpy(tta_variants(network_input(pair)))).mean() for pair in planes
         ]
-    return torch.stack(said).numpy()
+    return torch.stack(log_odds).numpy()
 
 
 def roc_auc_by_kind(
     log_odds: np.ndarray, kinds: np.ndarray, false_alarms: float = 0.02
 ) -> pd.DataFrame:
-    """How well copies are told from each other kind: kind, pairs, roc_auc, and `recall`, the share of the
-    copies above all but `false_alarms` of that kind."""
+    """How well copies are separated from each other kind: kind, pairs, roc_auc, and `recall`, the share of
+    copies that score above all but a share `false_alarms` of that kind."""
     from sklearn.metrics import roc_auc_score
 
     copies = log_odds[kinds == "copy"]
@@ -183,6 +168,6 @@ def roc_auc_by_kind(
 
 
 def export(network: PairNet, path: Path) -> None:
-    """Write the network as ONNX, float32, any number of pairs: what `classifier.PairClassifier` reads."""
+    """Write the network as ONNX, float32, any number of pairs, for `verify.classifier.PairClassifier`."""
     planes = torch.zeros(2, 5, SIDE_PX, SIDE_PX)
     export_onnx(network.eval(), path, planes, "planes", "log_odds")
