@@ -59,7 +59,7 @@ ORDER = {
         "search",
         "verification",
     ],
-    "store": ["files", "locks", "artefacts", "features", "formats", "decisions"],
+    "store": ["files", "locks", "provenance", "artefacts", "features", "formats", "decisions"],
     "training": ["onnx_export", "crops", "descriptor", "calibration", "pairs"],
     "training.crops": ["network", "scene_edits", "scenes", "box_scorer", "detector", "evaluation"],
     "training.descriptor": [

@@ -72,41 +72,41 @@ def map_shards(
     function raises.
     """
     tasks = list(tasks)
-    maker = f"{function.__module__}.{function.__name__}"
-    prints = [store.fingerprint(maker, settings, task.inputs) for task in tasks]
-    todo = [
-        task
-        for task, wanted in zip(tasks, prints, strict=True)
-        if not store.is_current(task.path, wanted)
-    ]
+    todo = []
+    for task in tasks:
+        made = store.origin(function, settings, task.inputs)
+        if not store.is_current(task.path, made):
+            todo.append((task, made))
     if todo:
-        differs = store.what_differs(todo[0].path, settings)
+        differs = store.what_differs(todo[0][0].path, todo[0][1])
         if differs:
-            print(f"{title}: made again because {differs}")
+            print(f"{title}: computed again because {differs}")
+        if os.environ.get(store.REDO):
+            # Gone first, so that a redo which is killed goes on and does not keep half of the old.
+            for task, _ in todo:
+                store.remove(task.path)
         with store.lock(lock_dir) if lock_dir else nullcontext():
-            _run(function, maker, todo, settings, cluster, workers, title, unit)
+            _run(function, todo, settings, cluster, workers, title, unit)
     if output_dir:
         for stale in {*store.shards(output_dir, ".*")} - {task.path for task in tasks}:
             store.remove(stale)
-    done = sum(task.items for task in todo)
+    done = sum(task.items for task, _ in todo)
     rejects = [
         tuple(pair) for task in tasks for pair in store.describe(task.path).get("rejects", [])
     ]
     return MapReport(done, sum(task.items for task in tasks) - done, rejects)
 
 
-def _run(function, maker, todo, settings, cluster, workers, title, unit) -> None:
+def _run(function, todo, settings, cluster, workers, title, unit) -> None:
     from distributed import as_completed
 
     wanted = workers or os.cpu_count() or 1
-    total = sum(task.items for task in todo)
+    total = sum(task.items for task, _ in todo)
     attempt = uuid.uuid4().hex
     with client(cluster, min(wanted, len(todo))) as connected, progress(title, unit, total) as bar:
         futures = {
-            connected.submit(
-                _make, function, maker, task, settings, attempt, pure=False
-            ): task.items
-            for task in todo
+            connected.submit(_make, function, task, made, settings, attempt, pure=False): task.items
+            for task, made in todo
         }
         for future in as_completed(futures):
             future.result()
@@ -116,23 +116,21 @@ def _run(function, maker, todo, settings, cluster, workers, title, unit) -> None
 
 def _make(
     function: Callable[..., ShardResult],
-    maker: str,
     task: Task,
+    made: store.Origin,
     settings: dict[str, Any],
     attempt: str,
 ) -> None:
     global _journal
     _one_thread()
     with store.Journal(task.path, attempt) as _journal:
-        made = function(**task.arguments, **settings)
+        result = function(**task.arguments, **settings)
     _journal = None
     store.save(
         task.path,
-        made.record,
-        maker=maker,
-        settings=settings,
-        inputs=task.inputs,
-        rejects=[list(pair) for pair in made.rejects],
+        result.record,
+        made,
+        rejects=[list(pair) for pair in result.rejects],
         items=task.items,
     )
 

@@ -118,6 +118,7 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
                     # One set of worker processes for all notebooks: each would wait for its own.
                     workers = cluster.processes(plan.values.get("workers", 0))
                     plan.values["cluster"] = open_until_done.enter_context(workers)
+                os.environ[store.REDO] = "1" if forced else ""  # the kernel inherits it
                 _run_stage(plan, stage, key, status)
             before = store.hash_of(key, status["stages"].get(stage.name, {}).get("outputs"))
     return status

@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from imgfp import store
 from imgfp.crops.detectors import load_detector
 from imgfp.crops.rule import crop_table
 from imgfp.datatypes import Boxes, table
@@ -15,6 +16,7 @@ from imgfp.runner.cluster import ShardResult
 from imgfp.stages.inventory import decoded
 
 
+@store.produces("detections", formerly=["imgfp.stages.local.detect_boxes"])
 def detect_boxes(
     images: list[dict], *, crop_detector: str, weights_hash: str, trust_pt: bool = False
 ) -> ShardResult:

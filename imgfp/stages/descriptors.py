@@ -48,6 +48,7 @@ def query_tasks(run: Path, crops: pd.DataFrame, *, described: str) -> list[Task]
     return tasks
 
 
+@store.produces("descriptors", formerly=["imgfp.stages.vectors.describe"])
 def describe(
     images: list[dict],
     *,
@@ -79,6 +80,7 @@ def describe(
     return ShardResult(Descriptors(np.array(ids, dtype=object), vectors), rejects)
 
 
+@store.produces("imported_descriptors", formerly=["imgfp.stages.vectors.imported"])
 def imported(images: list[dict], *, path: str, file_hash: str, side: str) -> ShardResult:
     """One vector each image, made elsewhere: the `side` ("query" or "reference") of a challenge HDF5
     file. An image without one is refused. `file_hash` tells one state of the file from another."""

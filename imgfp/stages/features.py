@@ -29,6 +29,7 @@ def crop_tasks(run: Path, folder: str, crops: pd.DataFrame) -> list[Task]:
     return tasks
 
 
+@store.produces("local_features", formerly=["imgfp.stages.local.extract_features"])
 def extract_features(images: list[dict], **settings) -> ShardResult:
     """Keypoints and descriptors of each image, or of the box of it that a record names.
 

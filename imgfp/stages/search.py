@@ -35,6 +35,7 @@ def local_tasks(run: Path, features: str, candidates: str, library: Path) -> lis
     return _tasks(run, features, candidates, library, "local")
 
 
+@store.produces("local_candidates", formerly=["imgfp.stages.search.search_local"])
 def search_local(
     library: Path, features: Path, query_of: dict[str, str], *, branch: str, **settings
 ) -> ShardResult:
@@ -132,6 +133,7 @@ def global_tasks(run: Path, library: Path) -> list[Task]:
     return _tasks(run, "descriptors", "candidates/global", library, "global")
 
 
+@store.produces("global_candidates", formerly=["imgfp.stages.search.search_global"])
 def search_global(
     library: Path,
     features: Path,

@@ -76,6 +76,7 @@ def scoring_settings(library: Path, match_ratio: float, pair_classifier: str = "
     }
 
 
+@store.produces("evidence", formerly=["imgfp.stages.pairs.score_pairs"])
 def score_pairs(
     run: Path,
     library: Path,

@@ -2,9 +2,9 @@
 
 from imgfp.inference import sha256_of
 from imgfp.store.artefacts import (
+    REDO,
     describe,
     digest_of,
-    fingerprint,
     is_current,
     load,
     load_rows,
@@ -25,15 +25,17 @@ from imgfp.store.files import (
     write_csv,
 )
 from imgfp.store.locks import Journal, is_locked, lock
+from imgfp.store.provenance import Origin, origin, produces
 
 __all__ = [
+    "REDO",
     "FeatureLookup",
     "Journal",
+    "Origin",
     "StoreError",
     "describe",
     "digest_of",
     "feature_counts",
-    "fingerprint",
     "hash_of",
     "is_current",
     "is_locked",
@@ -42,6 +44,8 @@ __all__ = [
     "load_tables",
     "lock",
     "make_folder",
+    "origin",
+    "produces",
     "project_path",
     "remove",
     "save",

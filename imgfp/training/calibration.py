@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imgfp import sift
+from imgfp import sift, store
 from imgfp.descriptors.base import Model
 from imgfp.descriptors.registry import load_model
 from imgfp.descriptors.views import VIEWS, query_views
@@ -146,6 +146,7 @@ def split_photographs(photographs: pd.DataFrame, references: int, seed: int = 0)
     )
 
 
+@store.produces("calibration_pairs", formerly=["imgfp.training.calibration.calibration_round"])
 def calibration_round(
     split: Split,
     seed: int,

@@ -79,6 +79,21 @@ def test_runs_in_order_then_skips_what_is_done(house, capsys):
     assert capsys.readouterr().out.count("up to date") == 1
 
 
+@pytest.mark.parametrize(("word", "redone"), [("--only", ["01"]), ("--from", ["01", "02"])])
+def test_redo_reaches_the_notebooks_that_are_redone(house, word, redone):
+    """What a redone stage stores is made anew, not merely looked at again: see `store.is_current`."""
+    for name in ("01_one", "02_two"):
+        code = f"import os; (Path(run_dir) / '{name[3:]}.txt').write_text(os.environ['IMGFP_REDO'])"
+        parameters = 'run_dir: str = ""  # where\n'
+        notebook(house / "notebooks", name, code, parameters, [f"run:{name[3:]}.txt"])
+    assert command(house) == 0
+    said = {"01": house / "run/one.txt", "02": house / "run/two.txt"}
+    assert [path.read_text() for path in said.values()] == ["", ""]
+    assert command(house, word, "01") == 0
+    assert [number for number, path in said.items() if path.read_text()] == redone
+    assert command(house) == 0
+
+
 def test_a_file_that_a_parameter_names_counts_with_its_content(house, capsys):
     parameters = PARAMETERS + 'table: str = ""  # a file\n'
     code = "(Path(run_dir) / 'two.txt').write_text(Path(table).read_text())"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from imgfp import store
 from imgfp.edits import families
 from imgfp.runner.cluster import ShardResult
 from imgfp.training.calibration import (
@@ -118,6 +119,7 @@ def training_split(photographs: pd.DataFrame, held_out: int) -> np.ndarray:
     return np.where(alone, photographs["image_id"].isin(kept), photographs["group"].isin(known))
 
 
+@store.produces("training_pairs", formerly=["imgfp.training.judged_pairs.judged_round"])
 def training_round(
     split: Split, seed: int, *, scenes: int, references: int, outsiders: int, **settings: Any
 ) -> ShardResult:
