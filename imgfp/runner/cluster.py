@@ -1,4 +1,4 @@
-"""Map work over shards on a Dask cluster: this machine's cores by default, a scheduler by its address."""
+"""Map a function over shards on a Dask cluster: local processes by default, or a scheduler by address."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from imgfp.runner.params import ParameterError
 
 @dataclass(frozen=True)
 class Task:
-    """One shard of work: the artefact to write, hashes of what it is made from, the arguments of the
-    call, and how many images (or pairs) it holds, for the progress bar."""
+    """One shard of work: the artefact to write, hashes of its inputs, the arguments of the call, and the
+    number of images (or pairs) for the progress bar."""
 
     path: Path
     inputs: tuple[str, ...]
@@ -29,7 +29,7 @@ class Task:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What a shard function gives back: the record to store, and (path, reason) of inputs it refused."""
+    """What a shard function returns: the record to store, and (path, reason) of the inputs it refused."""
 
     record: Any
     rejects: Sequence[tuple[str, str]] = field(default_factory=list)
@@ -37,7 +37,7 @@ class ShardResult:
 
 @dataclass(frozen=True)
 class MapReport:
-    """Of a map over shards: items computed now, items reused, and every (path, reason) refused."""
+    """Outcome of a map over shards: items computed now, items reused, and every (path, reason) refused."""
 
     computed: int
     reused: int
@@ -61,15 +61,15 @@ def map_shards(
 ) -> MapReport:
     """Run `function(**task.arguments, **settings)` for every task whose artefact is not current.
 
-    function: a module-level function that returns `Made`; it runs in worker processes.
-    cluster: "local" or the address of a Dask scheduler; workers: processes, 0 for one a core.
-    within: the library or run folder to hold against a second writer meanwhile.
-    fills: a folder that holds the artefacts of these tasks and no others; shards that an earlier run
-    with other settings left there are deleted, so that nobody reads them.
+    function: a module-level function marked by `store.produces`, which returns `ShardResult`; it runs
+    in worker processes. cluster: "local" or the address of a Dask scheduler; workers: processes, 0 for
+    one per core. lock_dir: the library or run folder that is locked against a second writer meanwhile.
+    output_dir: a folder that holds the artefacts of these tasks and no others; shards that an earlier
+    run with other settings left there are deleted.
 
-    Finished shards are never computed again; a killed map goes on where it stopped. A file that kills
-    the worker which reads it is left out when the shard is tried again, see `mark_in_progress`. Raises what the
-    function raises.
+    Finished shards are never computed again, unless the runner redoes the stage; a killed map resumes. A
+    file that crashes the worker which reads it is left out when the shard is tried again, see
+    `mark_in_progress`. Raises what the function raises.
     """
     tasks = list(tasks)
     todo = []
@@ -81,11 +81,11 @@ def map_shards(
         differs = store.what_differs(todo[0][0].path, todo[0][1])
         if differs:
             print(f"{title}: computed again because {differs}")
-        if os.environ.get(store.REDO):
-            # Gone first, so that a redo which is killed goes on and does not keep half of the old.
-            for task, _ in todo:
-                store.remove(task.path)
         with store.lock(lock_dir) if lock_dir else nullcontext():
+            if os.environ.get(store.REDO):
+                # Removed first, so that a killed redo resumes and keeps no half of the former shards.
+                for task, _ in todo:
+                    store.remove(task.path)
             _run(function, todo, settings, cluster, workers, title, unit)
     if output_dir:
         for stale in {*store.shards(output_dir, ".*")} - {task.path for task in tasks}:
@@ -135,15 +135,15 @@ def _make(
     )
 
 
-#: What this worker process writes its current item to, while it works on a shard.
+#: The crash journal of the shard that this worker process is computing.
 _journal: store.Journal | None = None
 
 
 def mark_in_progress(path: str) -> None:
-    """Call before a file is read. Raises ImageError when an earlier worker died with it in hand.
+    """Record that `path` is being processed. Raises ImageError if a previous worker crashed on it.
 
     A decoder that crashes or takes all memory ends its process, and a process cannot report that
-    itself. The name noted here tells the next worker, which Dask gives the same shard.
+    itself. The record tells the next worker, to which Dask gives the same shard.
     """
     if _journal is not None and not _journal.begin(path):
         raise ImageError(path, "ended the process that read it: crash, or out of memory")
@@ -178,7 +178,7 @@ def client(cluster: str = "local", workers: int = 0):
 
 @contextmanager
 def processes(workers: int = 0):
-    """Start worker processes on this machine, 0 for one a core; gives their scheduler's address.
+    """Start worker processes on this machine, 0 for one per core; gives their scheduler's address.
 
     Raises ParameterError for fewer.
     """
@@ -186,7 +186,7 @@ def processes(workers: int = 0):
     from distributed import LocalCluster
 
     if workers < 0:
-        raise ParameterError(f"workers: expected 0 (one a core) or more, got {workers}")
+        raise ParameterError(f"workers: expected 0 (one per core) or more, got {workers}")
     # Shards bound the memory; Dask's own limits would kill a worker that is merely above its share.
     quiet = {
         "distributed.worker.memory.terminate": False,
