@@ -50,8 +50,8 @@ def read_keypoints(path: Path, frame_scale: float) -> tuple[str, np.ndarray, np.
     descriptors in the layout of `sift.extract`. An empty file gives the id "".
     """
     image_id = ""
-    rows: list[tuple[float, ...]] = []
-    histograms: list[np.ndarray] = []
+    rows: list[list[float]] = []
+    histograms: list[list[int]] = []
     for line, text in _lines(path):
         head, bars, tail = text.partition("||")
         fields = head.rsplit("_", 5)
@@ -318,7 +318,7 @@ def _number(text: str, path: Path, line: int, what: str) -> float:
     return value
 
 
-def _refuse_breaks(path: Path, ids: Sequence[str], breaks: str) -> None:
+def _refuse_breaks(path: Path, ids: Iterable[str], breaks: str) -> None:
     for image_id in ids:
         if any(character in image_id for character in breaks):
             raise FormatError(
