@@ -47,7 +47,7 @@ ORDER = {
     ],
     "report": ["figures", "pairs", "page"],
     "results": ["files", "explain", "compare", "sheets"],
-    "runner": ["params", "cluster", "doctor", "notebooks"],
+    "runner": ["schema", "params", "project", "cluster", "doctor", "notebooks"],
     "scoring": ["metrics", "thresholds", "errors", "fusion"],
     "search": ["index", "voting", "normalisation"],
     "stages": [
@@ -93,6 +93,7 @@ HEAVY = {
         "crops.ultralytics_models",
         "training",
         "runner.doctor",
+        "runner.params",
     },
     "timm": {"descriptors.checkpoints", "descriptors.networks", "training"},
     "torchvision": {"training", "runner.doctor"},

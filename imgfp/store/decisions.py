@@ -125,7 +125,9 @@ def export_csv(log: pd.DataFrame, path: Path) -> None:
 def _in_force(log: pd.DataFrame) -> dict[tuple[str, str, str], list[int]]:
     """(query_id, reference_id, reviewer) -> the rows of decisions that were not undone, in order."""
     held: dict[tuple[str, str, str], list[int]] = {}
-    columns = (log[name].astype(str) for name in ("query_id", "reference_id", "reviewer", "decision"))
+    columns = (
+        log[name].astype(str) for name in ("query_id", "reference_id", "reviewer", "decision")
+    )
     for row, (query_id, reference_id, reviewer, decision) in enumerate(zip(*columns, strict=True)):
         said = held.setdefault((query_id, reference_id, reviewer), [])
         if decision != UNDO:

@@ -34,7 +34,8 @@ def house(tmp_path, monkeypatch):
     """Two tiny notebooks: 01 writes a number, 02 multiplies it."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", folder)
+    monkeypatch.setattr(notebooks.project, "notebooks", lambda: folder)
+    monkeypatch.chdir(tmp_path)
     one = "(Path(run_dir) / 'one.txt').write_text('20')"
     two = (
         "n = int((Path(run_dir) / 'one.txt').read_text()) * factor\n"
