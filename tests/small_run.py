@@ -32,6 +32,15 @@ HOSTILE = (
 )
 
 
+@store.produces("test", formerly=["test"])
+def _made() -> None:
+    """What test artefacts are said to be made by."""
+
+
+def made_with(*inputs: str, **settings) -> store.Origin:
+    return store.origin(_made, settings, inputs)
+
+
 def photographs() -> dict[str, np.ndarray]:
     """Six real photographs that ship with dependencies, of 200 px on the short side."""
     from sklearn.datasets import load_sample_image
@@ -214,4 +223,4 @@ def _side(image: np.ndarray, keypoints: np.ndarray, descriptors: np.ndarray) -> 
 
 
 def _save(path: Path, record, **settings) -> None:
-    store.save(path, record, maker="test", settings=settings)
+    store.save(path, record, made_with(**settings))

@@ -1,4 +1,4 @@
-"""Map work over shards on a Dask cluster: this machine's cores by default, a scheduler by its address."""
+"""Map a function over shards on a Dask cluster: local processes by default, or a scheduler by address."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from imgfp.runner.params import ParameterError
 
 @dataclass(frozen=True)
 class Task:
-    """One shard of work: the artefact to write, hashes of what it is made from, the arguments of the
-    call, and how many images (or pairs) it holds, for the progress bar."""
+    """One shard of work: the artefact to write, hashes of its inputs, the arguments of the call, and the
+    number of images (or pairs) for the progress bar."""
 
     path: Path
     inputs: tuple[str, ...]
@@ -29,7 +29,7 @@ class Task:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What a shard function gives back: the record to store, and (path, reason) of inputs it refused."""
+    """What a shard function returns: the record to store, and (path, reason) of the inputs it refused."""
 
     record: Any
     rejects: Sequence[tuple[str, str]] = field(default_factory=list)
@@ -37,7 +37,7 @@ class ShardResult:
 
 @dataclass(frozen=True)
 class MapReport:
-    """Of a map over shards: items computed now, items reused, and every (path, reason) refused."""
+    """Outcome of a map over shards: items computed now, items reused, and every (path, reason) refused."""
 
     computed: int
     reused: int
@@ -61,52 +61,52 @@ def map_shards(
 ) -> MapReport:
     """Run `function(**task.arguments, **settings)` for every task whose artefact is not current.
 
-    function: a module-level function that returns `Made`; it runs in worker processes.
-    cluster: "local" or the address of a Dask scheduler; workers: processes, 0 for one a core.
-    within: the library or run folder to hold against a second writer meanwhile.
-    fills: a folder that holds the artefacts of these tasks and no others; shards that an earlier run
-    with other settings left there are deleted, so that nobody reads them.
+    function: a module-level function marked by `store.produces`, which returns `ShardResult`; it runs
+    in worker processes. cluster: "local" or the address of a Dask scheduler; workers: processes, 0 for
+    one per core. lock_dir: the library or run folder that is locked against a second writer meanwhile.
+    output_dir: a folder that holds the artefacts of these tasks and no others; shards that an earlier
+    run with other settings left there are deleted.
 
-    Finished shards are never computed again; a killed map goes on where it stopped. A file that kills
-    the worker which reads it is left out when the shard is tried again, see `mark_in_progress`. Raises what the
-    function raises.
+    Finished shards are never computed again, unless the runner redoes the stage; a killed map resumes. A
+    file that crashes the worker which reads it is left out when the shard is tried again, see
+    `mark_in_progress`. Raises what the function raises.
     """
     tasks = list(tasks)
-    maker = f"{function.__module__}.{function.__name__}"
-    prints = [store.fingerprint(maker, settings, task.inputs) for task in tasks]
-    todo = [
-        task
-        for task, wanted in zip(tasks, prints, strict=True)
-        if not store.is_current(task.path, wanted)
-    ]
+    todo = []
+    for task in tasks:
+        made = store.origin(function, settings, task.inputs)
+        if not store.is_current(task.path, made):
+            todo.append((task, made))
     if todo:
-        differs = store.what_differs(todo[0].path, settings)
+        differs = store.what_differs(todo[0][0].path, todo[0][1])
         if differs:
-            print(f"{title}: made again because {differs}")
+            print(f"{title}: computed again because {differs}")
         with store.lock(lock_dir) if lock_dir else nullcontext():
-            _run(function, maker, todo, settings, cluster, workers, title, unit)
+            if os.environ.get(store.REDO):
+                # Removed first, so that a killed redo resumes and keeps no half of the former shards.
+                for task, _ in todo:
+                    store.remove(task.path)
+            _run(function, todo, settings, cluster, workers, title, unit)
     if output_dir:
         for stale in {*store.shards(output_dir, ".*")} - {task.path for task in tasks}:
             store.remove(stale)
-    done = sum(task.items for task in todo)
+    done = sum(task.items for task, _ in todo)
     rejects = [
         tuple(pair) for task in tasks for pair in store.describe(task.path).get("rejects", [])
     ]
     return MapReport(done, sum(task.items for task in tasks) - done, rejects)
 
 
-def _run(function, maker, todo, settings, cluster, workers, title, unit) -> None:
+def _run(function, todo, settings, cluster, workers, title, unit) -> None:
     from distributed import as_completed
 
     wanted = workers or os.cpu_count() or 1
-    total = sum(task.items for task in todo)
+    total = sum(task.items for task, _ in todo)
     attempt = uuid.uuid4().hex
     with client(cluster, min(wanted, len(todo))) as connected, progress(title, unit, total) as bar:
         futures = {
-            connected.submit(
-                _make, function, maker, task, settings, attempt, pure=False
-            ): task.items
-            for task in todo
+            connected.submit(_make, function, task, made, settings, attempt, pure=False): task.items
+            for task, made in todo
         }
         for future in as_completed(futures):
             future.result()
@@ -116,36 +116,34 @@ def _run(function, maker, todo, settings, cluster, workers, title, unit) -> None
 
 def _make(
     function: Callable[..., ShardResult],
-    maker: str,
     task: Task,
+    made: store.Origin,
     settings: dict[str, Any],
     attempt: str,
 ) -> None:
     global _journal
     _one_thread()
     with store.Journal(task.path, attempt) as _journal:
-        made = function(**task.arguments, **settings)
+        result = function(**task.arguments, **settings)
     _journal = None
     store.save(
         task.path,
-        made.record,
-        maker=maker,
-        settings=settings,
-        inputs=task.inputs,
-        rejects=[list(pair) for pair in made.rejects],
+        result.record,
+        made,
+        rejects=[list(pair) for pair in result.rejects],
         items=task.items,
     )
 
 
-#: What this worker process writes its current item to, while it works on a shard.
+#: The crash journal of the shard that this worker process is computing.
 _journal: store.Journal | None = None
 
 
 def mark_in_progress(path: str) -> None:
-    """Call before a file is read. Raises ImageError when an earlier worker died with it in hand.
+    """Record that `path` is being processed. Raises ImageError if a previous worker crashed on it.
 
     A decoder that crashes or takes all memory ends its process, and a process cannot report that
-    itself. The name noted here tells the next worker, which Dask gives the same shard.
+    itself. The record tells the next worker, to which Dask gives the same shard.
     """
     if _journal is not None and not _journal.begin(path):
         raise ImageError(path, "ended the process that read it: crash, or out of memory")
@@ -180,7 +178,7 @@ def client(cluster: str = "local", workers: int = 0):
 
 @contextmanager
 def processes(workers: int = 0):
-    """Start worker processes on this machine, 0 for one a core; gives their scheduler's address.
+    """Start worker processes on this machine, 0 for one per core; gives their scheduler's address.
 
     Raises ParameterError for fewer.
     """
@@ -188,7 +186,7 @@ def processes(workers: int = 0):
     from distributed import LocalCluster
 
     if workers < 0:
-        raise ParameterError(f"workers: expected 0 (one a core) or more, got {workers}")
+        raise ParameterError(f"workers: expected 0 (one per core) or more, got {workers}")
     # Shards bound the memory; Dask's own limits would kill a worker that is merely above its share.
     quiet = {
         "distributed.worker.memory.terminate": False,

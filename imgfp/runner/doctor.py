@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import sys
 from pathlib import Path
+
+from imgfp.inference import SHIPPED
 
 #: Wheels that install into one folder: two of a group overwrite each other silently.
 RIVALS = (
@@ -18,29 +21,36 @@ RIVALS = (
     ),
     ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs"),
 )
+#: Modules that the extras bring.
+EXTRAS = {
+    "torch": ("torch", "timm", "torchvision"),
+    "train": ("ultralytics", "pytorch_metric_learning", "onnx"),
+    "lab": ("jupyterlab", "voila"),
+    "peers": ("imagehash", "pdqhash", "poselib"),
+}
 #: Python, torch and Faiss together; below this a run of the demo may be killed.
 MIN_FREE_GIB = 2
 
 
 def checks() -> list[tuple[bool, str, str]]:
-    """Rows of (sound, what was looked at, what to do otherwise)."""
+    """Rows of (sound, what was checked, what to do otherwise)."""
     rows = [
         (
-            sys.version_info[:2] == (3, 11),
+            (3, 11) <= sys.version_info[:2] <= (3, 14),
             f"Python {sys.version.split()[0]}",
-            "make a Python 3.11 environment: make setup",
+            "use Python 3.11 to 3.14: make setup finds or brings one",
         )
     ]
     for group in RIVALS:
         there = _builds(group)
         rows.append(
             (
-                len(there) <= 1,  # whether it loads is looked at below
+                len(there) <= 1,  # whether it loads is checked below
                 f"no two of {group[0].split('-')[0]}: {', '.join(there) or 'not from a wheel'}",
                 f"uninstall all of {', '.join(group)}, then run make setup",
             )
         )
-    rows += [_opencv(), _pillow(), _faiss(), _torch(), _memory(), _weights()]
+    rows += [_opencv(), _pillow(), _faiss(), _torch(), *_extras(), _memory(), _weights()]
     return rows
 
 
@@ -53,7 +63,7 @@ def report() -> int:
 
 
 def _builds(group: tuple[str, ...]) -> list[str]:
-    """Which of these wheels are installed; what conda brought counts as one, under whatever names."""
+    """Which of these wheels are installed; those of conda count as one, under whatever names."""
     wheels, from_conda = [], []
     for name in group:
         try:
@@ -102,10 +112,26 @@ def _torch() -> tuple[bool, str, str]:
     try:
         import torch
         import torchvision
+    except ModuleNotFoundError as error:
+        return True, f"no {error.name}: add it by pip install 'imgfp[torch]'", ""
     except (ImportError, RuntimeError, OSError) as error:
         return False, f"torch does not load: {error}", "make setup (one build of both packages)"
     gpu = "a GPU" if torch.cuda.is_available() else "no GPU"
     return True, f"torch {torch.__version__}, torchvision {torchvision.__version__}, {gpu}", ""
+
+
+def _extras() -> list[tuple[bool, str, str]]:
+    """Which extras are there; none of them has to be."""
+    rows = []
+    for extra, modules in EXTRAS.items():
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        what = f"extra {extra}: " + (
+            f"without {', '.join(missing)}; add them by pip install 'imgfp[{extra}]'"
+            if missing
+            else ", ".join(modules)
+        )
+        rows.append((True, what, ""))
+    return rows
 
 
 def _memory() -> tuple[bool, str, str]:
@@ -121,9 +147,6 @@ def _memory() -> tuple[bool, str, str]:
 
 
 def _weights() -> tuple[bool, str, str]:
-    from imgfp.inference import SHIPPED
-
-    folder = SHIPPED
     names = [
         "crop_detector.onnx",
         "box_scorer.onnx",
@@ -131,7 +154,7 @@ def _weights() -> tuple[bool, str, str]:
         "fusion.json",
         "pair_classifier.onnx",
     ]
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not (SHIPPED / name).is_file()]
     return (
         not missing,
         f"shipped weights{': missing ' if missing else ''}{', '.join(missing)}",

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from imgfp import store
-from imgfp.runner import cluster, params
+from imgfp.runner import cluster, params, project
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 DEFAULT_STAGES = "01-09"
 
 
@@ -74,16 +73,16 @@ def prepare(profile: Path, assignments: list[str]) -> Plan:
 
     Raises params.ParameterError and FileNotFoundError in one line.
     """
-    every = [_stage(path) for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
+    every = [_stage(path) for path in sorted(project.notebooks().glob("[0-9][0-9]_*.ipynb"))]
     known = {name: entry for stage in every for name, entry in stage.declared.items()}
+    profile = project.profile(profile)
     given = params.read_profile(profile)
     values = params.check(given | params.override(assignments, known), known)
     wanted = _numbers(values.pop("stages", DEFAULT_STAGES), [stage.number for stage in every])
-    for name in ("truth", "fusion_model", "pair_classifier"):
-        # Read by a late stage: a wrong path shall not show after hours. Notebook 00 makes a truth.
-        path = values.get(name)
-        if path and "00" not in wanted and not os.path.isfile(store.project_path(path)):
-            raise FileNotFoundError(f"{name}: there is no file {path}; check the path")
+    # Checked now, as a late stage would fail after hours. Notebook 00 makes the demo's own folders.
+    demo = ("truth", "reference_dir", "query_dir") if "00" in wanted else ()
+    used = {name for stage in every if stage.number in wanted for name in stage.declared}
+    params.check_files({n: v for n, v in values.items() if n in used}, made=demo)
     values.setdefault("run_dir", f"runs/{profile.stem}")
     values.setdefault("library_dir", f"library/{profile.stem}")
     stages = [stage for stage in every if stage.number in wanted]
@@ -118,6 +117,7 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
                     # One set of worker processes for all notebooks: each would wait for its own.
                     workers = cluster.processes(plan.values.get("workers", 0))
                     plan.values["cluster"] = open_until_done.enter_context(workers)
+                os.environ[store.REDO] = "1" if forced else ""  # the kernel inherits it
                 _run_stage(plan, stage, key, status)
             before = store.hash_of(key, status["stages"].get(stage.name, {}).get("outputs"))
     return status
@@ -206,7 +206,7 @@ def _is_current(plan: Plan, stage: Stage, key: str, entry: dict[str, Any]) -> bo
 
 
 def _digest(plan: Plan, stage: Stage) -> str:
-    roots = {"run": plan.run, "library": plan.library, "project": NOTEBOOKS.parent}
+    roots = {"run": plan.run, "library": plan.library, "project": store.project_path("")}
     parts = []
     for pattern in stage.writes:
         where, _, below = pattern.partition(":")

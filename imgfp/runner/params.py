@@ -1,10 +1,11 @@
-"""Parameter files: one flat YAML a profile, checked against what the notebooks declare."""
+"""Parameter files: one flat YAML per profile, checked against the schema and the notebooks."""
 
 from __future__ import annotations
 
 import difflib
 import logging
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +14,33 @@ from typing import Any
 MAX_BYTES = 64 * 1024
 #: Keys of a profile that speak to the runner, not to a notebook.
 RUNNER_KEYS = ("stages",)
-#: Parameters whose values, or the items of whose lists, are one of a few words.
-CHOICES = {
-    "descriptor_variants": ("plain", "mirrored", "contrast_reversed"),
-    "vote_rule": ("seed", "robust"),
-    "global_described": ("all", "sure"),
-    "candidates_scored": ("all", "accepted"),
-    "fusion": ("calibrated", "sum"),
+#: Former names, still accepted with a warning: former -> present.
+RENAMED = {
+    "pair_judge": "pair_classifier",
+    "local_readings": "descriptor_variants",
+    "judge_scenes": "scorer_scenes",
+    "judge_photographs": "scorer_photographs",
+    "outsiders": "negatives",
+    "doubles": "synthetic",
+    "plan_readings": "plan_variants",
 }
+#: Former words of a parameter's value, by its present name.
+RENAMED_WORDS = {"descriptor_variants": {"inverted": "contrast_reversed"}}
+#: Parameters that name a file which a stage reads, and those that name a folder or a manifest file.
+FILES = (
+    "truth", "fusion_model", "pair_classifier", "descriptor_weights", "descriptor_file", "background",
+    "groups_csv", "check_boxes", "check_truth", "check_meta", "init_weights", "start_weights",
+)  # fmt: skip
+FOLDERS = (
+    "reference_dir", "query_dir", "photo_dir", "check_dir", "check_references", "other_run_dir",
+    "before_run", "after_run",
+)  # fmt: skip
+#: What stands for a detector that is no file.
+DETECTORS = ("imgfp", "classical", "none")
 
 
 class ParameterError(ValueError):
-    """A parameter file that cannot be used; the message says which line or key, and what is meant."""
+    """A parameter file that cannot be used; the message names the line or key and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +54,8 @@ class Declared:
 
 
 def read_profile(path: Path) -> dict[str, Any]:
-    """The keys and values of a flat YAML file. Raises ParameterError, FileNotFoundError.
+    """The keys and values of a flat YAML file, former names translated. Raises ParameterError,
+    FileNotFoundError.
 
     YAML 1.2: `1e-3` is a number, `yes` and `no` are text, a key given twice is an error.
     """
@@ -62,7 +79,7 @@ def read_profile(path: Path) -> dict[str, Any]:
     nested = [key for key, value in values.items() if isinstance(value, dict)]
     if nested:
         raise ParameterError(f"{path}: '{nested[0]}' holds a mapping; parameter files are flat")
-    return values
+    return renamed(values)
 
 
 def write_value(path: Path, name: str, value: Any) -> None:
@@ -100,25 +117,53 @@ def override(assignments: list[str], known: dict[str, Declared]) -> dict[str, An
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    values = {}
+    values: dict[str, Any] = {}
     for word in assignments:
         name, equals, text = word.partition("=")
         if not equals:
             raise ParameterError(f"{word!r} is not of the form name=value")
-        is_text = (name in known and known[name].type == "str") or name in RUNNER_KEYS
+        declared = known.get(RENAMED.get(name, name))
+        is_text = (declared is not None and declared.type == "str") or name in RUNNER_KEYS
         try:
             values[name] = text if is_text else YAML(typ="safe", pure=True).load(text)
         except (YAMLError, RecursionError):
             raise ParameterError(f"{word!r}: the value is not YAML") from None
-    return values
+    return renamed(values)
+
+
+def renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Values under the present names of their parameters; each former name or word warns on stderr.
+
+    Raises ParameterError where a parameter is given under both names.
+    """
+    present: dict[str, Any] = {}
+    for given, value in values.items():
+        name = RENAMED.get(given, given)
+        if name in present or (name != given and name in values):
+            raise ParameterError(f"'{given}' is the former name of '{name}'; give one of them")
+        words = RENAMED_WORDS.get(name, {})
+        if isinstance(value, list):
+            old = [word for word in value if isinstance(word, str) and word in words]
+            value = [words.get(word, word) if isinstance(word, str) else word for word in value]
+        else:
+            old = []
+        if name != given:
+            print(f"imgfp: parameter '{given}' is now '{name}'", file=sys.stderr)
+        for word in old:
+            print(f"imgfp: {name}: '{word}' is now '{words[word]}'", file=sys.stderr)
+        present[name] = value
+    return present
 
 
 def check(values: dict[str, Any], known: dict[str, Declared]) -> dict[str, Any]:
     """Values with whole numbers widened where a float is declared.
 
-    Raises ParameterError for a name that no notebook declares, naming the nearest one, and for a
-    value of another type than declared or that is none of its choices.
+    known: what the notebooks declare. Raises ParameterError for a name that no notebook declares, naming
+    the nearest one; for a value of another type than declared; and for one outside the range or the
+    choices of the schema.
     """
+    from imgfp.runner import schema
+
     checked = {}
     for name, value in values.items():
         if name in RUNNER_KEYS:
@@ -134,22 +179,84 @@ def check(values: dict[str, Any], known: dict[str, Declared]) -> dict[str, Any]:
             raise ParameterError(
                 f"parameter '{name}' must be {wanted}, got {value!r} ({type(value).__name__})"
             )
-        if name in CHOICES:
-            check_choice(name, value)
+        # A notebook of the user's own may declare parameters that the schema does not know.
+        if name in schema.Parameters.model_fields:
+            _check_range(name, value)
         checked[name] = value
     return checked
 
 
 def check_choice(name: str, value: str | list[str]) -> None:
-    """Raises ParameterError, naming the nearest, for a value that is not among the CHOICES."""
-    choices = CHOICES[name]
-    for word in [value] if isinstance(value, str) else value:
-        if word not in choices:
-            said = f"expected {' or '.join(choices)}, got {word!r}{_nearest(word, choices)}"
-            raise ParameterError(f"parameter '{name}': {said}")
+    """Raises ParameterError, naming the nearest, for a word that the schema does not allow."""
+    _check_range(name, value)
 
 
-def _nearest(word: str, words: Sequence[str]) -> str:
+def _check_range(name: str, value: Any) -> None:
+    from pydantic import ValidationError
+
+    from imgfp.runner import schema
+
+    words = schema.choices(name)
+    for word in value if isinstance(value, list) else [value]:
+        if words and word not in words:
+            hint = _nearest(word, words) if isinstance(word, str) else ""
+            raise ParameterError(
+                f"parameter '{name}': expected {schema.allowed(name)}, got {word!r}{hint}"
+            )
+    try:
+        schema.Parameters.model_validate({name: value})
+    except ValidationError as error:
+        allowed = schema.allowed(name)
+        # A list is refused for its length, or for one of its items.
+        reason = allowed if error.errors()[0]["type"] in _RANGES else error.errors()[0]["msg"]
+        raise ParameterError(f"parameter '{name}': expected {reason}, got {value!r}") from None
+
+
+_RANGES = {
+    "greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number",
+    "string_pattern_mismatch",
+}  # fmt: skip
+
+
+def check_files(values: dict[str, Any], *, made: Sequence[str] = ()) -> None:
+    """What the values name is there: files, folders, a detector, a device.
+
+    values: checked values of a profile; made: parameters whose file or folder an earlier stage of the
+    same run makes. Raises FileNotFoundError or ParameterError in one line.
+    """
+    from imgfp.store import project_path
+
+    for name in (*FILES, *FOLDERS, "crop_detector"):
+        value = values.get(name)
+        if not value or name in made or (name == "crop_detector" and value in DETECTORS):
+            continue
+        path = project_path(value)
+        there = path.exists() if name in FOLDERS else path.is_file()
+        if not there:
+            what = "folder or file" if name in FOLDERS else "file"
+            hint = f"; or one of {', '.join(DETECTORS)}" if name == "crop_detector" else ""
+            raise FileNotFoundError(f"{name}: there is no {what} {value}; check the path{hint}")
+    for name in ("device", "descriptor_device"):
+        if values.get(name, "cpu") != "cpu":
+            _check_cuda(name, values[name])
+
+
+def _check_cuda(name: str, device: str) -> None:
+    try:
+        import torch
+    except ImportError:
+        raise ParameterError(
+            f"{name}: {device} needs torch, which is not installed: pip install 'imgfp[torch]'"
+        ) from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = int(device.partition(":")[2] or 0)
+    if number >= count:
+        raise ParameterError(
+            f"{name}: {device} is not there; torch sees {count} CUDA devices; use cpu"
+        )
+
+
+def _nearest(word: str, words: Sequence[Any]) -> str:
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 

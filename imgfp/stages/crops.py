@@ -44,6 +44,7 @@ def detect_crops(
     )
 
 
+@store.produces("detections", formerly=["imgfp.stages.local.detect_boxes"])
 def detect_boxes(
     images: list[dict], *, crop_detector: str, weights_hash: str, trust_pt: bool = False
 ) -> ShardResult:
@@ -74,7 +75,7 @@ def choose_crops(run: Run, **rules: float) -> pd.DataFrame:
     origin = [store.describe(path)["sha256"] for path in store.shards(run.detections, ".parquet")]
     crops = crops_of(read_images(run), read_detections(run), **rules)
     with store.lock(run.root):
-        store.save(run.crops_parquet, crops, maker="choose_crops", settings=rules, inputs=origin)
+        store.save(run.crops_parquet, crops, store.origin(choose_crops, rules, origin))
     return crops
 
 

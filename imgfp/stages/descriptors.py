@@ -99,6 +99,7 @@ def query_tasks(run: Run, crops: pd.DataFrame, *, described: str) -> list[Task]:
     return tasks
 
 
+@store.produces("descriptors", formerly=["imgfp.stages.vectors.describe"])
 def describe(
     images: list[dict],
     *,
@@ -130,6 +131,7 @@ def describe(
     return ShardResult(Descriptors(np.array(ids, dtype=object), vectors), rejects)
 
 
+@store.produces("imported_descriptors", formerly=["imgfp.stages.vectors.imported"])
 def imported(images: list[dict], *, path: str, file_hash: str, side: str) -> ShardResult:
     """One vector per image, computed elsewhere: the `side` ("query" or "reference") of a challenge
     HDF5 file. An image without one is rejected. `file_hash` distinguishes states of the file."""

@@ -63,6 +63,7 @@ def crop_tasks(run: Run, crops: pd.DataFrame) -> list[Task]:
     return tasks
 
 
+@store.produces("local_features", formerly=["imgfp.stages.local.extract_features"])
 def extract_features(images: list[dict], **settings: Any) -> ShardResult:
     """Keypoints and descriptors of each image, or of the box of it that a record names.
 

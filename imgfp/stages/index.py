@@ -68,27 +68,24 @@ def build_index(
     settings = {"factory": chosen, "seed": seed, "features": described[0]["settings"]}
     with store.lock(library.root):
         trained = folder.trained
-        if not store.is_current(trained, store.fingerprint("train", settings)):
-            empty = index.train(chosen, _sample(sources, chosen, total, seed), seed)
-            store.save(trained, index.to_bytes(empty), maker="train", settings=settings)
+        made = store.origin(_train, settings)
+        if not store.is_current(trained, made):
+            store.save(trained, _train(sources, chosen, total, seed), made)
         groups = _groups([len(count) for count in counts], part_images)
         for number, members in enumerate(groups):
             path = folder.part(number)
             inputs = [store.describe(trained)["sha256"], *(described[i]["sha256"] for i in members)]
             inputs.append(str(sum(int(counts[i].sum()) for i in range(members[0]))))
-            if not store.is_current(path, store.fingerprint("part", settings, inputs)):
-                _build_part(path, trained, [sources[i] for i in members], inputs, settings)
+            made = store.origin(_build_part, settings, inputs)
+            if not store.is_current(path, made):
+                part = _build_part(trained, [sources[i] for i in members], first=int(inputs[-1]))
+                store.save(path, part, made)
         for stale in folder.parts()[len(groups) :]:
             store.remove(stale)
-        owners = pd.DataFrame(
-            {
-                "image_id": np.concatenate([count.index.to_numpy() for count in counts]),
-                "vectors": np.concatenate([count.to_numpy() for count in counts]),
-            }
-        )
         inputs = [entry["sha256"] for entry in described]
-        if not store.is_current(folder.owners, store.fingerprint("owners", settings, inputs)):
-            store.save(folder.owners, owners, maker="owners", settings=settings, inputs=inputs)
+        made = store.origin(_owners, settings, inputs)
+        if not store.is_current(folder.owners, made):
+            store.save(folder.owners, _owners(counts), made)
     parts = folder.parts()
     size = sum(path.stat().st_size for path in parts)
     return IndexReport(chosen, total, len(parts), size / 1e6)
@@ -155,11 +152,29 @@ def _sample(sources: list[Path], factory: str, total: int, seed: int) -> np.ndar
     return sample if len(sample) else _vectors(sources[0])[:1]
 
 
-def _build_part(path, trained, sources, inputs, settings) -> None:
+@store.produces("index_trained", formerly=["train"])
+def _train(sources: list[Path], factory: str, total: int, seed: int) -> bytes:
+    """The index without vectors, trained on a sample of all shards."""
+    return index.to_bytes(index.train(factory, _sample(sources, factory, total, seed), seed))
+
+
+@store.produces("index_part", formerly=["part"])
+def _build_part(trained: Path, sources: list[Path], first: int) -> bytes:
+    """The trained index filled with the vectors of some shards, which count on from `first`."""
     built = index.from_bytes(store.load(trained), trained.name)
-    first = int(inputs[-1])
     for source in sources:
         vectors = _vectors(source)
         index.add(built, vectors, first)
         first += len(vectors)
-    store.save(path, index.to_bytes(built), maker="part", settings=settings, inputs=inputs)
+    return index.to_bytes(built)
+
+
+@store.produces("index_owners", formerly=["owners"])
+def _owners(counts: list[pd.Series]) -> pd.DataFrame:
+    """How many consecutive vectors each image has in the index."""
+    return pd.DataFrame(
+        {
+            "image_id": np.concatenate([count.index.to_numpy() for count in counts]),
+            "vectors": np.concatenate([count.to_numpy() for count in counts]),
+        }
+    )

@@ -146,6 +146,7 @@ def plan_shards(
     return plan
 
 
+@store.produces("images", formerly=["imgfp.stages.inventory.inspect_files"])
 def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> ShardResult:
     """Decode every file once: its facts, SHA-256 and a thumbnail, or the reason for its rejection."""
     rows, rejects = [], []

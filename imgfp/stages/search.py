@@ -39,6 +39,7 @@ def crop_search(
     return _map(search_local, run, tasks, "crop", cluster, workers, settings | {"branch": "crop"})
 
 
+@store.produces("local_candidates", formerly=["imgfp.stages.search.search_local"])
 def search_local(
     library: Library, features: Path, query_of: dict[str, str], *, branch: str, **settings: Any
 ) -> ShardResult:
@@ -109,6 +110,7 @@ def global_search(
     return _map(search_global, run, tasks, "global", cluster, workers, settings)
 
 
+@store.produces("global_candidates", formerly=["imgfp.stages.search.search_global"])
 def search_global(
     library: Library,
     features: Path,

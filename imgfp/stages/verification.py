@@ -99,6 +99,7 @@ def scoring_settings(library: Library, match_ratio: float, pair_classifier: str 
     }
 
 
+@store.produces("evidence", formerly=["imgfp.stages.pairs.score_pairs"])
 def score_pairs(
     run: Run,
     library: Library,

@@ -2,9 +2,9 @@
 
 from imgfp.inference import sha256_of
 from imgfp.store.artefacts import (
+    REDO,
     describe,
     digest_of,
-    fingerprint,
     is_current,
     load,
     load_rows,
@@ -26,20 +26,22 @@ from imgfp.store.files import (
 )
 from imgfp.store.layout import Collection, IndexFolder, IndexKind, Library, Run
 from imgfp.store.locks import Journal, is_locked, lock
+from imgfp.store.provenance import Origin, origin, produces
 
 __all__ = [
+    "REDO",
     "Collection",
     "FeatureLookup",
     "IndexFolder",
     "IndexKind",
     "Journal",
     "Library",
+    "Origin",
     "Run",
     "StoreError",
     "describe",
     "digest_of",
     "feature_counts",
-    "fingerprint",
     "hash_of",
     "is_current",
     "is_locked",
@@ -48,6 +50,8 @@ __all__ = [
     "load_tables",
     "lock",
     "make_folder",
+    "origin",
+    "produces",
     "project_path",
     "remove",
     "save",

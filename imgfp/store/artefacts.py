@@ -1,9 +1,9 @@
 """Every artefact's one reader and one writer.
 
-An artefact is a file and, beside it, a sidecar `<file>.json` that says what it was made from: the
-fingerprint (who made it, with which settings, from which inputs), size and SHA-256. The file is written
-beside its place, flushed, read back, renamed; the sidecar is written last and read first. So an artefact is
-whole or absent, and one with the same fingerprint is never computed again.
+An artefact is a file with a sidecar `<file>.json` beside it, which holds its origin (kind, version, code,
+settings, inputs: see `provenance`), size and SHA-256. The file is written beside its place, flushed, read
+back and renamed; the sidecar is written last and read first. So an artefact is whole or absent, and one of
+the same origin is never computed again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import mmap
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -26,29 +27,29 @@ from imgfp import __version__
 from imgfp.datatypes import Descriptors, LocalFeatures
 from imgfp.inference import sha256_of
 from imgfp.store.files import StoreError, hash_of, write_bytes
+from imgfp.store.provenance import Origin
 
 #: Rows that a table keeps together on disk: the least that `load_rows` reads.
 ROW_GROUP = 32
-#: Raised when the meaning of stored artefacts changes, so that old ones are made again.
-ARTEFACT_VERSION = 1
+#: Environment variable that is set for the notebook of a stage that the user asked to redo.
+REDO = "IMGFP_REDO"
+#: What has been redone in this process.
+_redone: set[Path] = set()
 
 
-def save(
-    path: Path, record: Any, *, maker: str, settings: dict, inputs: Sequence[str] = (), **facts
-):
-    """Write a record and its sidecar; returns the sidecar. The suffix must fit the record:
-    `.parquet` DataFrame, `.h5` LocalFeatures or Descriptors, `.json` plain values, `.faiss` bytes (read back as a map of
-    the file, which processes share).
+def save(path: Path, record: Any, made: Origin, **facts: Any) -> dict[str, Any]:
+    """Write a record and its sidecar; returns the sidecar.
 
-    `maker`, `settings` and `inputs` (hashes) make the fingerprint; `facts` are kept beside it.
+    The suffix must fit the record: `.parquet` DataFrame, `.h5` LocalFeatures or Descriptors, `.json`
+    plain values, `.faiss` bytes (read back as a map of the file, which processes share). made: see
+    `provenance.origin`; facts: kept beside it.
     """
     sidecar = _sidecar(path)
     sidecar.unlink(missing_ok=True)
     data = _ENCODERS[path.suffix](record)
     digest = write_bytes(path, data)
     described = {
-        **_origin(maker, settings, inputs),
-        "fingerprint": fingerprint(maker, settings, inputs),
+        **made.described(),
         "sha256": digest,
         "bytes": len(data),
         "rows": len(record),
@@ -92,32 +93,28 @@ def describe(path: Path) -> dict:
         raise StoreError(f"{_sidecar(path)} is damaged; delete it and run again") from None
 
 
-def fingerprint(maker: str, settings: dict, inputs: Sequence[str] = ()) -> str:
-    """What decides whether an artefact must be made again."""
-    return hash_of(_origin(maker, settings, inputs))
+def is_current(path: Path, wanted: Origin) -> bool:
+    """True when the artefact is there, whole in size, and was made as `wanted`.
 
-
-def is_current(path: Path, wanted: str) -> bool:
-    """True when the artefact is there, whole in size, and has the fingerprint `wanted`."""
+    Where the runner redoes a stage, False at the first question about each path.
+    """
+    if os.environ.get(REDO) and path not in _redone:
+        _redone.add(path)
+        return False
     try:
         found = describe(path)
-        return found["fingerprint"] == wanted and path.stat().st_size == found["bytes"]
+        return not wanted.differences(found) and path.stat().st_size == found["bytes"]
     except (StoreError, OSError, KeyError):
         return False
 
 
-def what_differs(path: Path, settings: dict) -> str:
-    """In words, which settings of a stored artefact are not `settings`; blank when it is absent or equal."""
+def what_differs(path: Path, wanted: Origin) -> str:
+    """In words, how a stored artefact was made otherwise than `wanted`; blank when it is absent or was
+    made so."""
     try:
-        old = describe(path).get("settings", {})
+        return wanted.differences(describe(path))
     except StoreError:
         return ""
-    changed = [
-        f"{key} {old.get(key, 'unset')!r} -> {settings.get(key, 'unset')!r}"
-        for key in sorted({*old, *settings})
-        if _plain(old.get(key)) != _plain(settings.get(key))
-    ]
-    return ", ".join(changed)
 
 
 def remove(path: Path) -> None:
@@ -156,19 +153,6 @@ def digest_of(root: Path, patterns: Sequence[str]) -> str:
 
 def _sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".json")
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
-
-
-def _origin(maker: str, settings: dict, inputs: Sequence[str]) -> dict:
-    return {
-        "maker": maker,
-        "version": ARTEFACT_VERSION,
-        "settings": _plain(settings),
-        "inputs": hash_of(list(inputs)),
-    }
 
 
 def verify(path: Path) -> None:

@@ -1,8 +1,8 @@
-"""What reviewers decided about pairs: an append-only log, one JSON line a decision.
+"""Decisions of reviewers about pairs: an append-only log, one JSON line per decision.
 
-Nothing is ever rewritten: taking a decision back is a line too. Each line is one write to a file opened
-for appending, flushed to the disk before the call returns, so that a killed kernel loses nothing and
-two reviewers can work on one run at once.
+Nothing is ever rewritten: an undo is a line too. Each line is one write to a file opened for appending
+and flushed to disk before the call returns, so that a killed kernel loses nothing and two reviewers can
+work on one run at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 
 from imgfp import store
 
-#: What a reviewer can say of a pair, and whether it makes the pair a copy (None: it says nothing).
+#: What a reviewer can decide about a pair, and whether the pair then counts as a copy (None: undecided).
 DECISIONS: dict[str, bool | None] = {
     "copy": True,
     "same_scene": False,
@@ -46,7 +46,7 @@ def append(
         raise ValueError("a decision needs the reviewer's name; enter one first")
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     values = (now, reviewer.strip(), query_id, reference_id, decision, reason)
-    # Escaped to ASCII, so that no sign of an id can be taken for a line end.
+    # Escaped to ASCII, so that no character of an id can be taken for a line end.
     line = json.dumps(dict(zip(COLUMNS, values, strict=True))) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,26 +74,27 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def consensus(log: pd.DataFrame) -> pd.DataFrame:
-    """What holds now: one row a pair, in the order of the last word on it.
+    """The decisions in force: one row per pair, in the order of the last decision on it.
 
-    COLUMNS of that last word, `reviewers` (how many hold an opinion) and `disputed` (they differ).
+    COLUMNS of that last decision, `reviewers` (how many decided, skips not counted) and `conflicting`
+    (bool: they decided differently).
     """
-    last = [said[-1] for said in _standing(log).values() if said]
+    last = [said[-1] for said in _in_force(log).values() if said]
     now = log.iloc[sorted(last)]
     opinions = now[now["decision"] != "skip"].groupby(["query_id", "reference_id"])["decision"]
     facts = opinions.agg(reviewers="size", kinds="nunique")
     pairs = now.drop_duplicates(["query_id", "reference_id"], keep="last")
     pairs = pairs.join(facts, on=["query_id", "reference_id"])
     pairs["reviewers"] = pairs["reviewers"].fillna(0).astype(int)
-    pairs["disputed"] = pairs.pop("kinds").fillna(0) > 1
+    pairs["conflicting"] = pairs.pop("kinds").fillna(0) > 1
     return pairs.reset_index(drop=True)
 
 
 def last_of(log: pd.DataFrame, reviewer: str) -> tuple[str, str] | None:
-    """The pair of a reviewer's last decision that was not taken back."""
+    """(query_id, reference_id) of a reviewer's last decision that was not undone; None where there is none."""
     last = [
         (said[-1], query_id, reference_id)
-        for (query_id, reference_id, who), said in _standing(log).items()
+        for (query_id, reference_id, who), said in _in_force(log).items()
         if said and who == reviewer.strip()
     ]
     return max(last)[1:] if last else None
@@ -101,16 +102,16 @@ def last_of(log: pd.DataFrame, reviewer: str) -> tuple[str, str] | None:
 
 def labels(log: pd.DataFrame) -> pd.DataFrame:
     """Decided pairs as training data: query_id, reference_id, label (bool: is a copy), as
-    `fusion.fit` reads them; skipped and disputed pairs are left out."""
+    `fusion.fit` reads them; skipped and conflicting pairs are left out."""
     pairs = consensus(log)
     pairs["label"] = pairs["decision"].map(DECISIONS)
-    said = pairs[pairs["label"].notna() & ~pairs["disputed"]]
+    said = pairs[pairs["label"].notna() & ~pairs["conflicting"]]
     said = said[["query_id", "reference_id", "label"]].reset_index(drop=True)
     return said.astype({"label": bool})
 
 
 def export_csv(log: pd.DataFrame, path: Path) -> None:
-    """Write what holds now as CSV for people and spreadsheets.
+    """Write the decisions in force as CSV for people and spreadsheets.
 
     A text that a spreadsheet would run as a formula gets an apostrophe in front, as spreadsheets do.
     """
@@ -121,12 +122,15 @@ def export_csv(log: pd.DataFrame, path: Path) -> None:
     store.write_csv(path, pairs)
 
 
-def _standing(log: pd.DataFrame) -> dict[tuple[str, str, str], list[int]]:
-    """(query_id, reference_id, reviewer) -> the rows of decisions that were not taken back, in order."""
+def _in_force(log: pd.DataFrame) -> dict[tuple[str, str, str], list[int]]:
+    """(query_id, reference_id, reviewer) -> the rows of decisions that were not undone, in order."""
     held: dict[tuple[str, str, str], list[int]] = {}
-    for row, entry in enumerate(log.itertuples(index=False)):
-        said = held.setdefault((entry.query_id, entry.reference_id, entry.reviewer), [])
-        if entry.decision != UNDO:
+    columns = (
+        log[name].astype(str) for name in ("query_id", "reference_id", "reviewer", "decision")
+    )
+    for row, (query_id, reference_id, reviewer, decision) in enumerate(zip(*columns, strict=True)):
+        said = held.setdefault((query_id, reference_id, reviewer), [])
+        if decision != UNDO:
             said.append(row)
         elif said:
             said.pop()

@@ -12,7 +12,7 @@ from imgfp.store.artefacts import open_h5, shards, verify
 
 
 class FeatureLookup:
-    """Local features of single images out of a folder of shards, read as slices, never whole."""
+    """Local features of single images from a folder of shards, read as slices of the stored arrays."""
 
     def __init__(self, folder: Path) -> None:
         self._files: list[h5py.File] = []
@@ -40,7 +40,8 @@ class FeatureLookup:
 
 
 def feature_counts(path: Path) -> pd.Series:
-    """Keypoints of each image of one shard of local features, by image id; descriptors stay on disk."""
+    """Number of keypoints per image of one shard of local features, indexed by image id; descriptors are
+    not read."""
     verify(path)
     with open_h5(path) as file:
         ids = np.array(file["image_ids"].asstr()[:], dtype=object)

@@ -1,4 +1,5 @@
-"""Foreign files: the seed's keypoint and score texts, descriptor HDF5, challenge CSVs, manifests.
+"""File formats of others: keypoint and score texts of the 2021 system, descriptor HDF5, challenge CSVs,
+manifests.
 
 Readers never evaluate text; what they do not understand becomes a FormatError that names file and line.
 Writers write whole or not at all. Ids are data: whatever a format can hold goes through unchanged, and
@@ -11,7 +12,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -48,7 +49,9 @@ def read_keypoints(path: Path, frame_scale: float) -> tuple[str, np.ndarray, np.
     `sift.extract`, except that angles stay as they are in the file (they differ by whole turns);
     descriptors in the layout of `sift.extract`. An empty file gives the id "".
     """
-    image_id, rows, histograms = "", [], []
+    image_id = ""
+    rows: list[list[float]] = []
+    histograms: list[list[int]] = []
     for line, text in _lines(path):
         head, bars, tail = text.partition("||")
         fields = head.rsplit("_", 5)
@@ -315,7 +318,7 @@ def _number(text: str, path: Path, line: int, what: str) -> float:
     return value
 
 
-def _refuse_breaks(path: Path, ids: Sequence[str], breaks: str) -> None:
+def _refuse_breaks(path: Path, ids: Iterable[str], breaks: str) -> None:
     for image_id in ids:
         if any(character in image_id for character in breaks):
             raise FormatError(

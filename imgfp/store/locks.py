@@ -1,4 +1,4 @@
-"""One writer per folder, and a journal of what a writer is working on."""
+"""One writer per folder, and a crash journal of what a writer is processing."""
 
 from __future__ import annotations
 
@@ -52,38 +52,37 @@ def is_locked(root: Path) -> bool:
 
 
 class Journal:
-    """A note beside an artefact in the making of which item its writer has in hand.
+    """Crash journal: records the item being processed next to an unfinished artefact.
 
-    It outlives a writer that dies. The next one with the same `attempt` finds the item noted and
-    counts it among the `fatal`; the note of another attempt, which somebody may have ended on purpose,
-    is void. Nothing is flushed to disk: the death of a process loses no note, and that of the machine
-    voids it.
+    It outlives a writer that crashes. The next writer of the same `attempt` finds the recorded item and
+    counts it among the `fatal`; a record of another attempt, which may have been ended on purpose, is
+    ignored. Nothing is flushed to disk: a crashed process loses no record, a crashed machine may.
     """
 
     def __init__(self, path: Path, attempt: str) -> None:
-        self._note = path.with_name(f".{path.name}.working")
+        self._record = path.with_name(f".{path.name}.working")
         self._attempt = attempt
         self.fatal: list[str] = []
 
     def __enter__(self) -> Journal:
-        make_folder(self._note.parent)
+        make_folder(self._record.parent)
         try:
-            note = json.loads(self._note.read_bytes())
-            if note["attempt"] == self._attempt:
-                self.fatal = [*note["fatal"], *([note["item"]] if note["item"] else [])]
+            record = json.loads(self._record.read_bytes())
+            if record["attempt"] == self._attempt:
+                self.fatal = [*record["fatal"], *([record["item"]] if record["item"] else [])]
         except (OSError, ValueError, KeyError):
-            pass  # no note, or one cut off: nothing is known
+            pass  # no record, or one cut short: nothing is known
         self._write("")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._note.unlink(missing_ok=True)
+        self._record.unlink(missing_ok=True)
 
     def begin(self, item: str) -> bool:
-        """Note `item` as the one in hand; False when it is fatal, and then it is not noted."""
+        """Record `item` as being processed; False, and no record, when it is fatal."""
         self._write("" if item in self.fatal else item)
         return item not in self.fatal
 
     def _write(self, item: str) -> None:
-        note = {"attempt": self._attempt, "fatal": self.fatal, "item": item}
-        self._note.write_bytes(json.dumps(note).encode())
+        record = {"attempt": self._attempt, "fatal": self.fatal, "item": item}
+        self._record.write_bytes(json.dumps(record).encode())

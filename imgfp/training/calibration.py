@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imgfp import sift
+from imgfp import sift, store
 from imgfp.crops.detectors import Detector, KnownBoxes, load_detector
 from imgfp.crops.rule import CORNERS, crop_table
 from imgfp.datatypes import table
@@ -324,6 +324,7 @@ def split_photographs(photographs: pd.DataFrame, references: int, seed: int = 0)
     )
 
 
+@store.produces("calibration_pairs", formerly=["imgfp.training.calibration.calibration_round"])
 def calibration_round(
     split: Split,
     seed: int,

@@ -61,7 +61,9 @@ def test_no_two_painted_pictures_are_alike():
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(ValueError, match="unknown kind of picture 'hils'; choose from leaves, hills"):
+    with pytest.raises(
+        ValueError, match="unknown kind of picture 'hils'; choose from leaves, hills"
+    ):
         painting.procedural(np.random.default_rng(0), "hils", (64, 64))
 
 

@@ -1,5 +1,5 @@
-"""Models of others: state dicts are written in the published layout with random values, loaded, and
-compared with a forward pass written out here."""
+"""Published models: state dicts are written in the published layout with random values, loaded, and
+compared with a forward pass that is written out here."""
 
 import argparse
 import os
@@ -8,14 +8,14 @@ from functools import partial
 import numpy as np
 import pytest
 
-from imgfp.descriptors import checkpoints, networks
-from imgfp.descriptors.base import ModelError
-from imgfp.descriptors.registry import load_model
-
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 from torch import nn
 from torch.nn import functional as F
+
+from imgfp.descriptors import checkpoints, networks
+from imgfp.descriptors.base import ModelError
+from imgfp.descriptors.registry import load_model
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -237,13 +237,6 @@ def test_isc21_agrees_with_the_published_forward(monkeypatch, tmp_path, pictures
     np.testing.assert_allclose(model.embed(pictures[:2]), expected, atol=1e-5)
 
 
-def test_the_full_isc21_net_ends_in_512_maps():
-    with torch.device("meta"):
-        state = networks.IscNet().state_dict()
-    assert tuple(state["fc.weight"].shape) == (256, 512)
-    assert "backbone.blocks.6.4.conv_pwl.weight" in state
-
-
 # SSCD
 
 
@@ -277,7 +270,7 @@ def test_sscd_torchscript_agrees_with_the_eager_network(tmp_path, pictures):
     np.testing.assert_allclose(model.embed(pictures[:2]), expected, atol=1e-5)
 
 
-def test_sscd_says_when_a_file_is_no_torchscript(tmp_path):
+def test_sscd_refuses_a_file_that_is_not_torchscript(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "plain.pt")
     with pytest.raises(ModelError, match=r"plain\.pt is not a TorchScript file.*sscd_disc_mixup"):
         load_model("sscd", str(tmp_path / "plain.pt"))
@@ -352,7 +345,7 @@ def test_dinov3_loads_through_timm(tmp_path, pictures):
     np.testing.assert_allclose(model.embed(pictures[:1]), expected, atol=1e-5)
 
 
-def test_timm_says_what_is_wrong(tmp_path):
+def test_errors_of_timm_name_the_file(tmp_path):
     with pytest.raises(ModelError, match="unknown descriptor model 'resnet10x'"):
         load_model("resnet10x")
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
@@ -377,7 +370,7 @@ def test_code_in_a_weights_file_is_not_run(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["esvit-swin-b", "isc21-dt1", "sscd"])
-def test_a_model_without_its_file_says_where_to_get_it(name):
+def test_a_model_without_its_file_names_the_source(name):
     with pytest.raises(ModelError, match=r"needs a weights file.*github\.com"):
         load_model(name)
 
@@ -433,25 +426,3 @@ def test_a_file_without_its_settings_is_refused(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "bare.pth")
     with pytest.raises(ModelError, match="does not name its backbone"):
         load_model("imgfp", str(tmp_path / "bare.pth"))
-
-
-def test_gem_goes_from_the_mean_to_the_maximum():
-    maps = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    assert networks.GeM(1.0, trained=False)(maps).item() == pytest.approx(2.5)
-    assert networks.GeM(60.0)(maps).item() == pytest.approx(4, abs=0.1)
-
-
-def test_tones_and_colours_are_taken_out():
-    generator = torch.Generator().manual_seed(0)
-    pictures = F.interpolate(torch.rand(2, 1, 12, 12, generator=generator), 64, mode="bicubic")
-    pictures = pictures.repeat(1, 3, 1, 1)
-    front = networks.ToneFree()
-    seen = front(pictures)
-    assert seen.shape == (2, 3, 64, 64)
-    brighter, negative = front(3 * pictures + 0.4), front(1 - pictures)
-    assert (brighter - seen).abs().mean() < 0.05
-    assert (negative[:, :2] + seen[:, :2]).abs().mean() < 0.05  # turned over, and
-    assert (negative[:, 2] - seen[:, 2]).abs().mean() < 0.05  # as strong as before
-    alone = front(pictures[1:])
-    assert torch.equal(alone[0], seen[1]), "a picture depends on its batch"
-    assert front(torch.zeros(1, 3, 64, 64)).isfinite().all()

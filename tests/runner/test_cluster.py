@@ -14,6 +14,7 @@ from imgfp.runner import cluster
 from imgfp.runner.cluster import ShardResult, Task
 
 
+@store.produces("doubled")
 def doubled(numbers: list[int], *, factor: int) -> ShardResult:
     if factor < 0:
         raise ValueError("factor must not be negative")
@@ -21,6 +22,7 @@ def doubled(numbers: list[int], *, factor: int) -> ShardResult:
     return ShardResult(pd.DataFrame({"n": [n * factor for n in numbers]}), bad)
 
 
+@store.produces("fragile")
 def fragile(names: list[str]) -> ShardResult:
     """Dies on every name that starts with a skull, as a decoder that crashes does."""
     kept, rejects = [], []

@@ -34,7 +34,8 @@ def house(tmp_path, monkeypatch):
     """Two tiny notebooks: 01 writes a number, 02 multiplies it."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", folder)
+    monkeypatch.setattr(notebooks.project, "notebooks", lambda: folder)
+    monkeypatch.chdir(tmp_path)
     one = "(Path(run_dir) / 'one.txt').write_text('20')"
     two = (
         "n = int((Path(run_dir) / 'one.txt').read_text()) * factor\n"
@@ -77,6 +78,21 @@ def test_runs_in_order_then_skips_what_is_done(house, capsys):
     assert "01_one                   ok" in capsys.readouterr().out
     assert command(house, "factor=2", "--from", "02") == 0
     assert capsys.readouterr().out.count("up to date") == 1
+
+
+@pytest.mark.parametrize(("word", "redone"), [("--only", ["01"]), ("--from", ["01", "02"])])
+def test_redo_reaches_the_notebooks_that_are_redone(house, word, redone):
+    """What a redone stage stores is made anew, not merely looked at again: see `store.is_current`."""
+    for name in ("01_one", "02_two"):
+        code = f"import os; (Path(run_dir) / '{name[3:]}.txt').write_text(os.environ['IMGFP_REDO'])"
+        parameters = 'run_dir: str = ""  # where\n'
+        notebook(house / "notebooks", name, code, parameters, [f"run:{name[3:]}.txt"])
+    assert command(house) == 0
+    said = {"01": house / "run/one.txt", "02": house / "run/two.txt"}
+    assert [path.read_text() for path in said.values()] == ["", ""]
+    assert command(house, word, "01") == 0
+    assert [number for number, path in said.items() if path.read_text()] == redone
+    assert command(house) == 0
 
 
 def test_a_file_that_a_parameter_names_counts_with_its_content(house, capsys):

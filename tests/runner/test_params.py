@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from imgfp import store
 from imgfp.runner import params
 from imgfp.runner.params import Declared, ParameterError
-from imgfp.search import propose
+from imgfp.runner.schema import Parameters
 from imgfp.stages import search, verification
 
 KNOWN = {
@@ -97,7 +99,6 @@ def test_a_value_that_is_no_choice_is_refused_with_the_nearest(tmp_path):
     said = "'candidates_scored': expected all or accepted, got 'acepted'; did you mean 'accepted'"
     with pytest.raises(ParameterError, match=said):
         verification.verify_pairs(run, library, candidates_scored="acepted")
-    assert params.CHOICES["descriptor_variants"] == tuple(propose.DESCRIPTOR_VARIANTS)
     settings = {"nprobe": 1, "neighbours": 1, "candidates": 1, "ratio": 1.0}
     for name, mistake in (("rule", "robsut"), ("variants", ["plian"])):
         right = {"rule": "seed", "variants": ["plain"]}
@@ -109,3 +110,52 @@ def test_write_value_keeps_comments(tmp_path):
     path = written(tmp_path, "# page\nmatch_ratio: 1.8  # squared\nmax_crops: 1\n")
     params.write_value(path, "match_ratio", 1.5)
     assert path.read_text() == "# page\nmatch_ratio: 1.5  # squared\nmax_crops: 1\n"
+
+
+def test_former_names_and_words_are_translated_with_a_warning(tmp_path, capsys):
+    path = written(tmp_path, "local_readings: [plain, inverted]\npair_judge: mine.onnx\n")
+    assert params.read_profile(path) == {
+        "descriptor_variants": ["plain", "contrast_reversed"],
+        "pair_classifier": "mine.onnx",
+    }
+    said = capsys.readouterr().err
+    assert "'pair_judge' is now 'pair_classifier'" in said
+    assert "descriptor_variants: 'inverted' is now 'contrast_reversed'" in said
+    with pytest.raises(ParameterError, match="'pair_judge' is the former name of"):
+        params.read_profile(written(tmp_path, "pair_judge: a\npair_classifier: b\n"))
+    known = {"pair_classifier": Declared("pair_classifier", "str", '""', "")}
+    assert params.override(["pair_judge=007"], known) == {"pair_classifier": "007"}
+
+
+def test_no_name_is_both_former_and_present():
+    assert not set(params.RENAMED) & set(Parameters.model_fields)
+    assert set(params.RENAMED.values()) <= set(Parameters.model_fields)
+    named = {*params.FILES, *params.FOLDERS}
+    assert named <= set(Parameters.model_fields)
+
+
+def test_files_and_folders_are_there_before_anything_starts(tmp_path):
+    params.check_files({"truth": "", "crop_detector": "classical", "reference_dir": str(tmp_path)})
+    for name, what in (
+        ("truth", "file"),
+        ("query_dir", "folder or file"),
+        ("crop_detector", "file"),
+    ):
+        with pytest.raises(FileNotFoundError, match=f"{name}: there is no {what} .*absent"):
+            params.check_files({name: str(tmp_path / "absent")})
+    params.check_files({"truth": str(tmp_path / "absent")}, made=["truth"])
+    with pytest.raises(FileNotFoundError, match="truth: there is no file"):
+        params.check_files({"truth": str(tmp_path)})
+
+
+def test_a_device_that_is_not_there_is_refused():
+    torch = pytest.importorskip("torch")
+    number = torch.cuda.device_count()
+    with pytest.raises(ParameterError, match=f"descriptor_device: cuda:{number} is not there"):
+        params.check_files({"descriptor_device": f"cuda:{number}"})
+
+
+def test_a_device_without_torch_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ParameterError, match=r"cuda needs torch.*pip install 'imgfp\[torch\]'"):
+        params.check_files({"device": "cuda"})

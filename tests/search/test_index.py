@@ -3,6 +3,7 @@ from __future__ import annotations
 import faiss
 import numpy as np
 import pytest
+from small_run import made_with
 
 from imgfp import store
 from imgfp.search import index
@@ -105,7 +106,7 @@ def test_lists_in_another_file_are_refused(vectors):
 
 def test_processes_share_the_memory_of_a_mapped_index(vectors, tmp_path):
     path = tmp_path / "part.faiss"
-    store.save(path, index.to_bytes(built("IVF8,SQ8_direct", vectors)), maker="test", settings={})
+    store.save(path, index.to_bytes(built("IVF8,SQ8_direct", vectors)), made_with())
     data = store.load(path)
     mapped = index.from_bytes(data, shared=True)
     distances, ids = index.search(mapped, vectors[5:6], 1, 8)

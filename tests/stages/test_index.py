@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("faiss")
 
+from small_run import made_with
+
 from imgfp import stages, store
 from imgfp.datatypes import LocalFeatures
 from imgfp.search import index
@@ -23,7 +25,7 @@ def shard(library, number, images, rng, settings=None):
     ]
     record = LocalFeatures.from_images([f"{number}-{i}" for i in range(images)], parts)
     path = library.local_features / f"shard-{number:05d}.h5"
-    store.save(path, record, maker="test", settings=settings or {})
+    store.save(path, record, made_with(**(settings or {})))
     return record
 
 

@@ -6,6 +6,7 @@ import os
 
 import pandas as pd
 import pytest
+from small_run import made_with
 
 from imgfp import stages, store
 from imgfp.images import encode_jpeg
@@ -109,7 +110,7 @@ def test_removed_shard_takes_its_features_along(tmp_path, photograph, address):
     fill(folder, [f"p{i}" for i in range(8)], photograph)
     listed(root, folder, address)
     derived = root.local_features / "shard-00001.parquet"
-    store.save(derived, pd.DataFrame({"x": [1]}), maker="t", settings={})
+    store.save(derived, pd.DataFrame({"x": [1]}), made_with())
     for i in range(4, 8):
         (folder / f"p{i}.jpg").unlink()
     listed(root, folder, address)

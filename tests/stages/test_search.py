@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("faiss")
 
 import small_run
+from small_run import made_with
 
 from imgfp import stages, store
 from imgfp.datatypes import Descriptors
@@ -93,7 +94,7 @@ def test_a_new_index_or_other_features_search_again(indexed):
     (before,) = search_tasks(run, library, "local")
     path = store.shards(library.local_features, ".h5")[0]
     record = store.load(path)
-    store.save(path, record.concatenate([record]), maker="test", settings={"other": 1})
+    store.save(path, record.concatenate([record]), made_with(other=1))
     stages.build_index(library, "local", **FLAT | {"factory": "SQ8"})
     (after,) = search_tasks(run, library, "local")
     assert before.path == after.path and before.inputs[0] == after.inputs[0]

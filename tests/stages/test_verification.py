@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import small_run
+from small_run import made_with
 
 from imgfp import stages, store
 from imgfp.stages import verification
@@ -45,7 +46,7 @@ def test_other_features_or_pairs_verify_again(sides):
     (before,) = verification.pair_tasks(run, library, candidates)
     (fewer,) = verification.pair_tasks(run, library, candidates[candidates["branch"] == "global"])
     path = store.shards(library.local_features, ".h5")[0]
-    store.save(path, store.load(path), maker="test", settings={"short_side_px": 200})
+    store.save(path, store.load(path), made_with(short_side_px=200))
     (other,) = verification.pair_tasks(run, library, candidates)
     assert len({before.inputs, fewer.inputs, other.inputs}) == 3
     assert before.arguments["state"] == fewer.arguments["state"]
@@ -72,7 +73,7 @@ def test_the_size_of_a_frame_is_that_of_the_library(sides):
     _, library = sides
     assert verification.frame_short_side_px(library) == 0
     path = store.shards(library.local_features, ".h5")[0]
-    store.save(path, store.load(path), maker="test", settings={"short_side_px": 200})
+    store.save(path, store.load(path), made_with(short_side_px=200))
     assert verification.frame_short_side_px(library) == 200
     assert verification.scoring_settings(library, 1.8)["frame_short_side_px"] == 200
 

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from small_run import made_with
 
 from imgfp import store
 from imgfp.datatypes import Descriptors, LocalFeatures
@@ -40,7 +42,7 @@ def features(rng, ids=("a", "b", "c"), counts=(3, 0, 5)) -> LocalFeatures:
 
 
 def saved(path, record, **settings):
-    return store.save(path, record, maker="test", settings=settings)
+    return store.save(path, record, made_with(**settings))
 
 
 def test_empty_records_round_trip(tmp_path):
@@ -116,13 +118,30 @@ def test_without_sidecar_there_is_no_artefact(tmp_path, rng):
 
 def test_current_only_with_the_same_fingerprint(tmp_path):
     path = tmp_path / "x.json"
-    store.save(path, [1], maker="m", settings={"a": 1}, inputs=["i"])
-    assert store.is_current(path, store.fingerprint("m", {"a": 1}, ["i"]))
-    for changed in (("m", {"a": 2}, ["i"]), ("n", {"a": 1}, ["i"]), ("m", {"a": 1}, ["j"])):
-        assert not store.is_current(path, store.fingerprint(*changed))
-    assert store.what_differs(path, {"a": 2}) == "a 1 -> 2"
+    store.save(path, [1], made_with("i", a=1))
+    assert store.is_current(path, made_with("i", a=1))
+    for changed in (
+        made_with("i", a=2),
+        made_with("j", a=1),
+        store.origin(_other, {"a": 1}, ["i"]),
+    ):
+        assert not store.is_current(path, changed)
+    assert store.what_differs(path, made_with("i", a=2)) == "a 1 -> 2"
     path.write_bytes(b"")
-    assert not store.is_current(path, store.fingerprint("m", {"a": 1}, ["i"]))
+    assert not store.is_current(path, made_with("i", a=1))
+
+
+@store.produces("other")
+def _other() -> None:
+    pass
+
+
+def test_a_redo_makes_each_artefact_again_once(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    saved(path, [1])
+    monkeypatch.setenv(store.REDO, "1")
+    assert not store.is_current(path, made_with())
+    assert store.is_current(path, made_with())
 
 
 def test_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path, monkeypatch):
@@ -145,13 +164,15 @@ def test_file_that_reads_back_wrong_is_never_in_place(tmp_path, monkeypatch):
 def test_killed_writer_leaves_whole_or_nothing(tmp_path, rng):
     code = (
         "import sys, numpy as np, pandas as pd; from pathlib import Path; from imgfp import store\n"
+        "sys.path.insert(0, sys.argv[2]); from small_run import made_with\n"
         "print('ready', flush=True)\n"
         "for n in range(10**6): store.save(Path(sys.argv[1]) / f'shard-{n % 3:05d}.parquet',"
-        " pd.DataFrame({'x': np.arange(50_000)}), maker='m', settings={'n': n})"
+        " pd.DataFrame({'x': np.arange(50_000)}), made_with(n=n))"
     )
+    tests = str(Path(__file__).resolve().parents[1])
     for _ in range(6):
         child = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE
+            [sys.executable, "-c", code, str(tmp_path), tests], stdout=subprocess.PIPE
         )
         child.stdout.readline()
         time.sleep(float(rng.uniform(0.05, 0.4)))

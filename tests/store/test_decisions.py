@@ -40,14 +40,14 @@ def test_the_last_decision_of_a_reviewer_is_the_one_to_take_back(tmp_path):
     assert decisions.last_of(log, "Eve") is None
 
 
-def test_reviewers_who_differ_are_disputed_and_train_nothing(tmp_path):
+def test_reviewers_who_differ_are_conflicting_and_train_nothing(tmp_path):
     path = tmp_path / "d.jsonl"
     decisions.append(path, "q", "r", "copy", reviewer="Ada")
     decisions.append(path, "q", "r", "same_scene", reviewer="Bob", reason="other day")
     decisions.append(path, "q2", "r", "skip", reviewer="Bob")
     decisions.append(path, "q3", "r", "unrelated", reviewer="Bob")
     held = decisions.consensus(decisions.read(path)).set_index("query_id")
-    assert held.loc["q", "disputed"] and held.loc["q", "reviewers"] == 2
+    assert held.loc["q", "conflicting"] and held.loc["q", "reviewers"] == 2
     labels = decisions.labels(decisions.read(path))
     assert labels.values.tolist() == [["q3", "r", False]]
 

@@ -285,4 +285,4 @@ def test_hostile_names_are_text_in_the_page_that_voila_serves(page, hostile_work
     log = decisions.read(hostile_workplace / "run/decisions.jsonl")
     assert log["reviewer"].tolist() == ["Bob", "Ada", "Bob"]
     assert len(set(log["query_id"] + log["reference_id"])) == 2
-    assert decisions.consensus(log)["disputed"].sum() == 1
+    assert decisions.consensus(log)["conflicting"].sum() == 1

@@ -5,6 +5,7 @@ import ipywidgets as ipw
 import numpy as np
 import pandas as pd
 import pytest
+from small_run import made_with
 
 from imgfp import report, store, viz, widgets
 from imgfp.datatypes import table
@@ -134,7 +135,7 @@ def test_crop_browser_counts_what_the_sliders_change(results):
 def test_crop_browser_begins_where_the_run_was_cut(own_run):
     path = own_run.run.crops_parquet
     rules = own_run.crop_rules | {"local_min_confidence": 0.2, "max_aspect": 10, "max_crops": 2}
-    store.save(path, store.load(path), maker="test", settings=rules)
+    store.save(path, store.load(path), made_with(**rules))
     browser = widgets.CropBrowser(Results(own_run.run, own_run.library))
     assert browser.settings["local_min_confidence"] == 0.2
     assert "3 in 2 of 8 queries" in browser.counts.value and "more" not in browser.counts.value

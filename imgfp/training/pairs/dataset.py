@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imgfp import sift
+from imgfp import sift, store
 from imgfp.edits import families
 from imgfp.edits.record import Edited
 from imgfp.images import resize_short_side
@@ -156,6 +156,7 @@ def training_split(photographs: pd.DataFrame, held_out: int) -> np.ndarray:
     return np.where(ungrouped, photographs["image_id"].isin(kept), photographs["group"].isin(known))
 
 
+@store.produces("training_pairs", formerly=["imgfp.training.judged_pairs.judged_round"])
 def training_round(
     split: Split, seed: int, *, scenes: int, references: int, negatives: int, **settings: Any
 ) -> ShardResult:
