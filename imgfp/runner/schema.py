@@ -133,7 +133,9 @@ class Parameters(BaseModel):
     vote_min_hits: Count = _of(
         3, "accepted with more hits than this, and more than the runner-up", "hits"
     )
-    vote_min_hits_single: Count = _of(5, "the same where only one reference was hit", "hits")
+    vote_min_hits_single: Count = _of(
+        5, "accepted with more hits than this where only one reference was hit", "hits"
+    )
     vote_max_mean_squared_distance: Annotated[float, Field(gt=0, le=130_050)] = _of(
         8000.0, "accepted below it; 8000 is a cosine of 0.938", "squared distance of RootSIFT x 255"
     )
@@ -238,7 +240,9 @@ class Parameters(BaseModel):
         "processes",
     )
     image_size: Px = _of(224, "side of the square training images, 32 more or less in turn", "px")
-    final_image_size: Px = _of(256, "the same while the learning rate falls, and in use", "px")
+    final_image_size: Px = _of(
+        256, "side of the images while the learning rate falls, and in use", "px"
+    )
     width: Annotated[float, Field(gt=0, le=4)] = _of(
         0.1875, "of the detector network; 0.25 is YOLO11n's", "share of the widest network"
     )
@@ -364,6 +368,12 @@ PER_NOTEBOOK: dict[str, dict[str, Any]] = {
 }
 
 
+def comment(name: str) -> str:
+    """Meaning, off-switch and physical unit of a parameter, as notebooks have it in a comment."""
+    help, unit = str(Parameters.model_fields[name].description), _unit(name)
+    return f"{help}; {unit}" if unit in ("px", "s", "ms", "kB", "GB") else help
+
+
 def choices(name: str) -> tuple[Any, ...]:
     """The words that a parameter, or each item of its list, may be; empty where any value is legal."""
     kind = Parameters.model_fields[name].annotation
@@ -374,8 +384,7 @@ def choices(name: str) -> tuple[Any, ...]:
 
 def allowed(name: str) -> str:
     """What a parameter may be, in words: "from 1 to 2048 keypoints"."""
-    field = Parameters.model_fields[name]
-    unit = str((field.json_schema_extra or {}).get("unit", ""))  # type: ignore[union-attr]
+    field, unit = Parameters.model_fields[name], _unit(name)
     if choices(name):
         return " or ".join(map(str, choices(name)))
     if field.examples:
@@ -387,6 +396,11 @@ def allowed(name: str) -> str:
         if key in bounds
     ]
     return " ".join([*said, unit]).strip()
+
+
+def _unit(name: str) -> str:
+    extra = Parameters.model_fields[name].json_schema_extra
+    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
 
 
 def _bounds(field: FieldInfo) -> dict[str, Any]:

@@ -72,13 +72,14 @@ def _detector(name: str, weights_hash: str, trust_pt: bool):
 def choose_crops(run: Run, **rules: float) -> pd.DataFrame:
     """Apply the rules of both operating points to the detections of every query; saves and returns
     the `crops` table. rules: of `imgfp.crops.rule.crop_table`."""
-    origin = [store.describe(path)["sha256"] for path in store.shards(run.detections, ".parquet")]
+    inputs = [store.describe(path)["sha256"] for path in store.shards(run.detections, ".parquet")]
     crops = crops_of(read_images(run), read_detections(run), **rules)
     with store.lock(run.root):
-        store.save(run.crops_parquet, crops, store.origin(choose_crops, rules, origin))
+        store.save(run.crops_parquet, crops, store.origin(crops_of, rules, inputs))
     return crops
 
 
+@store.produces("crops", formerly=["notebook 02"])
 def crops_of(queries: pd.DataFrame, detections: pd.DataFrame, **rules) -> pd.DataFrame:
     """The `crops` table of all queries: `rule.crop_table` with the same rules for each."""
     sizes = queries.set_index("image_id")[["width", "height"]]

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgfp import __version__
-from imgfp.datatypes import Descriptors, LocalFeatures
+from imgfp.datatypes import RENAMED_COLUMNS, RENAMED_VALUES, Descriptors, LocalFeatures
 from imgfp.inference import sha256_of
 from imgfp.store.files import StoreError, hash_of, write_bytes
 from imgfp.store.provenance import Origin
@@ -33,6 +33,8 @@ from imgfp.store.provenance import Origin
 ROW_GROUP = 32
 #: Environment variable that is set for the notebook of a stage that the user asked to redo.
 REDO = "IMGFP_REDO"
+#: What version 0.1.0 called the function that made evidence tables.
+_EVIDENCE_OF_0_1 = "imgfp.stages.pairs.score_pairs"
 #: What has been redone in this process.
 _redone: set[Path] = set()
 
@@ -67,6 +69,8 @@ def load(path: Path, columns: Sequence[str] | None = None) -> Any:
     """
     verify(path)
     if path.suffix == ".parquet":
+        if describe(path).get("maker") == _EVIDENCE_OF_0_1:
+            return _read_renamed(path, columns)
         return _read_table(path, columns)
     return _DECODERS[path.suffix](path)
 
@@ -186,6 +190,14 @@ def _read_table(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
     arrow = pq.read_table(path, columns=columns, page_checksum_verification=True)
     arrow.validate(full=True)
     return arrow.to_pandas()
+
+
+def _read_renamed(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
+    """Evidence of version 0.1.0 under the present names of its columns and values."""
+    former = {new: old for old, new in RENAMED_COLUMNS.items()}
+    wanted = None if columns is None else [former.get(name, name) for name in columns]
+    found = _read_table(path, wanted).rename(columns=RENAMED_COLUMNS)
+    return found.replace({name: RENAMED_VALUES[name] for name in RENAMED_VALUES if name in found})
 
 
 def _encode_h5(record: LocalFeatures | Descriptors) -> bytes:

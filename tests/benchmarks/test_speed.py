@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+pytest.importorskip("faiss")
+
 from imgfp import store
 from imgfp.benchmarks import capacity, estimators, speed
 from imgfp.images import encode_jpeg

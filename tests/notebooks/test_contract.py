@@ -15,7 +15,6 @@ from imgfp.runner import params
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PROFILES = sorted((ROOT / "params").glob("*.yaml"))
 TYPES = {"str", "int", "float", "bool", "list", "list[str]", "list[int]", "list[float]"}
 
 
@@ -114,18 +113,6 @@ def test_one_parameter_has_one_type_and_one_meaning():
         for name, declared in params.declared_by(path).items():
             before = seen.setdefault(name, (declared.type, path.name))
             assert before[0] == declared.type, f"{name}: {before} and {path.name}"
-
-
-@pytest.mark.parametrize("path", PROFILES, ids=lambda p: p.stem)
-def test_profiles_are_sound(path):
-    from imgfp.runner import notebooks
-
-    plan = notebooks.prepare(path, [])
-    assert plan.stages
-    lines = path.read_text().split("\n")
-    for above, line in zip(["", *lines], lines, strict=False):
-        if re.match(r"\w+:", line):
-            assert "# " in line or above.startswith("#"), f"{line!r} does not say what it means"
 
 
 @every_notebook

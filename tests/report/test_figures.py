@@ -44,7 +44,7 @@ def test_the_curve_marks_the_target_precision_if_it_is_reached(drawn, target, ma
     assert [text.get_text() for text in drawn[0].texts] == [f"{target:.0%} precision"] * marked
 
 
-def test_a_calibrated_score_has_no_brier_score_to_speak_of():
+def test_the_brier_score_is_in_the_caption():
     labels = np.array([True, False])
     assert "Brier score 0.0000" in figures.reliability_figure(labels.astype(float), labels).text
     assert "Brier score 1.0000" in figures.reliability_figure(1.0 - labels, labels).text

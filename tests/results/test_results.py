@@ -47,17 +47,17 @@ def test_pairs_of_queries_that_the_truth_does_not_list_are_unknown(finished_run,
     assert results.threshold == 12
 
 
-def test_parameters_of_a_notebook_hold_where_the_run_has_no_file_of_them(finished_run, tmp_path):
+def test_parameters_given_replace_those_that_the_run_lacks(finished_run, tmp_path):
     other = shutil.copytree(finished_run.parent, tmp_path / "copy")
     (other / "run/params.yaml").unlink()
     bare = Results(other / "run", other / "library")
-    assert bare.truth is None and not len(bare.losses)
+    assert bare.truth is None and not len(bare.errors)
     told = Results(other / "run", other / "library", truth=str(other / "truth.csv"), fusion="sum")
-    pd.testing.assert_frame_equal(told.losses, Results(finished_run).losses)
-    assert told.score_scale == "log" and len(told.losses)
+    pd.testing.assert_frame_equal(told.errors, Results(finished_run).errors)
+    assert told.score_scale == "log" and len(told.errors)
 
 
-def test_thumbnails_stand_in_for_originals_that_are_away(tmp_path):
+def test_thumbnails_replace_originals_that_are_gone(tmp_path):
     run = small_run.build(tmp_path, hostile=False, keep_originals=False)
     results = Results(run)
     picture = results.picture("query", "q-pasted")
@@ -93,7 +93,7 @@ def test_hostile_ids_are_read_back_as_they_are(hostile_run):
     assert results.pairs["is_true"].sum() >= 5
 
 
-def test_opens_a_run_of_fifty_thousand_pairs_at_once(tmp_path):
+def test_a_run_of_fifty_thousand_pairs_opens_in_seconds(tmp_path):
     count = 50_000
     run = tmp_path / "run"
     rng = np.random.default_rng(0)
@@ -108,4 +108,4 @@ def test_opens_a_run_of_fifty_thousand_pairs_at_once(tmp_path):
     (run / "params.yaml").write_text(f"truth: {tmp_path / 'truth.csv'}\n")
     began = time.process_time()
     assert len(Results(run).pairs) == count
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 10  # about 0.3 on an idle core

@@ -21,14 +21,14 @@ DECLARED = {path.stem[:2]: params.declared_by(path) for path in NOTEBOOKS}
 
 @pytest.mark.parametrize("number", DECLARED)
 def test_cells_agree_with_the_schema(number):
-    """Name, type and default; no two notebooks mean different things by one name."""
+    """Name, type, default and comment; no two notebooks mean different things by one name."""
     for name, cell in DECLARED[number].items():
         assert name in FIELDS, f"{name}: add it to runner/schema.py"
         default = ast.literal_eval(cell.default)
         wanted = schema.PER_NOTEBOOK.get(number, {}).get(name, FIELDS[name].default)
         assert default == wanted and type(default) is type(wanted), name
         assert params.check({name: default}, {name: cell}) == {name: default}
-        assert cell.help.strip(), f"{name} has no comment"
+        assert cell.help == schema.comment(name), "the comment is that of the schema"
 
 
 def test_the_schema_has_no_parameter_that_no_notebook_declares():

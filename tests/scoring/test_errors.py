@@ -1,4 +1,4 @@
-"""Where a run loses: groups of queries, branches, causes."""
+"""Error analysis: groups of queries, branches, causes of missed copies and false alarms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from imgfp.scoring.errors import (
-    box_iou,
     branch_breakdown,
     breakdown,
     changes,
@@ -31,7 +30,7 @@ TRUTH = frame(
 )
 
 
-def test_nothing_predicted_loses_everything_as_not_proposed():
+def test_without_predictions_every_copy_is_missed_as_not_proposed():
     table = sort_errors(pairs(), TRUTH, pairs(), 1.0)
     assert table["cause"].tolist() == ["not_proposed"] * 4
     assert set(table["kind"]) == {"missed"} and table["score"].isna().all()
@@ -82,17 +81,11 @@ def test_each_false_alarm_has_its_cause():
     }
 
 
-def test_duplicates_are_references_kept_together():
+def test_references_kept_for_one_query_are_duplicates():
     run = pairs(("a", "B", 9.0), ("a", "A", 7.0), ("b", "A", 6.0), ("b", "B", 5.0), ("a", "C", 1.0))
     table = duplicate_references(run, 4.0)
     assert table.to_numpy().tolist() == [["A", "B", 2, 7.0]]
     assert len(duplicate_references(pairs(), 0.0)) == 0
-
-
-def test_box_iou():
-    one = np.array([[0, 0, 10, 10], [0, 0, 1, 1], [3, 3, 3, 3]], float)
-    two = np.array([[5, 0, 15, 10], [2, 2, 3, 3], [3, 3, 3, 3]], float)
-    assert box_iou(one, two) == pytest.approx([1 / 3, 0, 0])
 
 
 def test_edit_groups_split_names():
@@ -106,7 +99,7 @@ def test_edit_groups_by_strength():
     groups = edit_groups(frame("query_id ops strengths", *rows), by_strength=True)
     names = ["crop weak", "jpeg strong", "crop medium", "blur strong"]
     assert groups["group"].tolist() == names and groups["query_id"].tolist() == list("aaac")
-    with pytest.raises(ValueError, match="'q'"):
+    with pytest.raises(ValueError, match="'q': `ops` has 2 entries and `strengths` 1"):
         edit_groups(frame("query_id ops strengths", ("q", "crop+jpeg", "0.1")), by_strength=True)
 
 

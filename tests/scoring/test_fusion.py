@@ -1,4 +1,4 @@
-"""The seed's sum, the calibrated score, its model file, and what each feature adds."""
+"""The sum of the 2021 system, the calibrated score, its model file, and contributions of features."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SCENE = COPY | {
 
 
 def evidence(*rows: tuple) -> pd.DataFrame:
-    """Rows of query, reference, branch, branch score, and the columns that differ from nothing."""
+    """Rows of query, reference, branch, branch score, and the columns that differ from their default."""
     nothing = {name: ZEROS[kind] for name, kind in COLUMNS.items()} | {
         "reprojection_error_px": np.nan
     }
@@ -62,8 +62,8 @@ def evidence(*rows: tuple) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def cases() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """120 queries: a third copies, a third of another photograph of a scene, all with noise
-    pairs."""
+    """120 queries: a third copies, a third another photograph of the same scene, a third neither; each
+    with an unrelated second candidate."""
     rng = np.random.default_rng(0)
     rows, labels = [], []
     for number in range(120):
@@ -75,15 +75,15 @@ def cases() -> tuple[pd.DataFrame, pd.DataFrame]:
     return evidence(*rows), pd.DataFrame(labels, columns=["query_id", "reference_id", "label"])
 
 
-def test_what_the_eye_says_becomes_a_share_of_its_log_odds():
-    said = [0.0, 0.001, 0.5, 0.9, 1.0]
+def test_the_probability_of_the_classifier_becomes_a_share_of_its_log_odds():
+    probabilities = [0.0, 0.001, 0.5, 0.9, 1.0]
     rows = [
         (f"q{i}", "R", "local", 1.0, COPY | {"copy_probability": value})
-        for i, value in enumerate(said)
+        for i, value in enumerate(probabilities)
     ]
-    seen = fusion.features(evidence(*rows))["copy_probability"].to_numpy()
-    assert seen[[0, 2, 4]].tolist() == [0, 0.5, 1]
-    assert seen[3] == pytest.approx(0.5 + np.log(9) / 12) and 0 <= seen[1] < 0.01
+    shares = fusion.features(evidence(*rows))["copy_probability"].to_numpy()
+    assert shares[[0, 2, 4]].tolist() == [0, 0.5, 1]
+    assert shares[3] == pytest.approx(0.5 + np.log(9) / 12) and 0 <= shares[1] < 0.01
     refused = fusion.features(
         evidence(("q", "R", "local", 1.0, COPY | {"copy_probability": 0.9, "refused": "folded"}))
     )
@@ -95,7 +95,7 @@ def model(cases) -> fusion.Model:
     return fusion.fit(*cases, seed=0, made_from="a test")
 
 
-# ---------------------------------------------------------------------------------- the seed's sum
+# ---------------------------------------------------------------------------------- the sum
 
 
 def test_sum_of_no_evidence():
@@ -167,7 +167,7 @@ def test_refused_evidence_counts_for_nothing(model):
     )
 
 
-def test_votes_that_pixels_do_not_confirm_speak_against_a_pair():
+def test_votes_that_pixels_do_not_confirm_count_against_a_pair():
     table = fusion.features(
         evidence(
             ("a", "A", "local", 200, COPY | {"ncc_stable": 1.0}),
@@ -178,24 +178,24 @@ def test_votes_that_pixels_do_not_confirm_speak_against_a_pair():
     assert table["confirmation"].tolist() == pytest.approx([1, 0.25, 1])
 
 
-def test_a_map_is_upright_by_merit_only_as_far_as_it_explains_blocks():
-    signs = {"tilt_deg": 0.0, "shear_deg": 0.0, "perspective": 0.0}
-    looked = COPY | signs | {"model_consistency": 1.0, "aligned_blocks": 400}
+def test_tilt_and_shear_count_only_where_blocks_are_consistent_with_the_homography():
+    flat = {"tilt_deg": 0.0, "shear_deg": 0.0, "perspective": 0.0}
+    refined = COPY | flat | {"model_consistency": 1.0, "aligned_blocks": 400}
     table = fusion.features(
         evidence(
-            ("model_consistency", "A", "local", 9, looked),
-            ("tilted", "A", "local", 9, looked | {"tilt_deg": 5.0, "shear_deg": 5.0}),
-            ("half explained", "A", "local", 9, looked | {"model_consistency": 0.5}),
-            ("one edge", "A", "local", 9, looked | {"aligned_blocks": 4}),
-            ("not looked at", "A", "local", 9, COPY | signs),
+            ("consistent", "A", "local", 9, refined),
+            ("tilted", "A", "local", 9, refined | {"tilt_deg": 5.0, "shear_deg": 5.0}),
+            ("half consistent", "A", "local", 9, refined | {"model_consistency": 0.5}),
+            ("one edge", "A", "local", 9, refined | {"aligned_blocks": 4}),
+            ("not refined", "A", "local", 9, COPY | flat),
         )
     ).set_index("query_id")[["uprightness", "rigidity"]]
-    assert table.loc["model_consistency"].min() > 0.9 and table.loc["tilted"].max() < 0.01
-    assert table.loc["half explained"].max() < 0.5 and table.loc["one edge"].max() < 0.2
-    assert table.loc["not looked at"].max() == 0
+    assert table.loc["consistent"].min() > 0.9 and table.loc["tilted"].max() < 0.01
+    assert table.loc["half consistent"].max() < 0.5 and table.loc["one edge"].max() < 0.2
+    assert table.loc["not refined"].max() == 0
 
 
-def test_blocks_that_moved_speak_against_a_pair_if_they_can_tell():
+def test_displaced_blocks_count_against_a_pair_if_enough_are_localisable():
     table = fusion.features(
         evidence(
             ("still", "A", "local", 9, COPY | {"localisable_blocks": 95, "displaced_blocks": 0}),
@@ -216,7 +216,7 @@ def test_margin_is_to_the_best_other_reference():
 
 
 def test_likeness_is_measured_from_the_last_candidate():
-    """0.2, 0.6 and 0.9 of cosine; another descriptor that sees the same lead says the same."""
+    """Cosines of 0.2, 0.6 and 0.9; only the lead over the last candidate counts."""
     by_cosine = {"A": 0.9, "B": 0.6, "C": 0.2}
     rows = [
         ("q", name, "global", 0.0, {"mean_squared_distance": 2 - 2 * cosine})
@@ -257,11 +257,11 @@ def test_contributions_sum_to_the_log_odds(cases, model):
     assert total.to_numpy() == pytest.approx(odds.to_numpy(), abs=1e-9)
 
 
-def test_no_feature_speaks_against_a_pair(model):
+def test_no_feature_counts_against_a_pair(model):
     assert min(model.weights.values()) >= 0 and set(model.weights) <= set(fusion.FEATURES)
 
 
-def test_fitting_repeats_and_needs_both_kinds(cases, model):
+def test_fitting_repeats_and_needs_both_classes(cases, model):
     assert fusion.fit(*cases, seed=0, made_from="a test") == model
     assert model.origin["copies"] == 40 and model.origin["made_from"] == "a test"
     assert len(model.scores) == 101
@@ -290,11 +290,27 @@ def test_a_model_survives_its_file(tmp_path, model):
         lambda text: json.dumps(json.loads(text) | {"extra": 1}),
     ],
 )
-def test_a_file_that_is_no_model_is_refused_by_name(tmp_path, model, change):
+def test_an_invalid_model_file_is_refused_by_name(tmp_path, model, change):
     path = tmp_path / "odd.json"
     path.write_text(change(fusion.to_json(model)))
     with pytest.raises(ValueError, match=r"odd\.json"):
         fusion.load_model(str(path))
+
+
+def test_a_file_with_former_names_of_features_is_the_same_model(cases, model):
+    former = {today: name for name, today in fusion.RENAMED_FEATURES.items()}
+    assert set(former) <= set(fusion.FEATURES)
+    every = dict.fromkeys(fusion.FEATURES, 0.5)
+    full = fusion.Model(every, -3.0, every, model.scores, {})
+    data = json.loads(fusion.to_json(full))
+    for field in ("weights", "neutral"):
+        data[field] = {former.get(name, name): value for name, value in data[field].items()}
+    assert {"agreement", "steadiness", "unmoved", "judged"} <= set(data["weights"])
+    assert fusion.from_json(json.dumps(data)) == full
+    pd.testing.assert_frame_equal(
+        fusion.calibrated(cases[0], fusion.from_json(json.dumps(data))),
+        fusion.calibrated(cases[0], full),
+    )
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,10 +1,11 @@
-"""Figures of a run: hand-made cases, brute force on random ones, the seed's own figures."""
+"""Metrics of a run: hand-made cases, brute force on random ones, figures of the 2021 system."""
 
 from __future__ import annotations
 
 import csv
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -149,20 +150,39 @@ def test_bootstrap_needs_a_true_pair():
         bootstrap(pairs(), truth_of(d=""))
 
 
-def test_the_seed_scores_what_it_reported(shared):
-    """Its own result file on the second development half (SEED figures, five digits)."""
-    folder = shared / "isc2021"
-    with open(folder / "final_result_demo.txt", newline="") as file:
+def read_2021(scores: Path, truth: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Result text (query, reference, score) of the 2021 system, of queries in the truth; the truth."""
+    with open(scores, newline="") as file:
         rows = [(q, r, float(s)) for q, r, s in csv.reader(file, delimiter="\t")]
-    with open(folder / "ground_truth_dev2.csv", newline="") as file:
-        truth = pd.DataFrame(list(csv.DictReader(file)))
+    with open(truth, newline="") as file:
+        known = pd.DataFrame(list(csv.DictReader(file)))
     run = pairs(*rows)
-    metrics = evaluate(run[run["query_id"].isin(truth["query_id"])], truth)
+    return run[run["query_id"].isin(known["query_id"])], known
+
+
+def test_the_2021_system_gets_the_figures_it_reported(isc2021):
+    """Its own result file on the second development half (its published figures, five digits)."""
+    names = "final_result_demo.txt", "ground_truth_dev2.csv"
+    metrics = evaluate(*read_2021(*(isc2021 / name for name in names)))
     assert metrics.micro_ap == pytest.approx(0.84686, abs=5e-6)
     assert metrics.recall_at_p90 == pytest.approx(0.74167, abs=5e-6)
     assert metrics.threshold_at_p90 == 39
     assert metrics.recall_at_1 == pytest.approx(0.90797, abs=5e-6)
     assert metrics.recall_at_10 == pytest.approx(0.91276, abs=5e-6)
+
+
+def test_a_small_result_file_of_2021_gets_figures_worked_out_by_hand(tmp_path):
+    """Sibling of the test above: whole scores with ties, queries outside the truth, blanks."""
+    scores, truth = tmp_path / "final_result.txt", tmp_path / "truth.csv"
+    lines = ["Q1\tR1\t90", "Q2\tR2\t50", "Q3\tR9\t50", "Q4\tR4\t40", "Q4\tR8\t41", "Q9\tR1\t99"]
+    scores.write_text("".join(f"{line}\n" for line in lines))
+    truth.write_text("query_id,reference_id\nQ1,R1\nQ2,R2\nQ3,\nQ4,R4\nQ5,R5\n")
+    metrics = evaluate(*read_2021(scores, truth))
+    # By falling score, false before true: Q1 true, Q3 false, Q2 true, Q4 false, Q4 true.
+    assert metrics.micro_ap == pytest.approx((1 / 1 + 2 / 3 + 3 / 5) / 4)
+    assert (metrics.recall_at_p90, metrics.threshold_at_p90) == (0.25, 90)
+    assert (metrics.recall_at_1, metrics.recall_at_10) == (0.5, 0.75)
+    assert (metrics.queries, metrics.positives) == (5, 4)
 
 
 def test_import_loads_no_heavy_library():

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-import faiss
 import numpy as np
 import pytest
+
+faiss = pytest.importorskip("faiss")
+
 from small_run import made_with
 
 from imgfp import store

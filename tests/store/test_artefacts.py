@@ -203,3 +203,19 @@ def test_link_to_another_file_is_refused(tmp_path, rng):
         file["keypoints"] = h5py.ExternalLink("other.h5", "x")
     with pytest.raises(StoreError, match="points outside"):
         store.artefacts.open_h5(path)
+
+
+def test_evidence_of_version_0_1_is_read_under_the_present_names(tmp_path):
+    import json
+
+    path = tmp_path / "shard-00000.parquet"
+    store.save(
+        path, pd.DataFrame({"agreement": [0.5], "model": ["upright"], "h00": [1.0]}), made_with()
+    )
+    sidecar = path.with_name(path.name + ".json")
+    described = json.loads(sidecar.read_text()) | {"maker": "imgfp.stages.pairs.score_pairs"}
+    sidecar.write_text(json.dumps(described))
+    table = store.load(path)
+    assert list(table) == ["ncc_inlier_ratio", "model", "h00"]
+    assert table["model"].tolist() == ["axis_aligned"]
+    assert store.load(path, ["ncc_inlier_ratio"])["ncc_inlier_ratio"].tolist() == [0.5]

@@ -31,10 +31,31 @@ def test_no_keypoints(tmp_path):
 
 
 @pytest.mark.parametrize("scale", [1.0, 300 / 608])
-def test_file_of_the_seed_round_trips(shared, tmp_path, scale):
-    source = shared / "isc2021" / "Q24789.sift.txt"
+def test_keypoints_of_the_2021_system_round_trip(isc2021, tmp_path, scale):
+    source = isc2021 / "Q24789.sift.txt"
     image_id, keypoints, histograms = formats.read_keypoints(source, scale)
     assert image_id == "Q24789" and keypoints.shape == (661, 4)
+    formats.write_keypoints(tmp_path / "again.txt", image_id, keypoints, histograms, scale)
+    assert (tmp_path / "again.txt").read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("scale", [1.0, 300 / 608])
+def test_a_small_file_in_the_layout_of_2021_round_trips(tmp_path, scale):
+    """Sibling of the test above, on lines written out here."""
+    numbers = [list(range(128)), [255 - i for i in range(128)], [7] * 128]
+    places = ["3.1348_65.589_1.76567_-1.09404", "431.038_8.26344_12.5_0", "1.25_299.5_2_3.14159"]
+    lines = [
+        f"Q_1_{i}_{place}||{','.join(map(str, row))}"
+        for i, (place, row) in enumerate(zip(places, numbers, strict=True))
+    ]
+    source = tmp_path / "source.txt"
+    source.write_bytes(("\n".join(lines) + "\n").encode())
+    image_id, keypoints, histograms = formats.read_keypoints(source, scale)
+    assert image_id == "Q_1" and keypoints.shape == (3, 4)
+    expected = [(3.1348 + 0.5) / scale - 0.5, (65.589 + 0.5) / scale - 0.5, 2 * 1.76567 / scale]
+    assert keypoints[0] == pytest.approx([*expected, -1.09404], rel=1e-6)
+    # Of each cell the first orientation stays, the other seven are reversed.
+    assert histograms[0, :16].tolist() == [0, 7, 6, 5, 4, 3, 2, 1, 8, 15, 14, 13, 12, 11, 10, 9]
     formats.write_keypoints(tmp_path / "again.txt", image_id, keypoints, histograms, scale)
     assert (tmp_path / "again.txt").read_bytes() == source.read_bytes()
 
@@ -78,10 +99,21 @@ def test_bad_keypoint_lines_are_named(tmp_path, text, place, wrong):
 # -------------------------------------------------------------------------------- pairs, scores
 
 
-def test_scores_of_the_seed_round_trip(shared, tmp_path):
-    source = shared / "isc2021" / "final_result_demo.txt"
+def test_scores_of_the_2021_system_round_trip(isc2021, tmp_path):
+    source = isc2021 / "final_result_demo.txt"
     scores = formats.read_scores(source)
     assert len(scores) == 58_109
+    formats.write_scores(tmp_path / "again.txt", scores)
+    assert (tmp_path / "again.txt").read_bytes() == source.read_bytes()
+
+
+def test_small_scores_in_the_layout_of_2021_round_trip(tmp_path):
+    """Sibling of the test above, on lines written out here."""
+    source = tmp_path / "scores.txt"
+    source.write_bytes(b"Q05429\tR317994\t392\nQ02398\tR810530\t543\nQ05429\tR000001\t0\n")
+    scores = formats.read_scores(source)
+    assert scores["query_id"].tolist() == ["Q05429", "Q02398", "Q05429"]
+    assert scores["score"].tolist() == [392, 543, 0]
     formats.write_scores(tmp_path / "again.txt", scores)
     assert (tmp_path / "again.txt").read_bytes() == source.read_bytes()
 
@@ -114,12 +146,22 @@ def test_bad_pairs_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ground_truth_dev1.csv", "ground_truth_dev2.csv"])
-def test_truth_of_the_challenge_round_trips(shared, tmp_path, name):
-    source = shared / "isc2021" / name
+def test_truth_of_the_challenge_round_trips(isc2021, tmp_path, name):
+    source = isc2021 / name
     truth = formats.read_truth(source)
     assert len(truth) == 25_000 and (truth["reference_id"] == "").any()
     formats.write_truth(tmp_path / name, truth)
     assert (tmp_path / name).read_bytes() == source.read_bytes()
+
+
+def test_a_small_truth_in_the_layout_of_the_challenge_round_trips(tmp_path):
+    """Sibling of the test above, on lines written out here."""
+    source = tmp_path / "truth.csv"
+    source.write_bytes(b"query_id,reference_id\nQ25000,R352148\nQ25001,\nQ25002,R000001\n")
+    truth = formats.read_truth(source)
+    assert truth["reference_id"].tolist() == ["R352148", "", "R000001"]
+    formats.write_truth(tmp_path / "again.csv", truth)
+    assert (tmp_path / "again.csv").read_bytes() == source.read_bytes()
 
 
 def test_predictions_with_hostile_ids_round_trip(tmp_path):

@@ -117,7 +117,7 @@ def test_code_counts_through_modules_handed_on_and_methods(package):
     )
     code = "from imgfp.handed import top\nfrom imgfp.store.provenance import code_hash\nprint(code_hash(top))"
     before = run(package, code)
-    edit(package / "geometry.py", "sent[:, :2] / sent[:, 2:]", "sent[:, :2] / sent[:, 2:] + 1")
+    edit(package / "geometry.py", "projected[:, 2:]", "projected[:, 2:] + 1")
     changed = run(package, code)
     assert changed != before
     edit(package / "handed.py", "return 1", "return 2")

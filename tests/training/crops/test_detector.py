@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import shutil
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("ultralytics")
+if importlib.util.find_spec("ultralytics") is None:  # importing it here would patch Pillow
+    pytest.skip("ultralytics is not installed", allow_module_level=True)
 
 import PIL.Image
 from safetensors.numpy import load_file
@@ -17,6 +19,8 @@ from safetensors.numpy import load_file
 from imgfp.crops.detectors import OnnxDetector
 from imgfp.training.crops.detector import Recipe, export_onnx, predict, train
 from imgfp.training.crops.network import build_network, load_weights
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

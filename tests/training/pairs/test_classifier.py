@@ -54,6 +54,7 @@ def test_a_resumed_training_gives_the_same_weights(pairs, tmp_path):
         next(classifier.train(planes, kinds, fresh(), other, tmp_path / "killed.pt"))
 
 
+@pytest.mark.slow
 def test_it_learns_and_the_exported_file_agrees(pairs, tmp_path):
     rng = np.random.default_rng(0)
     planes = dataset.planes_of(pairs)[np.arange(96) % len(pairs)].copy()
