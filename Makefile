@@ -1,35 +1,51 @@
 # Targets stay few: make help lists them.
-PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
+UV := .uv/bin/uv
 UV_VERSION := 0.13.9
+# make setup PYTHON=... names an interpreter. Otherwise it is the newest supported one on PATH that
+# runs (pyenv's shims may not), and where there is none, uv downloads this version.
+WITHOUT := 3.13
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+FOUND = $(shell for name in python3.14 python3.13 python3.12 python3.11 python3; do \
+  $$name -c '$(SUPPORTED)' 2>/dev/null && command -v $$name && break; done)
+PYTHON ?= $(or $(FOUND),$(WITHOUT))
 # e.g. make demo TORCH_BACKEND=cpu takes torch's CPU wheels where their index can be reached.
 export UV_TORCH_BACKEND := $(TORCH_BACKEND)
 ifeq ($(TORCH_BACKEND),)
 unexport UV_TORCH_BACKEND
 endif
+# pdqhash has no wheel for Linux: without a C++ compiler it is left out, and its tests skip.
+LEFT_OUT = $(if $(shell command -v c++),,pdqhash)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab app lock clean
+.PHONY: help setup demo test lab app lock docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 setup: $(VENV)/.installed  ## make .venv with everything in it (about 2 minutes, 6.5 GB)
 
-$(VENV)/.installed: requirements.lock pyproject.toml
-	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	@$(RUN) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(RUN) -m uv pip install --quiet --compile-bytecode --python $(RUN) $(if $(TORCH_BACKEND),--no-verify-hashes,--require-hashes) -r requirements.lock
-	$(RUN) -m uv pip install --quiet --python $(RUN) --no-deps --editable .
+$(UV):
+	@python3 -c 'import ensurepip, venv' || { echo "python3 cannot make environments: apt install python3-venv"; exit 1; }
+	@python3 -m venv .uv
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
+	@test -x $(RUN) || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	echo $(LEFT_OUT) | $(UV) pip install --quiet --compile-bytecode --python $(RUN) --excludes - \
+	  $(if $(TORCH_BACKEND),--no-verify-hashes,--require-hashes) -r requirements.lock
+	$(UV) pip install --quiet --python $(RUN) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup  ## run the whole pipeline on the embedded demo corpus
 	@$(RUN) -m imgfp run params/demo.yaml
 
-test: setup  ## lint, then every test
+test: setup  ## lint, check types and spelling, then every test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell README.md docs imgfp notebooks params
 	$(RUN) -m pytest
 
 lab: setup  ## open the notebooks in JupyterLab
@@ -38,9 +54,13 @@ lab: setup  ## open the notebooks in JupyterLab
 app: setup  ## serve the inspection notebook as a web page on this machine
 	$(VENV)/bin/voila notebooks/10_inspect_and_review.ipynb --strip_sources=True
 
-lock:  ## resolve the dependencies of pyproject.toml again
-	$(RUN) -m uv pip compile --quiet pyproject.toml --extra cpu --extra dev --extra peers --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header -o requirements.lock
+docs: setup  ## write the API reference to build/api
+	$(VENV)/bin/pdoc --docformat markdown --output-directory build/api imgfp
+
+lock: $(UV)  ## resolve the dependencies of pyproject.toml again, for every supported Python
+	$(UV) pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 pyproject.toml \
+	  --extra dev --extra lab --extra peers --extra train --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header -o requirements.lock
 
 clean:  ## delete what runs made (library, runs, data), keep .venv
 	rm -rf library runs data

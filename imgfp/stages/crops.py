@@ -1,4 +1,4 @@
-"""Notebook 02: boxes of pasted pictures, and the crops that the rules choose."""
+"""Notebook 02: boxes of pasted images, and the crops that the rules choose."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def detect_crops(
     cluster: str = "local",
     workers: int = 0,
 ) -> MapReport:
-    """Detect pasted pictures in every query; `crop_detector` and `trust_pt` as in
+    """Detect pasted images in every query; `crop_detector` and `trust_pt` as in
     `imgfp.crops.detectors.load_detector`, whose errors it raises."""
     detector = load_detector(crop_detector, trust_pt=trust_pt)
     settings = {

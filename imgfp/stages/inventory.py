@@ -100,7 +100,7 @@ def list_files(source: Path) -> pd.DataFrame:
             status = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
             size, mtime_ns = status.st_size, status.st_mtime_ns
         except OSError:
-            size, mtime_ns = 0, 0  # gone or forbidden: the worker says so in the rejects table
+            size, mtime_ns = 0, 0  # gone or forbidden: the worker reports it as rejected
         # Names that are not UTF-8 cannot enter tables; they go on escaped and are refused there.
         rows.append((printable(image_id), printable(path), size, mtime_ns, printable(source)))
     columns = ["image_id", "path", "file_bytes", "mtime_ns", "source"]
