@@ -64,7 +64,8 @@ def report() -> int:
 
 def _builds(group: tuple[str, ...]) -> list[str]:
     """Which of these wheels are installed; those of conda count as one, under whatever names."""
-    wheels, from_conda = [], []
+    wheels: list[str] = []
+    from_conda: list[str] = []
     for name in group:
         try:
             installer = importlib.metadata.distribution(name).read_text("INSTALLER") or ""
