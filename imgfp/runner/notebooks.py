@@ -1,4 +1,4 @@
-"""Execute the numbered notebooks with one parameter file; skip what is done, say what failed."""
+"""Execute the numbered notebooks with one parameter file; skip those that are up to date."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_STAGES = "01-09"
 
 
 class StageFailed(RuntimeError):
-    """A notebook that did not finish: which one, which cell, why, and where its copy is."""
+    """A notebook that did not finish; the message names it, the cell, the reason and the executed copy."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """A profile made ready: its stages in order, checked values, and the two folders."""
+    """A checked profile: its stages in order, its values, and the two folders."""
 
     stages: list[Stage]
     values: dict[str, Any]
-    run: Path
-    library: Path
+    run: store.Run
+    library: store.Library
 
     def values_of(self, stage: Stage) -> dict[str, Any]:
         """The parameters that this stage declares."""
         return {name: value for name, value in self.values.items() if name in stage.declared}
 
     def shaping(self, stage: Stage) -> dict[str, Any]:
-        """Those of them that can change a result: not who computes it.
+        """Those of them that can change a result; cluster and workers cannot.
 
-        A file that one names to be read (truth, weights, a model) counts with its content.
+        A file that a parameter names (truth, weights, a model) counts with its content.
         """
         values = self.values_of(stage)
         values = {n: v for n, v in values.items() if n not in ("cluster", "workers")}
@@ -69,9 +69,9 @@ class Plan:
 
 
 def prepare(profile: Path, assignments: list[str]) -> Plan:
-    """Read and check a profile against every notebook before anything starts.
+    """Read a profile and check it against every notebook, before anything starts.
 
-    Raises params.ParameterError and FileNotFoundError in one line.
+    Raises params.ParameterError and FileNotFoundError with a message of one line.
     """
     every = [_stage(path) for path in sorted(project.notebooks().glob("[0-9][0-9]_*.ipynb"))]
     known = {name: entry for stage in every for name, entry in stage.declared.items()}
@@ -86,22 +86,22 @@ def prepare(profile: Path, assignments: list[str]) -> Plan:
     values.setdefault("run_dir", f"runs/{profile.stem}")
     values.setdefault("library_dir", f"library/{profile.stem}")
     stages = [stage for stage in every if stage.number in wanted]
-    folders = store.project_path(values["run_dir"]), store.project_path(values["library_dir"])
-    return Plan(stages, values, *folders)
+    run, library = store.Run(values["run_dir"]), store.Library(values["library_dir"])
+    return Plan(stages, values, run, library)
 
 
 def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
     """Run the stages that are not up to date; returns the status that is also in `status.json`.
 
-    start: forget that this stage and those after it were done; only: run just this one, anew.
-    Raises StageFailed, and store.StoreError when another run holds the folder.
+    start: compute this stage and all after it again, whatever is stored; only: compute this one stage
+    again, and no other. Raises StageFailed, and store.StoreError when another run uses the folder.
     """
     numbers = [stage.number for stage in plan.stages]
     for number in filter(None, (start, only)):
         if number not in numbers:
             raise params.ParameterError(f"no stage {number} here; there are {', '.join(numbers)}")
     os.environ["IMGFP_HEADLESS"] = "1"  # kernels inherit it: static figures, plain progress bars
-    with store.lock(plan.run / "notebooks"), ExitStack() as open_until_done:
+    with store.lock(plan.run.notebooks), ExitStack() as open_until_done:
         _write_params(plan)
         status = read_status(plan.run)
         before = store.hash_of(_code_hash())
@@ -114,7 +114,7 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
                 print(f"{stage.name:<24} up to date", flush=True)
             else:
                 if not stage.always and plan.values.get("cluster", "local") == "local":
-                    # One set of worker processes for all notebooks: each would wait for its own.
+                    # One set of worker processes for all notebooks, which otherwise each start their own.
                     workers = cluster.processes(plan.values.get("workers", 0))
                     plan.values["cluster"] = open_until_done.enter_context(workers)
                 os.environ[store.REDO] = "1" if forced else ""  # the kernel inherits it
@@ -123,14 +123,14 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
     return status
 
 
-def read_status(run: Path) -> dict[str, Any]:
-    """What is known of a run: the state of each stage, when it ended, how long it took."""
-    path = run / "status.json"
+def read_status(run: store.Run) -> dict[str, Any]:
+    """State, duration and error of each stage of a run."""
+    path = run.status_json
     return json.loads(path.read_bytes()) if path.exists() else {"stages": {}}
 
 
 def stage_lines(plan: Plan) -> list[str]:
-    """One line a stage: its state, time, and the error if it failed."""
+    """One line per stage: its state, duration, and the error if it failed."""
     status = read_status(plan.run)["stages"]
     before = store.hash_of(_code_hash())
     lines = []
@@ -141,18 +141,18 @@ def stage_lines(plan: Plan) -> list[str]:
         state = entry["state"]
         if state == "ok" and not _is_current(plan, stage, key, entry):
             state = "out of date"
-        if state == "running" and not store.is_locked(plan.run / "notebooks"):
-            state = "interrupted"  # killed before it could say so
+        if state == "running" and not store.is_locked(plan.run.notebooks):
+            state = "interrupted"  # killed before it could record it
         seconds = f"{entry['seconds']:8.1f} s" if "seconds" in entry else " " * 10
         lines.append(f"{stage.name:<24} {state:<12}{seconds}  {entry.get('error', '')}".rstrip())
     return lines
 
 
 def summarise(plan: Plan) -> None:
-    """Print the figures of a finished run, and where to read on; nothing of an earlier one."""
+    """Print the figures of a finished run and the paths of its results."""
     if not any("run:metrics.json" in stage.writes for stage in plan.stages):
         return
-    path = plan.run / "metrics.json"
+    path = plan.run.metrics_json
     metrics = json.loads(path.read_bytes()) if path.exists() else {}
     if metrics:
         figures = {
@@ -162,9 +162,9 @@ def summarise(plan: Plan) -> None:
         }
         named = (f"{n} {'never' if v is None else format(v, '.4f')}" for n, v in figures.items())
         print("\n" + ", ".join(named))
-    for name in ("predictions.csv", "report.html"):
-        if (plan.run / name).exists():
-            print(f"{name.split('.')[0]:<12} {store.show(plan.run / name)}")
+    for path in (plan.run.predictions_csv, plan.run.report_html):
+        if path.exists():
+            print(f"{path.stem:<12} {store.show(path)}")
 
 
 def _stage(path: Path) -> Stage:
@@ -187,7 +187,7 @@ def _numbers(text: str, existing: list[str]) -> list[str]:
 
 
 def _code_hash() -> str:
-    """Of the package: its code, the shipped weights, the report's template."""
+    """Hash of the package: its code, the shipped weights, the template of the report."""
     package = Path(__file__).resolve().parents[1]
     shipped = (".py", ".json", ".onnx", ".safetensors", ".j2")
     paths = [path for path in sorted(package.rglob("*")) if path.suffix in shipped]
@@ -195,18 +195,18 @@ def _code_hash() -> str:
 
 
 def _key(plan: Plan, stage: Stage, before: str) -> str:
-    """What a stage is made from: all that was `before` it, its notebook, its parameters."""
+    """Hash of what a stage is made from: the stages `before` it, its notebook, its parameters."""
     return store.hash_of(before, store.sha256_of(stage.path), plan.shaping(stage))
 
 
 def _is_current(plan: Plan, stage: Stage, key: str, entry: dict[str, Any]) -> bool:
-    """True when a stage was finished with this key and what it wrote is there unchanged."""
+    """True if a stage has finished with this key and its files are unchanged."""
     done = entry.get("state") == "ok" and entry.get("key") == key
     return done and entry.get("outputs") == _digest(plan, stage)
 
 
 def _digest(plan: Plan, stage: Stage) -> str:
-    roots = {"run": plan.run, "library": plan.library, "project": store.project_path("")}
+    roots = {"run": plan.run.root, "library": plan.library.root, "project": store.project_path("")}
     parts = []
     for pattern in stage.writes:
         where, _, below = pattern.partition(":")
@@ -216,15 +216,15 @@ def _digest(plan: Plan, stage: Stage) -> str:
 
 def _write_params(plan: Plan) -> None:
     lines = [f"{name}: {json.dumps(value)}" for name, value in sorted(plan.values.items())]
-    store.write_bytes(plan.run / "params.yaml", ("\n".join(lines) + "\n").encode())
+    store.write_bytes(plan.run.params_yaml, ("\n".join(lines) + "\n").encode())
 
 
 def _write_status(plan: Plan, status: dict[str, Any]) -> None:
-    store.write_bytes(plan.run / "status.json", json.dumps(status, indent=1).encode())
+    store.write_bytes(plan.run.status_json, json.dumps(status, indent=1).encode())
 
 
 def _run_stage(plan: Plan, stage: Stage, key: str, status: dict[str, Any]) -> None:
-    copy = plan.run / "notebooks" / stage.path.name
+    copy = plan.run.notebooks / stage.path.name
     began = time.monotonic()
     entry: dict[str, Any] = {"state": "running", "key": key}
     status["stages"][stage.name] = entry
@@ -299,7 +299,7 @@ def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> No
 
 
 class _Bars:
-    """A text stream that lets only progress bars through to the terminal."""
+    """A text stream that passes only progress bars on to the terminal."""
 
     def write(self, text: str) -> None:
         bars = [line for line in re.split(r"[\r\n]", text) if re.search(r"\d+%\|", line)]

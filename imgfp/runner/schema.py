@@ -39,7 +39,7 @@ class Parameters(BaseModel):
     # Where, and by whom
     reference_dir: str = _of(
         "data/demo/references",
-        "folder or manifest CSV of references; blank searches the library as it is",
+        "folder or manifest CSV; blank: the library as it is",
     )
     query_dir: str = _of("data/demo/queries", "folder or manifest CSV of queries")
     truth: str = _of("data/demo/truth.csv", "CSV query_id,reference_id; blank is no truth")
@@ -64,7 +64,7 @@ class Parameters(BaseModel):
         256, "images per shard, the unit that is kept when a run is killed", "images"
     )
     thumbnail_short_side_px: Annotated[int, Field(ge=32, le=2048)] = _of(
-        192, "of the stored thumbnails; verification compares at this size", "px"
+        192, "of stored thumbnails; verification compares at this size", "px"
     )
 
     # 02 crops
@@ -76,7 +76,7 @@ class Parameters(BaseModel):
         0.1, "boxes above it are searched beside the whole query; 1 is off"
     )
     global_min_confidence: Share = _of(
-        0.82, "a box above it replaces the query in the global branch; 1 is off"
+        0.82, "a box above replaces the query in the global branch; 1 is off"
     )
     crop_max_area: Annotated[float, Field(gt=0, le=1)] = _of(
         0.85, "larger boxes are no crop; 1 is off", "share of the query's area"
@@ -117,7 +117,7 @@ class Parameters(BaseModel):
     )
     descriptor_variants: Annotated[list[Variant], Field(min_length=1)] = _of(
         ["plain", "mirrored", "contrast_reversed"],
-        "variants of the query's descriptors that are searched; fewer take less time",
+        "fewer are faster",
     )
     local_candidates: Annotated[int, Field(ge=1, le=10_000)] = _of(
         10, "best references kept per query and branch", "references"
@@ -145,7 +145,7 @@ class Parameters(BaseModel):
 
     # 06, 07 global descriptors and search
     descriptor_model: str = _of(
-        "imgfp", "imgfp, gist-grid, phash, pdq, sscd, esvit-swin-b, isc21-dt1 or any timm model"
+        "imgfp", "imgfp, gist-grid, sscd, esvit-swin-b, isc21-dt1, any timm model"
     )
     descriptor_weights: str = _of("", "file of weights; blank takes those that come with the model")
     descriptor_file: str = _of("", "challenge HDF5 of vectors made elsewhere; blank computes them")
@@ -156,7 +156,7 @@ class Parameters(BaseModel):
     global_views: list[View] = _of([], "views of a query that are described; empty is all ten")
     global_described: Literal["all", "sure"] = _of(
         "all",
-        "all: the query and its crops; sure: the global crop where there is one, else the query",
+        "all: query and crops; sure: the global crop, else the query",
     )
     global_index: str = _of(
         "auto", "Faiss factory string; auto is exact until memory asks for less"
@@ -169,7 +169,7 @@ class Parameters(BaseModel):
     )
     normalise_neighbours: Annotated[int, Field(ge=0, le=10_000)] = _of(
         10,
-        "mean similarity of that many nearest background vectors is subtracted; 0 is off",
+        "nearest vectors whose mean similarity is subtracted; 0 is off",
         "vectors",
     )
     background: str = _of("", "challenge HDF5 of background vectors; blank takes the library")
@@ -198,7 +198,7 @@ class Parameters(BaseModel):
     )
     other_run_dir: str = _of("", "a second run to draw over the first; blank is none")
     score_threshold: Share = _of(
-        0.0, "pairs with this score or more are reported; 0 takes the measured threshold"
+        0.0, "lowest score that is reported; 0 takes the measured threshold"
     )
     reviewer: str = _of("", "name in the decision log; can be typed in later")
     decisions_log: str = _of(
@@ -219,7 +219,7 @@ class Parameters(BaseModel):
         [], "views of a query to search with; empty is all eight turns and mirrors"
     )
     check_photographs: Count = _of(
-        40, "held-out photographs edited by each family at three strengths; 0 skips it", "images"
+        40, "held-out photographs edited by each family; 0 skips it", "images"
     )
     export_dir: str = _of("", "folder for the two ONNX files; blank is run_dir")
     export_path: str = _of("", "file that the result is written to; blank is run_dir")
@@ -236,7 +236,7 @@ class Parameters(BaseModel):
     device: Device = _of("cpu", "cpu or cuda")
     picture_makers: Annotated[int, Field(ge=0, le=1024)] = _of(
         1,
-        "processes that generate training images; 0 generates them in the training process",
+        "processes that generate training images; 0: the training process",
         "processes",
     )
     image_size: Px = _of(224, "side of the square training images, 32 more or less in turn", "px")
@@ -276,7 +276,7 @@ class Parameters(BaseModel):
     )
     memory: Count = _of(256, "earlier vectors that serve as negatives; 0 is off", "vectors")
     whitening_photographs: Count = _of(
-        2500, "photographs that the last layer is fitted to; 0 keeps it as trained", "images"
+        2500, "photographs to fit the last layer to; 0 keeps it as trained", "images"
     )
     distractors: Count = _of(
         500, "training photographs among the references of the validation", "images"

@@ -67,7 +67,7 @@ def lists_for(n_vectors: int, kind: Kind) -> int:
 
 
 def lists_of(index: Any) -> int:
-    """Lists that an index is split into; 0 when every search looks at all vectors."""
+    """Number of lists of an index; 0 if every search scans all vectors."""
     inverted = faiss.try_extract_index_ivf(index)
     return inverted.nlist if inverted else 0
 

@@ -177,8 +177,8 @@ class ReferenceSet:
         self._local = CandidateGenerator(
             self.views, pipeline.vote_rules, pipeline.local_index, seed
         )
-        shown = (references[i] for i in references)
-        vectors = pipeline.model.embed(shown, pipeline.batch_size)
+        images = (references[i] for i in references)
+        vectors = pipeline.model.embed(images, pipeline.batch_size)
         self._global = index.build(vectors, "global", pipeline.global_index, seed)
 
     def evidence(self, query_id: str, image: np.ndarray) -> pd.DataFrame:
@@ -224,12 +224,12 @@ class ReferenceSet:
         if pipeline.described == "sure":
             described = list(crops.loc[crops["is_global"], "crop_id"]) or described[:1]
         parts = [boxes[view_id] for view_id in described]
-        shown = (
+        every_view = (
             view
             for box in parts
             for view in query_views(image if box is None else cut_box(image, box), pipeline.views)
         )
-        vectors = pipeline.model.embed(shown, pipeline.batch_size)
+        vectors = pipeline.model.embed(every_view, pipeline.batch_size)
         found = propose.from_vectors(
             self._global,
             vectors,

@@ -41,3 +41,24 @@ def test_condas_opencv_is_one_build_under_two_names(install):
 
 def test_this_installation_has_one_build_of_each():
     assert [len(doctor._builds(group)) for group in doctor.RIVALS] == [1, 1]
+
+
+def test_a_missing_extra_is_named_with_its_remedy_and_is_no_fault(monkeypatch):
+    monkeypatch.setitem(doctor.EXTRAS, "train", ("json", "a_module_that_is_nowhere"))
+    rows = {what: sound for sound, what, _ in doctor._extras()}
+    said = next(what for what in rows if what.startswith("extra train"))
+    assert (
+        said
+        == "extra train: without a_module_that_is_nowhere; add them by pip install 'imgfp[train]'"
+    )
+    assert all(rows.values())
+
+
+def test_only_supported_pythons_are_sound(monkeypatch):
+    def sound() -> bool:
+        return doctor.checks()[0][0]
+
+    assert sound()
+    for version in ((3, 10, 9), (3, 15, 0)):
+        monkeypatch.setattr(sys, "version_info", version)
+        assert not sound()

@@ -83,7 +83,7 @@ def evaluate_on(
 def detect_files(
     detector: Detector, paths: Sequence[Path]
 ) -> tuple[list[Boxes], list[tuple[int, int]], float]:
-    """Run a detector over picture files, one at a time. Returns the boxes of each, the (width,
+    """Run a detector over image files, one at a time. Returns the boxes of each, the (width,
     height) of each in pixels, and the mean milliseconds per image, without reading it."""
     found, sizes, seconds = [], [], 0.0
     for path in paths:
