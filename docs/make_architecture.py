@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Draw docs/pictures/architecture.svg and write the list of modules in docs/architecture.md.
 
     .venv/bin/python docs/make_architecture.py

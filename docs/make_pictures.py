@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Draw the pictures of README.md and docs/tour.md from the demo run.
 
     .venv/bin/python docs/make_pictures.py [run folder]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """imgfp: image copy detection, finds the reference image that a query was made from.
 
 Read downwards; each package uses only those above it.

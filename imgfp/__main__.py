@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Command line: `imgfp run PARAMS.yaml`, `init`, `doctor`, `convert-detector`."""
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def main(words: list[str] | None = None) -> int:
 
         try:
             convert(options.source, options.target)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
             print(f"imgfp: {error}", file=sys.stderr)
             return 2
         print(f"crop_detector: {options.target}")

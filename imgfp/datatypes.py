@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Tables and records that pass between stages. Shapes are checked once, at construction."""
 
 from __future__ import annotations

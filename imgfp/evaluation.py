@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Former name of `imgfp.scoring.metrics`, kept so that existing code goes on working."""
 
 import warnings

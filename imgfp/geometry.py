@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Plane geometry: points, areas and polygons under a homography, and the overlap of boxes.
 
 Points are (n,2) x, y; a homography is (3,3) and maps points of one image to another; similarities and

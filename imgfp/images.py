@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Safe decoding of image files to upright RGB, resizing, cutting, and listing of folders.
 
 Files are untrusted. Bytes are read with a size limit, decoded by Pillow under an allow-list of formats

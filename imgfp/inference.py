@@ -1,9 +1,12 @@
-"""Network weights: folder of the shipped files, hash of a file, ONNX sessions on onnxruntime."""
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Network weights: folder of the shipped files, hash of a file, ONNX sessions; optional packages."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +29,19 @@ def onnx_session(path: Path) -> onnxruntime.InferenceSession:
     except Exception as error:  # onnxruntime has no common base class for its errors
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: not an ONNX model that can be run: {reason}") from error
+
+
+def require(module: str, extra: str, feature: str) -> ModuleType:
+    """Import a module that only an extra of imgfp installs. Raises ModuleNotFoundError, whose one line
+    names the feature that needs it and the extra to install."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        absent = error.name or module  # the module, or one that it imports
+        raise ModuleNotFoundError(
+            f"{feature} needs {absent}, which is not installed: pip install 'imgfp[{extra}]'",
+            name=absent,
+        ) from error
 
 
 def sha256_of(path: str | Path) -> str:

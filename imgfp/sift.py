@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """SIFT keypoints and RootSIFT descriptors of one image, and descriptors of its mirror image or negative.
 
 OpenCV's SIFT detects and describes. This module adds the frame that it works on (downscaled first,

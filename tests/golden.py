@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Figures of a finished run that must stay as they are, in `golden/<name>.json`.
 
 After a change that is meant to move them, run the test with IMGFP_RENEW_GOLDEN=1 in the environment: it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A small finished run, written in the pipeline's layout without running it: what the report, the
 browsers and their tests look at."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Records and tables: shapes checked at construction, order, errors that name what is wrong."""
 
 from __future__ import annotations

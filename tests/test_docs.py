@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The documents: links lead somewhere, names exist, and what is drawn from the code is up to date."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Overlaps of images under a homography, and the traces that a second camera leaves in one."""
 
 from __future__ import annotations

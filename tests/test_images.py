@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Safe decoding, resizing, cutting, listing of folders."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Rules that a reader relies on: which package may import which, where heavy libraries live, banned calls."""
 
 from __future__ import annotations
@@ -35,7 +36,16 @@ ORDER = {
     "crops": ["boxes", "edges", "box_features", "ultralytics_models", "rule", "detectors"],
     "demo": ["painting", "corpus"],
     "demo.painting": ["ingredients", "nature", "made", "printed"],
-    "descriptors": ["base", "gist", "hashes", "networks", "checkpoints", "registry", "views"],
+    "descriptors": [
+        "base",
+        "gist",
+        "hashes",
+        "onnx_models",
+        "networks",
+        "checkpoints",
+        "registry",
+        "views",
+    ],
     "edits": [
         "drawing",
         "record",
@@ -205,6 +215,14 @@ def test_no_circle_anywhere():
     graph = {name: own_imports(path) for name, path in NAMES.items() if name}
     # A package's face imports its modules; a module that imports the face would be a circle.
     tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_every_file_names_its_licence():
+    line = "# SPDX-License-Identifier: AGPL-3.0-or-later\n"
+    for folder in (PACKAGE, PACKAGE.parent / "tests", PACKAGE.parent / "docs"):
+        for path in folder.rglob("*.py"):
+            text = path.read_text("utf-8")
+            assert not text.strip() or text.startswith(line), path
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name])

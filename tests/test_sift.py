@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """SIFT features: frames, order, permutations of descriptors, files of the 2021 system."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Capacity plan: memory, disk and time for a number of references."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Homography estimators compared on the same putative matches."""
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pandas as pd
 
 from imgfp import store
 from imgfp.geometry import project
+from imgfp.inference import require
 from imgfp.stages import verification
 from imgfp.verify.estimation import INLIER_PX, estimate_homography
 from imgfp.verify.matching import nearest_two, tentative_matches
@@ -95,8 +97,7 @@ def _ours(query, reference, mirrored, contrast_reversed, query_px, reference_px)
 
 
 def _poselib(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    import poselib
-
+    poselib = require("poselib", "peers", "estimator 'PoseLib'")
     return poselib.estimate_homography(query, reference, {"max_reproj_error": INLIER_PX}, {})[0]
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Notebook 30: the speed of the stages on this machine."""
 
 from __future__ import annotations

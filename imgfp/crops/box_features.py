@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Features of a detected box that tell whether it holds a pasted image: its sides, inside and outside.
 
 They combine two detectors: a network, which recognises images by their content, and straight edges,

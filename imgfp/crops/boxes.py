@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Detector boxes: non-maximum suppression, letterboxing, decoding of YOLO outputs.
 
 Boxes are xyxy, (n,4), pixels, exclusive ends.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Detect images that are pasted inside a query.
 
 A detector returns every box above its floor (`Boxes`); the rule of `imgfp.crops.rule` chooses among

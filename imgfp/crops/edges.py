@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Long straight edges: a detector without training, and refined sides for the boxes of any other."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The rule that chooses which detected boxes are cut out: for one image, or for a whole table at once.
 
 The rule itself is `_taken`; `choose_box` applies it to one image, `taken_boxes` to a table of

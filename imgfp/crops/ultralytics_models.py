@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Detectors trained with ultralytics: `.safetensors` files always, `.pt` files only if trusted.
 
 A `.pt` is a pickle, and loading it runs any code inside it. `convert` reads one without running code
@@ -21,7 +22,7 @@ import numpy as np
 
 from imgfp.crops.boxes import run_detector
 from imgfp.datatypes import Boxes
-from imgfp.inference import sha256_of
+from imgfp.inference import require, sha256_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 def import_ultralytics() -> ModuleType:
     """Import ultralytics without its side effects: installing packages, going online, writing settings
-    into the home folder, and replacing `PIL.Image.open` for the whole process. Raises ImportError where
-    it is not installed."""
+    into the home folder, and replacing `PIL.Image.open` for the whole process. Raises
+    ModuleNotFoundError where it is not installed."""
     import PIL.Image
 
     os.environ["YOLO_AUTOINSTALL"] = "false"
@@ -42,13 +43,8 @@ def import_ultralytics() -> ModuleType:
         os.environ["YOLO_CONFIG_DIR"] = folder
     pillow_open = PIL.Image.open
     try:
-        import ultralytics
-        import ultralytics.utils.patches
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"this detector needs a package that is not installed ({error.name}); "
-            "install imgfp[train]"
-        ) from error
+        ultralytics = require("ultralytics", "train", "a detector of ultralytics")
+        require("ultralytics.utils.patches", "train", "a detector of ultralytics")
     finally:
         PIL.Image.open = pillow_open
     return ultralytics

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The demo corpus: photographs that ship with the dependencies, painted distractors, edited queries.
 
 Everything is generated from one seed; nothing is downloaded and no photograph is part of this package.
@@ -66,7 +67,8 @@ def _photograph(photograph_id: str) -> np.ndarray:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise images.ImageError(
-            photograph_id, f"ships with {package}, which is not installed; install imgfp[train]"
+            photograph_id,
+            f"ships with {package}, which is not installed: pip install 'imgfp[train]'",
         )
     path = Path(spec.submodule_search_locations[0]) / inside
     return images.resize_short_side(images.read_image(path), _SHORT_SIDE)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Global descriptors, one unit vector per image: protocol of the models, batches, resizing.
 
     model = load_model("imgfp")                       # shipped weights, CPU
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
@@ -37,6 +39,29 @@ class Model(Protocol):
     def embed(self, images: Iterable[np.ndarray], batch_size: int = 32) -> np.ndarray:
         """Vectors (n,dim) float32 of unit norm, in order. An iterator is read one batch ahead in a
         thread, so that decoding overlaps with the model. Raises ValueError naming an invalid image."""
+
+
+#: Mean and standard deviation of RGB values in 0..1.
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Preprocessing of an image: resized to a square of side_px with `interpolation` ("area", "bilinear"
+    or "bicubic"), scaled to 0..1, `mean` subtracted, divided by `std` (RGB)."""
+
+    side_px: int
+    mean: tuple[float, float, float] = IMAGENET[0]
+    std: tuple[float, float, float] = IMAGENET[1]
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):  # JSON gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def resized(self, image: np.ndarray) -> np.ndarray:
+        """(H,W,3) uint8 -> (side_px,side_px,3) uint8. Raises ValueError for an invalid image."""
+        return resize_square(check_image(image), self.side_px, self.interpolation)
 
 
 def check_image(image: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""Checkpoints of descriptor models: reading published layouts, preprocessing, inference.
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Checkpoints of descriptor models: reading published layouts, inference with torch.
 
 `imgfp.descriptors.registry.load_model` is the way in. Weights are read as tensors only: safetensors,
 PyTorch files with `weights_only`, TorchScript.
@@ -23,32 +24,33 @@ from torch import nn
 
 from imgfp.descriptors.base import (
     ModelError,
-    check_image,
+    Preprocessing,
     l2_normalise,
     prepared_batches,
-    resize_square,
 )
 from imgfp.descriptors.networks import CopyNet, EsViT, IscNet
 from imgfp.inference import SHIPPED, sha256_of
 
 #: The shipped weights.
 DESCRIPTOR_WEIGHTS = SHIPPED / "descriptor.safetensors"
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """Preprocessing of an image: resized to a square of side_px with `interpolation` ("area", "bilinear"
-    or "bicubic"), scaled to 0..1, `mean` subtracted, divided by `std` (RGB)."""
+class Normalised(nn.Module):
+    """A network with the arithmetic of its preprocessing: (n,h,w,3) uint8 pixels -> (n,d)."""
 
-    side_px: int
-    mean: tuple[float, float, float] = IMAGENET[0]
-    std: tuple[float, float, float] = IMAGENET[1]
-    interpolation: str = "bicubic"
+    mean: torch.Tensor
+    std: torch.Tensor
 
-    def __post_init__(self) -> None:
-        for name in ("mean", "std"):  # JSON gives lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing):
+        super().__init__()
+        self.network = network
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(preprocessing, name)).reshape(1, 3, 1, 1)
+            self.register_buffer(name, values)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        images = (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        return self.network(images.contiguous(memory_format=torch.channels_last))
 
 
 class TorchModel:
@@ -67,17 +69,13 @@ class TorchModel:
     ):
         self.name, self.weights_hash = name, weights_hash
         self.preprocessing, self.device = preprocessing, torch.device(device)
-        self.network = network.eval().to(self.device)
-        shape = (1, 3, 1, 1)
-        self._mean = torch.tensor(preprocessing.mean, device=self.device).reshape(shape)
-        self._std = torch.tensor(preprocessing.std, device=self.device).reshape(shape)
+        self.network = Normalised(network, preprocessing).eval().to(self.device)
         blank = np.zeros((preprocessing.side_px, preprocessing.side_px, 3), np.uint8)
         self.dim = self._run(blank[None]).shape[1]
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """(side_px,side_px,3) uint8: the image resized to a square."""
-        steps = self.preprocessing
-        return resize_square(check_image(image), steps.side_px, steps.interpolation)
+        return self.preprocessing.resized(image)
 
     def embed(self, images: Iterable[np.ndarray], batch_size: int = 32) -> np.ndarray:
         """See `imgfp.descriptors.base.Model.embed`."""
@@ -89,11 +87,7 @@ class TorchModel:
     def _run(self, batch: np.ndarray) -> np.ndarray:
         half = self.device.type != "cpu"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.float16, enabled=half):
-            pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float() / 255
-            pixels = ((pixels - self._mean) / self._std).contiguous(
-                memory_format=torch.channels_last
-            )
-            return self.network(pixels).float().cpu().numpy()
+            return self.network(torch.from_numpy(batch).to(self.device)).float().cpu().numpy()
 
 
 # Weights

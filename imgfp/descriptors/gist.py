@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A descriptor without training: gradient directions and low frequencies on a grid."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Perceptual hashes of 256 bits as unit vectors, as baselines for learned descriptors.
 
 A bit becomes +1/16 or -1/16, so that the dot product of two vectors is 1 - 2 d / 256 for a Hamming
@@ -11,7 +12,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from PIL import Image
 
-from imgfp.descriptors.base import ModelError, check_image, prepared_batches
+from imgfp.descriptors.base import check_image, prepared_batches
+from imgfp.inference import require
 
 
 class Hash:
@@ -35,14 +37,12 @@ class Hash:
 
 
 def _phash() -> Callable[[np.ndarray], np.ndarray]:
-    import imagehash
-
+    imagehash = require("imagehash", "peers", "descriptor model 'phash'")
     return lambda image: imagehash.phash(Image.fromarray(image), hash_size=16).hash
 
 
 def _pdq() -> Callable[[np.ndarray], np.ndarray]:
-    import pdqhash
-
+    pdqhash = require("pdqhash", "peers", "descriptor model 'pdq'")
     return lambda image: pdqhash.compute(image)[0]
 
 
@@ -52,10 +52,5 @@ NAMES = tuple(_HASHES)
 
 
 def load(name: str) -> Hash:
-    """A hash by name. Raises ModelError where its package is not installed."""
-    try:
-        return Hash(name, _HASHES[name]())
-    except ImportError as error:
-        raise ModelError(
-            f"{name} needs a package that is not installed ({error.name}); install imgfp[peers]"
-        ) from error
+    """A hash by name. Raises ModuleNotFoundError where its package is not installed."""
+    return Hash(name, _HASHES[name]())

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Descriptor networks: the trainable one, and published ones.
 
 Each takes (n,3,h,w) normalised float32 and returns (n,d). `imgfp.descriptors.checkpoints` loads their
@@ -52,7 +53,7 @@ class ToneFree(nn.Module):
         grey = (images.float() * self.luma).sum(dim=1, keepdim=True)
         whole = grey - grey.mean(dim=(2, 3), keepdim=True)
         whole = whole / (whole.square().mean(dim=(2, 3), keepdim=True).sqrt() + 0.004)
-        reach = max(1, min(grey.shape[2:]) // 16)
+        reach = max(1, min(_sides(grey)) // 16)
         local = whole - _box_mean(whole, reach)
         # The constant keeps flat regions flat; without it their noise would be amplified.
         local = local / (_box_mean(local.square(), reach).sqrt() + 0.15)
@@ -60,11 +61,26 @@ class ToneFree(nn.Module):
         return torch.cat([whole.clamp(-3, 3), local, 1.5 * local.abs() - 1], dim=1)
 
 
+def _sides(maps: torch.Tensor) -> list[int]:
+    """Height and width, as plain numbers also while torch traces an export."""
+    return [int(side) for side in maps.shape[2:]]
+
+
 def _box_mean(maps: torch.Tensor, reach: int) -> torch.Tensor:
     """Mean over the square of side 2 reach + 1 around each pixel, clipped to the image."""
     side = 2 * reach + 1
     maps = F.avg_pool2d(maps, (side, 1), 1, (reach, 0), count_include_pad=False)
     return F.avg_pool2d(maps, (1, side), 1, (0, reach), count_include_pad=False)
+
+
+def _cell_means(maps: torch.Tensor, grid: int) -> torch.Tensor:
+    """Means of grid x grid cells (n,c,h,w) -> (n, c grid grid): `adaptive_avg_pool2d`, which ONNX lacks."""
+    rows, columns = (
+        [slice(side * i // grid, -(-side * (i + 1) // grid)) for i in range(grid)]
+        for side in _sides(maps)
+    )
+    cells = [maps[:, :, row, column].mean(dim=(2, 3)) for row in rows for column in columns]
+    return torch.stack(cells, dim=2).flatten(1)
 
 
 def _channels(backbone: nn.Module) -> list[int]:
@@ -104,7 +120,7 @@ class CopyNet(nn.Module):
         maps = self.backbone(toneless)[-len(self.pools) :]
         blocks = [pool(level) for pool, level in zip(self.pools, maps, strict=True)]
         if self.grid:
-            blocks.append(F.adaptive_avg_pool2d(maps[-1].float(), self.grid).flatten(1))
+            blocks.append(_cell_means(maps[-1].float(), self.grid))
         return torch.cat([F.normalize(block, dim=1) for block in blocks], dim=1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Query views: the image rotated, mirrored or cropped. The search takes the best result of all views."""
 
 from __future__ import annotations

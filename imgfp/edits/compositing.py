@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Edits that make the image a part of a larger one: padding, frames, screenshots, collages, pastes.
 
 Each takes (edited, strength, rng, others), see `imgfp.edits.families`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Drawing primitives of the edits: backdrops, text, stickers, stripes, screens.
 
 Images are (H,W,3) uint8 RGB. Coverage `alpha` is (h,w) uint8, 255: opaque. Every random choice comes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """All families of edits: seeded, with exact geometry, for training, calibration and the demo corpus.
 
     edited = apply(image, None, rng, others)          # one to four families, drawn at random

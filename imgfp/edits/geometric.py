@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Geometric edits: crop, rotation, mirroring, perspective, aspect ratio, lens and wave distortion.
 
 Each takes (edited, strength, rng, others), see `imgfp.edits.families`.

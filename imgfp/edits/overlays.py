@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Edits that draw over an image: text, stickers, stripes, masks, other images.
 
 Each takes (edited, strength, rng, others), see `imgfp.edits.families`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Photometric edits, which move no pixel: colour, blur, noise, compression.
 
 Each takes an (H,W,3) uint8 RGB image, a strength in 0..1 (0 nearly invisible, 1 the hardest of the

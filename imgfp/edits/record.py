@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The record of an edited image, with exact geometry, and the primitives that edits are built from.
 
 Two coordinate frames are in use, half a pixel apart. A homography maps pixel centres: the centre of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The report of a finished run: one HTML file without scripts and without external resources."""
 
 from imgfp.report.page import TARGETS, build

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Figures of the report: each returns a data URI and one line that explains what to look for."""
 
 from __future__ import annotations

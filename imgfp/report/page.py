@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The page `report.html`: results of a run, their reliability, and its errors.
 
 The page is a single file without scripts and without external resources; its content security policy

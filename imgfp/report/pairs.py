@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Pairs on the report: both images with their overlap, the score, and the evidence in words."""
 
 from __future__ import annotations

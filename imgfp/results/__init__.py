@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Read-only access to a finished run, for the report, the widgets and the notebooks.
 
 Everything is loaded on first use, so that a large run opens at once. Images are read from the

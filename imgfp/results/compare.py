@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Matches and overlay of one pair, recomputed from stored features for the match inspector."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Explanations of the score of a pair: ablation of branches, contributions of features, overlap."""
 
 from __future__ import annotations

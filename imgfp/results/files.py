@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The files of a finished run and its library, each read when it is first asked for."""
 
 from __future__ import annotations

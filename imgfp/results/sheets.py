@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Contact sheets of pairs: thumbnails of both sides, with the score."""
 
 from __future__ import annotations

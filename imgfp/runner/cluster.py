@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Map a function over shards on a Dask cluster: local processes by default, or a scheduler by address."""
 
 from __future__ import annotations

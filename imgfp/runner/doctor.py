@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Is this installation sound? Each check prints one line, and what to do where it fails."""
 
 from __future__ import annotations
@@ -151,6 +152,7 @@ def _weights() -> tuple[bool, str, str]:
     names = [
         "crop_detector.onnx",
         "box_scorer.onnx",
+        "descriptor.onnx",
         "descriptor.safetensors",
         "fusion.json",
         "pair_classifier.onnx",

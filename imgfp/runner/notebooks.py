@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Execute the numbered notebooks with one parameter file; skip those that are up to date."""
 
 from __future__ import annotations

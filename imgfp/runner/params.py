@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Parameter files: one flat YAML per profile, checked against the schema and the notebooks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Where notebooks and profiles lie: in the user's project, in the package, or in a checkout."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Every parameter of the notebooks: type, range, choices, unit and meaning, once.
 
 A notebook declares the parameters that it uses, with the default that it runs by on its own; the schema

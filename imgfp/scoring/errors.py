@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Error analysis of a run: missed copies and false alarms, per kind of query, per branch, per cause.
 
 Every function takes plain tables and returns one. Scores: higher is more similar.

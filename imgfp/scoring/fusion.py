@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Score fusion: one score per pair from the evidence of all branches, as a sum or as a probability.
 
 The evidence table has one row per view of a query (whole image or crop), reference and branch:

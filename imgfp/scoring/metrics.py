@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Metrics of a run, and their uncertainty.
 
 Scores: higher is more similar. Ties are counted worst-case everywhere: among equal scores the false

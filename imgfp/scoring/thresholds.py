@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Score thresholds: choice, expected precision and recall, calibration, and drift of the scores."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Faiss indexes: plan, train, extend, and search several shards as one.
 
 Indexes are read from bytes and written to bytes: only the store touches files. Distances are squared L2,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Similarities: the maximum over query views, and normalisation by a background."""
 
 from __future__ import annotations

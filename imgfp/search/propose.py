@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Candidate references of a query, from its keypoints or its global vectors.
 
 Pure functions on arrays. The stages that search a library and the calibration of scores both call them, so

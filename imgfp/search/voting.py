@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """From keypoint hits to candidate references. Pure functions on arrays and tables.
 
 A search gives every query keypoint its k nearest reference keypoints. Each can vote for the image it belongs

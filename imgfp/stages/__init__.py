@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The stages of the numbered notebooks, one call each.
 
 A call divides its work into shards, runs those that are not up to date on the cluster, and returns a

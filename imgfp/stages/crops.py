@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Notebook 02: boxes of pasted images, and the crops that the rules choose."""
 
 from __future__ import annotations

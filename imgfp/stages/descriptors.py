@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Notebook 06: one vector per image; queries also by their crops and in several views."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Notebook 03: keypoints and descriptors of references, queries and crops."""
 
 from __future__ import annotations

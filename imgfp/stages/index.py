@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Notebooks 04 and 07: the Faiss index of a library, built in parts and extended."""
 
 from __future__ import annotations

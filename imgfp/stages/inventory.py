@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Notebook 01: which images a folder holds and which files cannot be read; shards with thumbnails."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Notebook 08: the evidence of every proposed pair, from stored features and thumbnails."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Every file of a library or a run: written whole, described by a sidecar, read only when sound."""
 
 from imgfp.inference import sha256_of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Every artefact's one reader and one writer.
 
 An artefact is a file with a sidecar `<file>.json` beside it, which holds its origin (kind, version, code,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Decisions of reviewers about pairs: an append-only log, one JSON line per decision.
 
 Nothing is ever rewritten: an undo is a line too. Each line is one write to a file opened for appending

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Local features of single images, read as slices out of stored shards."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Files written whole or not at all, folders, paths and hashes of plain values."""
 
 from __future__ import annotations

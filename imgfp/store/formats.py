@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """File formats of others: keypoint and score texts of the 2021 system, descriptor HDF5, challenge CSVs,
 manifests.
 

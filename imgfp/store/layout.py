@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Where everything lies inside `library/<name>/` and `runs/<name>/`. Every path is spelled here, once.
 
 A property names a folder of shards, or a single file; the name of a file ends with its format.

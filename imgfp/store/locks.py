@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """One writer per folder, and a crash journal of what a writer is processing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """What an artefact was made from: a stable kind, its version, the code, the settings and the inputs.
 
 The code counts as the set of definitions that the producing function reaches inside the package:

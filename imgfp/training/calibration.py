@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Pairs with known labels, made from a user's own photographs, for `fusion.fit`.
 
     evidence = calibration_pairs(references, negatives, load_pipeline(**settings), seed=0)

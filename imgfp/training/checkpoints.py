@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Checkpoints of a training: save the whole state, resume it under the same settings."""
 
 from __future__ import annotations

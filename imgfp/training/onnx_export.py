@@ -1,9 +1,13 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Export of torch networks to ONNX."""
 
 from __future__ import annotations
 
 import io
+import json
+import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,8 @@ import torch
 from torch import nn
 
 from imgfp import store
+from imgfp.descriptors.checkpoints import Normalised, unpack_copynet
+from imgfp.inference import sha256_of
 
 
 def export_onnx(
@@ -19,6 +25,29 @@ def export_onnx(
     """Write a network as ONNX, float32, for any number of rows like those of `example`."""
     rows = {name: {0: "n"} for name in (input_name, output_name)}
     store.write_bytes(path, onnx_bytes(network, example, [input_name], [output_name], rows))
+
+
+def export_descriptor(weights: Path, path: Path) -> None:
+    """Write the descriptor network of a `.safetensors` file of notebook 21 as ONNX, for
+    `imgfp.descriptors.onnx_models.OnnxModel`. Raises ModelError for a file of another layout."""
+    import onnx
+
+    network, preprocessing = unpack_copynet(weights)
+    side = preprocessing.side_px
+    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    rows = {name: {0: "n"} for name in ("pixels", "vectors")}
+    whole = Normalised(network, preprocessing).eval()
+    with warnings.catch_warnings():
+        # The sizes of an image become constants of the graph, as they are meant to.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        graph = onnx.load_from_string(onnx_bytes(whole, example, ["pixels"], ["vectors"], rows))
+    about = {
+        "preprocessing": json.dumps(asdict(preprocessing)),
+        "weights_sha256": sha256_of(weights),
+    }
+    onnx.helper.set_model_props(graph, about)
+    onnx.checker.check_model(graph)
+    store.write_bytes(path, graph.SerializeToString())
 
 
 def onnx_bytes(
@@ -37,6 +66,7 @@ def onnx_bytes(
         input_names=input_names,
         output_names=output_names,
         dynamic_axes=dynamic_axes,
+        opset_version=20,  # what onnxruntime 1.17 and later run
         dynamo=False,
     )
     return data.getvalue()

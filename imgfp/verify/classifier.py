@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """CNN that tells copies from second photographs of the same scene, given two aligned images.
 
 Counts of matching blocks cannot tell a sticker from a moved hand, nor faint texture under a blur

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Block-wise normalised cross-correlation (NCC) of two aligned images.
 
 A copy correlates nearly everywhere it is not painted over; another photograph of the same scene

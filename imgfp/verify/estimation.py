@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Homography estimation from putative matches, and the tests that refuse implausible transforms."""
 
 from __future__ import annotations

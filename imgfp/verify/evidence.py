@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The evidence of one proposed pair: one row of the evidence table."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Homography hypotheses for a pair: which are tried, and which one the pixels support best."""
 
 from __future__ import annotations

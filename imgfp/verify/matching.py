@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Matching of SIFT descriptors: nearest neighbours, ratio test, putative and guided matches.
 
 A query may be mirrored, and its contrast reversed, in whole (a negative) or in part (solarised).

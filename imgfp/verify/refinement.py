@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Refinement of an alignment by block matching, with the simplest model that explains it.
 
 Editing moves the pixels of an image by one simple transform: cropped, pasted and squeezed images

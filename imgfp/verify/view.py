@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """One side of a pair, with what is computed once per image and used for all its pairs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Drawings. Every `draw_*` function draws on the Axes it is given and returns it."""
 
 from imgfp.viz.base import (

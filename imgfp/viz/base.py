@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Colours, figures without global state, scales, and text that is never parsed as markup."""
 
 from __future__ import annotations

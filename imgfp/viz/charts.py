@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Charts on Axes: score histograms, precision and recall, bars, votes, calibration, loss curves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Images on Axes: contact sheets, boxes, keypoints, matches, overlays.
 
 Images are (H,W,3) uint8 RGB. Coordinates are pixels of the upright original; for a thumbnail, `size`

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Drawings as SVG text, for the report and for widgets, with tooltips.
 
 Functions that draw return one `<svg>` element. Images are embedded as JPEG bytes. All text is escaped

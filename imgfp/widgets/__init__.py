@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Interactive browsers of a finished run. Each takes `Results` and works on stored results alone; none
 needs a model."""
 

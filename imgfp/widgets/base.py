@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Parts that the browsers share: a pager, HTML panes, tables, and a draggable line over a chart."""
 
 from __future__ import annotations

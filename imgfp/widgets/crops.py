@@ -1,6 +1,9 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The crop browser: the detected boxes of every query, and which of them each rule cuts out."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
 
 import ipywidgets as ipw
 import numpy as np
@@ -36,7 +39,7 @@ class CropBrowser(ipw.VBox):
         self.aspect = slider("crop_max_aspect", rules["max_aspect"], 1, 10, 0.1)
         self._sliders = (self.local, self.single, self.area, self.aspect)
         self._in_run = self._now = self._apply_rules()
-        filters = {
+        filters: dict[str, Callable[[], Iterable[Hashable]]] = {
             "all queries": lambda: results.queries.index,
             "with a box": lambda: self._rows_of,
             "without a box": lambda: [q for q in results.queries.index if q not in self._rows_of],

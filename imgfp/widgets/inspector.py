@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The match inspector: why a pair matched, or did not."""
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ class MatchInspector(ipw.VBox):
         results, (query_id, reference_id) = self._results, key
         self._sizes = results.size("query", query_id), results.size("reference", reference_id)
         pictures = results.picture("query", query_id), results.picture("reference", reference_id)
-        self._jpegs = [svg.small_jpeg(picture, 560) for picture in pictures]
+        self._jpegs = svg.small_jpeg(pictures[0], 560), svg.small_jpeg(pictures[1], 560)
         self._evidence = results.best_evidence(*key)
         self._outlines = results.outlines(*key)
         # The choice of one match, or of mirroring, does not carry over from the last pair.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The review queue: decisions on pairs, the most uncertain pairs first."""
 
 from __future__ import annotations

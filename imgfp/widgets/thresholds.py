@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The threshold tuner: precision and recall at any threshold, from stored scores."""
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Scores:
         """The scores of a branch; for any other `source` the merged predictions."""
         if source in BRANCHES:
             rows = results.candidates[results.candidates["branch"] == source]
-            pairs = rows.groupby(["query_id", "reference_id"], as_index=False)["score"].max()
+            pairs = rows.groupby(["query_id", "reference_id"])["score"].max().reset_index()
             pairs = pairs.sort_values("score", ascending=False, ignore_index=True, kind="stable")
         else:
             pairs = results.pairs[["query_id", "reference_id", "score"]]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The vote view: the references that a query's keypoints voted for, and why one was accepted or none."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Images that the tests of crops use."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Features of boxes: finite for any image, and different for a paste."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Non-maximum suppression, letterboxing, decoding of network outputs."""
 
 from __future__ import annotations

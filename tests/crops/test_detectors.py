@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Detectors by name or from files, and the shipped one."""
 
 from __future__ import annotations

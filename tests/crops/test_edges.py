@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The edge-based detector, and sides that move to the nearest edge."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The rule that chooses boxes: for one image, and for a table at once."""
 
 from __future__ import annotations

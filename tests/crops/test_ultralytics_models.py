@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Detectors trained with ultralytics: converted without running their code, refused with code inside."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The demo corpus: photographs, queries, exact geometry, files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Procedural paintings: shape, determinism, texture."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Batches, resizing, normalisation, errors of images."""
 
 from __future__ import annotations

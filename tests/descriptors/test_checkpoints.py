@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Published models: state dicts are written in the published layout with random values, loaded, and
 compared with a forward pass that is written out here."""
 
@@ -14,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from imgfp.descriptors import checkpoints, networks
-from imgfp.descriptors.base import ModelError
+from imgfp.descriptors.base import IMAGENET, ModelError, Preprocessing
 from imgfp.descriptors.registry import load_model
 
 
@@ -174,7 +175,7 @@ def test_esvit_with_its_linear_head_agrees_with_the_published_forward(
     assert model.dim == 256
     assert model.preprocessing.side_px == 224
     assert model.preprocessing.interpolation == "bicubic"
-    images = normalised(model, pictures, *checkpoints.IMAGENET)
+    images = normalised(model, pictures, *IMAGENET)
     features = swin_last_blocks(
         backbone, images, **{k: SMALL[k] for k in ("depths", "heads", "window")}
     )
@@ -266,7 +267,7 @@ def test_sscd_torchscript_agrees_with_the_eager_network(tmp_path, pictures):
     model = load_model("sscd", str(path))
     assert (model.dim, model.preprocessing.side_px) == (512, 320)
     with torch.inference_mode():
-        expected = network(normalised(model, pictures[:2], *checkpoints.IMAGENET)).numpy()
+        expected = network(normalised(model, pictures[:2], *IMAGENET)).numpy()
     np.testing.assert_allclose(model.embed(pictures[:2]), expected, atol=1e-5)
 
 
@@ -317,7 +318,7 @@ def test_dinov2_in_its_authors_layout_agrees_with_a_plain_vision_transformer(tmp
     def norm(x, at):
         return F.layer_norm(x, (wide,), w[at + ".weight"], w[at + ".bias"], eps=1e-6)
 
-    images = normalised(model, pictures[:1], *checkpoints.IMAGENET)
+    images = normalised(model, pictures[:1], *IMAGENET)
     x = F.conv2d(images, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=14)
     x = torch.cat([w["cls_token"], x.flatten(2).transpose(1, 2)], 1) + w["pos_embed"]
     for i in range(blocks):
@@ -340,7 +341,7 @@ def test_dinov3_loads_through_timm(tmp_path, pictures):
     safetensors.save_file(network.state_dict(), tmp_path / "v3.safetensors")
     model = load_model("vit_small_patch16_dinov3", str(tmp_path / "v3.safetensors"))
     with torch.inference_mode():
-        images = normalised(model, pictures[:1], *checkpoints.IMAGENET)
+        images = normalised(model, pictures[:1], *IMAGENET)
         expected = unit(network.forward_head(network.forward_features(images), pre_logits=True))
     np.testing.assert_allclose(model.embed(pictures[:1]), expected, atol=1e-5)
 
@@ -391,7 +392,7 @@ def test_weights_of_another_shape_are_named():
 def packed(tmp_path, seed=0):
     torch.manual_seed(seed)
     network = networks.CopyNet("regnetx_002", dim=32)
-    setting = checkpoints.Preprocessing(64, interpolation="area")
+    setting = Preprocessing(64, interpolation="area")
     path = tmp_path / f"{seed}.safetensors"
     path.write_bytes(checkpoints.pack_copynet(network, setting))
     return network.eval(), path
@@ -401,9 +402,9 @@ def test_a_packed_network_comes_back(tmp_path, pictures):
     network, path = packed(tmp_path)
     model = load_model("imgfp", str(path))
     assert model.dim == 32
-    assert model.preprocessing == checkpoints.Preprocessing(64, interpolation="area")
+    assert model.preprocessing == Preprocessing(64, interpolation="area")
     with torch.inference_mode():
-        expected = network(normalised(model, pictures, *checkpoints.IMAGENET)).numpy()
+        expected = network(normalised(model, pictures, *IMAGENET)).numpy()
     np.testing.assert_allclose(model.embed(pictures), expected, atol=5e-3)  # float16 weights
     assert load_model("imgfp", str(packed(tmp_path, 1)[1])).weights_hash != model.weights_hash
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The baseline of gradient directions on a grid."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Perceptual hashes as descriptors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Networks of descriptors: pooling, removal of tones, sizes, invariance to the batch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Query views: rotated, mirrored, cropped."""
 
 from __future__ import annotations

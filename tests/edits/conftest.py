@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Images that the tests of edits use, and the check of a homography by pixels."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Drawing primitives: coverage, clipping, determinism."""
 
 from __future__ import annotations

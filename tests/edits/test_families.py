@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Contracts on every family, chains of several, determinism."""
 
 from __future__ import annotations

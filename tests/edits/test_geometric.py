@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Geometric edits: exact homographies, and an effect that grows with the strength."""
 
 from __future__ import annotations

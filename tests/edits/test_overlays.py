@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Overlays: the mask loses what they cover, and more with the strength."""
 
 from __future__ import annotations

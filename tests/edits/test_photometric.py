@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Photometric edits: same shape, no pixel moved, an effect that grows with the strength."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The record of an edited image and its primitives: boxes, corners, homographies."""
 
 from __future__ import annotations

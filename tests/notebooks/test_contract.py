@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The contract of the numbered notebooks: they wire, they never define, and they are committed clean."""
 
 from __future__ import annotations

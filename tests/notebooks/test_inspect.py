@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Notebook 10 without a person: figures in place of the browsers, in the copy and in its HTML export."""
 
 from __future__ import annotations

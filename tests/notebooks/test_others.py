@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The notebooks beside the pipeline, run on little data: training of the crop detector and of the pair
 classifier, comparison of runs."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Shards are computed once, in worker processes, and a killed map goes on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The check of an installation: one build of each library, from wheels or from conda."""
 
 from __future__ import annotations

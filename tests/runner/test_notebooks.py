@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The runner: right order, right verdicts, nothing done twice, errors that say where."""
 
 from __future__ import annotations

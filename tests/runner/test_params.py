@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Parameter files: YAML 1.2, flat, checked, with the nearest right name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Notebooks and profiles: those of the user's project before the shipped ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The schema of parameters against notebooks, profiles and code."""
 
 from __future__ import annotations

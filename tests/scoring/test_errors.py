@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Error analysis: groups of queries, branches, causes of missed copies and false alarms."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The sum of the 2021 system, the calibrated score, its model file, and contributions of features."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Metrics of a run: hand-made cases, brute force on random ones, figures of the 2021 system."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Threshold cards, reliability, drift."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The best view of a query, and scores normalised by a background."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Candidates from keypoints and from vectors, on arrays small enough to check by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A small run and library that the stages may write to, and one worker process for all of them."""
 
 from __future__ import annotations

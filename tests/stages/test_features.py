@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Notebook 03 without its notebook: keypoints of both sides and of crops."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The index of a library: built once, extended by its last part, opened with its owners."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Shards of images keep their place while folders grow, change and shrink."""
 
 from __future__ import annotations

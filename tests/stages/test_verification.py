@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Notebook 08 without its notebook: evidence of proposed pairs, from what is stored."""
 
 from __future__ import annotations

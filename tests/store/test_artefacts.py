@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Artefacts are whole or absent, current or made again, and damage is never read as data."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Every path inside a library and a run."""
 
 from __future__ import annotations

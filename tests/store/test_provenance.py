@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """An artefact knows the code that made it: an edit makes it stale, a move or a rename does not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Labelled pairs made from a user's own photographs, with the settings of a run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Checkpoints: the whole state, refused under other settings."""
 
 from __future__ import annotations

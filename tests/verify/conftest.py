@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Views and images that the tests of verification share."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The pair classifier: its input, its invariances, its answers, its errors."""
 
 from __future__ import annotations

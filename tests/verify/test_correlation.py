@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Alignments and their overlays, block correlations, displacements."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Homographies that are found in putative matches, and transforms that are refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Evidence of pairs with known geometry: areas, correlations, words, and unrelated pairs."""
 
 from __future__ import annotations

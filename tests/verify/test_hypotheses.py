@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Homography hypotheses: from matches, from whole frames, refined only with a reason."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The match count of the 2021 system, its four variants, putative and guided matches."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Refinement finds the simplest model that explains a copy, to a fraction of a pixel, and only that."""
 
 from __future__ import annotations

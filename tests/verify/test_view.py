@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """One side of a pair: its searched part, its frame, its grey pixels, its orientations."""
 
 from __future__ import annotations

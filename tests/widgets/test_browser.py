@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The inspection notebook in a real browser: opened, run, moved, clicked, typed into."""
 
 from __future__ import annotations
@@ -193,10 +194,10 @@ def test_every_browser_answers_in_jupyterlab(page, workplace, tmp_path):
         # Crops: a lower threshold takes a second box.
         page.get_by_placeholder("query id …").first.fill("q-turned")
         page.keyboard.press("Enter")
-        page.get_by_text("nothing: only the whole query is searched").nth(1).wait_for()
+        page.get_by_text("none: only the whole query is searched").nth(1).wait_for()
         photograph(page, "crops")
         push(page, "local_min_confidence", "ArrowLeft", 5)
-        page.get_by_text("nothing: only the whole query is searched").nth(1).wait_for(
+        page.get_by_text("none: only the whole query is searched").nth(1).wait_for(
             state="detached"
         )
         page.get_by_text("2 of 8 queries, 1 more and 0 fewer").wait_for()
@@ -216,7 +217,7 @@ def test_every_browser_answers_in_jupyterlab(page, workplace, tmp_path):
         page.locator("svg animate").wait_for(state="attached")
         page.get_by_role("button", name="difference").click()
         page.locator("svg animate").wait_for(state="detached")
-        photograph(page, "laid")
+        photograph(page, "overlay")
         # Thresholds: drag the line, type one, see the count change, open a pair, write it down.
         box = page.get_by_label("threshold", exact=True)
         before = float(box.input_value())
@@ -226,14 +227,14 @@ def test_every_browser_answers_in_jupyterlab(page, workplace, tmp_path):
         )
         drag(page, 60)
         photograph(page, "dragged")
-        page.get_by_role("button", name="look", exact=True).first.click()
+        page.get_by_role("button", name="inspect", exact=True).first.click()
         page.get_by_placeholder("query or reference id …").nth(1).wait_for()
         box.fill("5")
         box.press("Enter")
         page.get_by_text("score_threshold: 5").wait_for()
         photograph(page, "thresholds")
         page.get_by_role("button", name="write to profile").click()
-        page.get_by_text("mine.yaml now says").wait_for()
+        page.get_by_text("mine.yaml: score_threshold set to").wait_for()
         assert "score_threshold: 5" in (workplace / "params/mine.yaml").read_text()
         # Review: one click, two letters, one letter deleted.
         page.get_by_role("button", name="copy (c)").click()
@@ -241,7 +242,7 @@ def test_every_browser_answers_in_jupyterlab(page, workplace, tmp_path):
         letters.press_sequentially("us", delay=600)
         page.get_by_text("same scene: ").wait_for()
         letters.press("Backspace")
-        page.get_by_text("taken back: ").wait_for()
+        page.get_by_text("undone: ").wait_for()
         photograph(page, "review")
         # A restarted kernel goes on after the last decision, and can take it back.
         page.get_by_role("menuitem", name="Kernel", exact=True).click()
@@ -249,7 +250,7 @@ def test_every_browser_answers_in_jupyterlab(page, workplace, tmp_path):
         page.locator(".jp-Dialog button.jp-mod-accept").click()
         page.get_by_text("4 lines in").wait_for()
         page.get_by_role("button", name="undo (z)").click()
-        page.get_by_text("taken back: ").wait_for()
+        page.get_by_text("undone: ").wait_for()
     log = decisions.read(workplace / "run/decisions.jsonl")
     assert log["decision"].tolist() == ["copy", "unrelated", "same_scene", "undo", "undo"]
     assert decisions.consensus(log)["decision"].tolist() == ["copy"]

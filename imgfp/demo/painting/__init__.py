@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Procedural paintings: textured, varied images without copyright, as distractors.
 
 image = painting.procedural(rng, "hills", (320, 480))

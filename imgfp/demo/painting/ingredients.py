@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Parts that the painters share: fractal noise, palettes, Voronoi cells, shading, brushes.
 
 Images are (H,W,3) uint8 RGB, fields (H,W) float32, colours three numbers in 0..255, points x, y in px.

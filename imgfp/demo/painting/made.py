@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Painters of man-made things: each takes (height, width, rng) and returns (height,width,3) uint8 RGB."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Box scorer of the crop detector: a tiny network that computes the confidence of a proposed box.
 
 It learns from generated scenes, as the detector network does, how well a box with given features

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Train the crop detector: an ultralytics network on generated images.
 
 The network (`training.crops.network`) is trained with ultralytics' own loss (task-aligned assignment, CIoU,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Evaluation of crop detectors: recall, precision and false boxes, of all detections or of a rule.
 
 Truth is one (m,4) array of xyxy boxes per image, in its pixels, m = 0 where nothing is pasted.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The crop detector's network: a small YOLO11 from ultralytics, and its weights as safetensors.
 
 There are detection heads at strides 16 and 32 only: a pasted image is large, and the head at stride 8

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Edits of an image before it is pasted, and of the finished training image.
 
 Each takes an (H,W,3) uint8 RGB image and a generator and returns a new image; none depends on the boxes.

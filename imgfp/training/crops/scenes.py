@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Training images for the crop detector: photographs pasted, framed and combined, with exact boxes.
 
 A third of the images contain no paste: untouched photographs, edited ones, and decoys that look like

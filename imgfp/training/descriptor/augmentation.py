@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Augmentation for descriptor training: two views of each photograph, determined by step and seed."""
 
 from __future__ import annotations

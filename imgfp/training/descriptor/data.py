@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Photographs to train on, and test queries whose edits are known."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Evaluation of a descriptor alone: nearest references of edited queries, in comparison with hashes."""
 
 from __future__ import annotations

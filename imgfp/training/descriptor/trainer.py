@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Train the copy-detection descriptor from unlabelled photographs.
 
 Contrastive loss over two views of a photograph (normalised temperature-scaled cross entropy, Chen et
@@ -23,7 +24,7 @@ from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_ind
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from imgfp.descriptors.checkpoints import IMAGENET
+from imgfp.descriptors.base import IMAGENET
 from imgfp.descriptors.networks import CopyNet
 from imgfp.training.checkpoints import Stateful, load_checkpoint, save_checkpoint
 from imgfp.training.descriptor.augmentation import Steps, step_loader

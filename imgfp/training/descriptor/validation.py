@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A small copy-detection task made from held-out photographs, to monitor training."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The last linear layer in closed form: learned whitening.
 
 The difference between two views of one photograph is noise, the difference between photographs is signal:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Train the pair classifier (`imgfp.verify.classifier`) on aligned pairs and export it to ONNX."""
 
 from __future__ import annotations

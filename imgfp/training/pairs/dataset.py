@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Labelled aligned pairs for `training.pairs.classifier`.
 
     pairs = aligned_pairs(references, negatives, same_scene=known, seed=0)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Synthetic hard negatives: a second photograph of a scene, simulated from the first.
 
 Real second photographs are rare in most archives. A simulated one has what distinguishes them from copies:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Training and export of the box scorer."""
 
 from __future__ import annotations

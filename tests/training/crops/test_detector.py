@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Training of the crop detector: resuming, settings, export."""
 
 from __future__ import annotations

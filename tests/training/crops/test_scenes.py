@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Generated scenes for the training of the crop detector."""
 
 from __future__ import annotations

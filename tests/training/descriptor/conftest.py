@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Small images to train on, on one thread."""
 
 from __future__ import annotations

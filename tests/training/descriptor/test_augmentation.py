@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Views of photographs by step, and the edits that make them."""
 
 from __future__ import annotations

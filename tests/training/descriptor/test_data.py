@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Reading of photographs and their groups."""
 
 from __future__ import annotations

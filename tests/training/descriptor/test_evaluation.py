@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Evaluation of a descriptor alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Losses, learning rate, and the training loop of the descriptor."""
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from imgfp.descriptors.checkpoints import Preprocessing, pack_copynet, unpack_copynet
+from imgfp.descriptors.base import Preprocessing
+from imgfp.descriptors.checkpoints import pack_copynet, unpack_copynet
 from imgfp.descriptors.networks import CopyNet
 from imgfp.descriptors.registry import load_model
 from imgfp.training.descriptor.augmentation import Curriculum, Steps

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The copy-detection task that monitors training."""
 
 from __future__ import annotations

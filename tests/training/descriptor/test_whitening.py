@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Learned whitening of the last layer."""
 
 from __future__ import annotations

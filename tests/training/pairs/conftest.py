@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Eight small images and the aligned pairs made from them."""
 
 from __future__ import annotations

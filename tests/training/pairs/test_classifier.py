@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Training, evaluation and export of the pair classifier."""
 
 from __future__ import annotations

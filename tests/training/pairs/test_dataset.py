@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Labelled aligned pairs, and the split into training and held-out photographs."""
 
 from __future__ import annotations

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The trainable descriptor model in an ONNX file, run by onnxruntime; neither needs torch.
+
+`imgfp.training.onnx_export.export_descriptor` writes such files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from imgfp.descriptors.base import ModelError, Preprocessing, l2_normalise, prepared_batches
+from imgfp.inference import SHIPPED, onnx_session
+
+#: The shipped network.
+DESCRIPTOR_ONNX = SHIPPED / "descriptor.onnx"
+
+
+class OnnxModel:
+    """A network with its preprocessing, on one CPU thread; an `imgfp.descriptors.base.Model`.
+
+    The network takes (n,side_px,side_px,3) uint8 pixels and returns (n,dim) float32. Metadata of the file:
+    `preprocessing`, the fields of `Preprocessing` as JSON, and `weights_sha256`, the hash of the file
+    of weights that it was exported from, by which both files give one `weights_hash`. Raises
+    ModelError for a file that is missing, damaged or without this metadata.
+    """
+
+    def __init__(self, name: str, path: str | Path):
+        path = Path(path)
+        if not path.is_file():
+            advice = "reinstall imgfp" if path == DESCRIPTOR_ONNX else "check the path"
+            raise ModelError(f"weights file {path} does not exist; {advice}")
+        try:
+            self._session = onnx_session(path)
+        except ValueError as error:
+            raise ModelError(str(error)) from error
+        about = self._session.get_modelmeta().custom_metadata_map
+        if not {"preprocessing", "weights_sha256"} <= about.keys():
+            raise ModelError(f"{path} does not name its preprocessing; export it with notebook 21")
+        self.name, self.weights_hash = name, about["weights_sha256"]
+        self.preprocessing = Preprocessing(**json.loads(about["preprocessing"]))
+        self._input = self._session.get_inputs()[0].name
+        side = self.preprocessing.side_px
+        self.dim = self._run(np.zeros((1, side, side, 3), np.uint8)).shape[1]
+
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
+        """(side_px,side_px,3) uint8: the image resized to a square."""
+        return self.preprocessing.resized(image)
+
+    def embed(self, images: Iterable[np.ndarray], batch_size: int = 32) -> np.ndarray:
+        """See `imgfp.descriptors.base.Model.embed`."""
+        parts = [
+            self._run(batch) for batch in prepared_batches(images, self.preprocess, batch_size)
+        ]
+        return l2_normalise(np.concatenate(parts)) if parts else np.empty((0, self.dim), np.float32)
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        return self._session.run(None, {self._input: batch})[0]
