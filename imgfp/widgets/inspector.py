@@ -65,9 +65,9 @@ SHOWN = {
         "tilt, degrees",
         "rotation against the nearest image axis; 0 after most edits",
     ),
-    "query_area": ("overlap, share of the query", "fraction of the query that the overlap covers"),
+    "query_area": ("query overlap", "fraction of the query that the overlap covers"),
     "reference_area": (
-        "overlap, share of the reference",
+        "reference overlap",
         "fraction of the reference that the overlap covers",
     ),
     "direction": ("containment", "which image contains the other"),

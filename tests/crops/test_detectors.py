@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from imgfp import __main__
 from imgfp.crops import detectors, rule
 from imgfp.geometry import iou
 
@@ -121,6 +123,22 @@ def test_shipped_detector_finds_pastes_and_does_not_depend_on_the_batch(
     assert (alone.xyxy == together[0].xyxy).all()
     assert (alone.confidence == together[0].confidence).all()
     assert not (together[2].confidence > 0.8).any()
+
+
+def test_a_detector_without_ultralytics_names_the_extra(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ultralytics", None)  # as if it were not installed
+    path = tmp_path / "own.safetensors"
+    path.write_bytes(b"")
+    message = (
+        "a detector of ultralytics needs ultralytics, which is not installed: "
+        "pip install 'imgfp[train]'"
+    )
+    with pytest.raises(ModuleNotFoundError, match=re.escape(message)):
+        detectors.load_detector(path)
+    own = tmp_path / "own.pt"
+    own.write_bytes(b"")
+    assert __main__.main(["convert-detector", str(own), str(path)]) == 2
+    assert capsys.readouterr().err == f"imgfp: {message}\n"
 
 
 def test_shipped_detector_loads_neither_torch_nor_ultralytics():

@@ -197,9 +197,7 @@ def test_every_browser_answers_in_jupyterlab(page, workplace, tmp_path):
         page.get_by_text("none: only the whole query is searched").nth(1).wait_for()
         photograph(page, "crops")
         push(page, "local_min_confidence", "ArrowLeft", 5)
-        page.get_by_text("none: only the whole query is searched").nth(1).wait_for(
-            state="detached"
-        )
+        page.get_by_text("none: only the whole query is searched").nth(1).wait_for(state="detached")
         page.get_by_text("2 of 8 queries, 1 more and 0 fewer").wait_for()
         photograph(page, "crops-moved")
         # Matches: a stricter ratio leaves fewer lines.
