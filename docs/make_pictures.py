@@ -22,11 +22,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from imgfp import losses, viz
-from imgfp.crops import choose
-from imgfp.evaluation import precision_recall_curve
-from imgfp.results import Results, homography_of
-from imgfp.widgets import compare
+from imgfp import viz
+from imgfp.crops.rule import choose_box
+from imgfp.results import Results, compare, homography_of
+from imgfp.scoring import errors
+from imgfp.scoring.metrics import precision_recall_curve
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs/pictures"
@@ -61,8 +61,8 @@ def main(run_dir: str = "runs/demo") -> None:
 
 
 def typical_copy(results: Results) -> pd.Series:
-    """The evidence of a found copy that changed much and still looks like something: of a photograph in
-    SHOWN, pasted into or cut from it, with the most inliers below 200."""
+    """The evidence of a detected copy that changed much and is still recognisable: of a photograph in
+    SHOWN, covering 15 to 60 % of the query, with the most inliers below 200."""
     pairs = results.pairs[results.pairs["is_true"].fillna(False).astype(bool)]
     pairs = pairs[["query_id", "reference_id"]]
     best = [results.best_evidence(*ids) for ids in pairs.itertuples(index=False)]
@@ -73,50 +73,50 @@ def typical_copy(results: Results) -> pd.Series:
 
 
 def pictures_of(results: Results, pair: pd.Series):
-    """Both ids, both pictures, both original sizes."""
+    """Both ids, both images, both original sizes."""
     sides = {"query": pair["query_id"], "reference": pair["reference_id"]}
     images = [results.picture(side, i) for side, i in sides.items()]
     return list(sides.values()), images, [results.size(side, i) for side, i in sides.items()]
 
 
 def draw_match(results: Results, pair: pd.Series) -> Figure:
-    """Two pictures joined by their matches."""
+    """Query and reference, joined by their matches."""
     ids, images, sizes = pictures_of(results, pair)
-    found = compare.pair_of(results, *ids).matches(mirrored=bool(pair["mirrored"]))
+    found = compare.pair_matcher(results, *ids).matches(mirrored=bool(pair["mirrored"]))
     given = {"query_size": sizes[0], "reference_size": sizes[1], "limit": 90}
     drawn, ax = viz.figure(9, 3.6)
     ends = found.query_xy, found.reference_xy
     titles = (f"query {ids[0]}", f"reference {ids[1]}: {pair['transform']}")
-    viz.draw_matches(ax, *images, *ends, found.found.inliers, titles=titles, **given)
+    viz.draw_matches(ax, *images, *ends, found.verification.inliers, titles=titles, **given)
     return drawn
 
 
 def draw_overlay(results: Results, pair: pd.Series) -> Figure:
-    """The query laid onto its reference, blended and as a difference."""
+    """The query warped onto its reference, blended and as a difference."""
     _, images, sizes = pictures_of(results, pair)
-    laid = compare.warp_query(*images, *sizes, homography_of(pair))
+    aligned = compare.warp_query(*images, *sizes, homography_of(pair))
     drawn, axes = viz.figure(10, 2.7, columns=4)
-    viz.draw_image(axes[0], laid[1], "reference")
-    viz.draw_image(axes[1], laid[0], "query, laid onto it")
-    viz.draw_overlay(axes[2], *laid).set_title("both", loc="left", fontsize=9)
-    viz.draw_overlay(axes[3], *laid, difference=True).set_title(
+    viz.draw_image(axes[0], aligned[1], "reference")
+    viz.draw_image(axes[1], aligned[0], "query, warped onto it")
+    viz.draw_overlay(axes[2], *aligned).set_title("both", loc="left", fontsize=9)
+    viz.draw_overlay(axes[3], *aligned, difference=True).set_title(
         "difference", loc="left", fontsize=9
     )
     return drawn
 
 
 def draw_crops(results: Results) -> Figure:
-    """Three queries with a pasted picture, and the boxes that were seen in them."""
+    """Three queries with a pasted image, and the boxes detected in them."""
     meta = results.meta
     pasted = meta.loc[meta["ops"].str.contains("paste|screenshot", regex=True), "query_id"]
-    surest = results.crops.drop_duplicates("query_id")
-    surest = surest[surest["query_id"].isin(pasted)].nlargest(3, "confidence")
+    best = results.crops.drop_duplicates("query_id")
+    best = best[best["query_id"].isin(pasted)].nlargest(3, "confidence")
     point = results.crop_rules["local_min_confidence"]
     limits = {name: results.crop_rules[name] for name in ("max_area", "max_aspect", "max_crops")}
     drawn, axes = viz.figure(10, 2.9, columns=3)
-    for ax, query_id in zip(axes, surest["query_id"], strict=False):
+    for ax, query_id in zip(axes, best["query_id"], strict=False):
         boxes, size = results.boxes_of(query_id), results.size("query", query_id)
-        taken = choose(boxes, *size, min_confidence=point, **limits)[1]
+        taken = choose_box(boxes, *size, min_confidence=point, **limits)[1]
         words = [f"{confidence:.2f}" for confidence in boxes.confidence]
         shown = results.picture("query", query_id)
         viz.draw_boxes(ax, shown, boxes.xyxy, words, taken, query_id, size, others=2)
@@ -140,8 +140,8 @@ def draw_scores(results: Results) -> Figure:
 
 def draw_edits(results: Results) -> Figure:
     """Which edits are hard."""
-    groups = losses.edit_groups(results.meta)
-    table = losses.breakdown(
+    groups = errors.edit_groups(results.meta)
+    table = errors.breakdown(
         results.predictions, results.truth, groups, results.threshold, results.candidates
     )
     drawn, ax = viz.figure(7, 1.1 + 0.2 * len(table))
@@ -167,7 +167,7 @@ def photograph_browsers(results: Results, query_id: str) -> None:
     with sync_playwright() as tools:
         chromium = tools.chromium.launch(executable_path=shutil.which("chromium"), args=off)
         page = chromium.new_page(viewport={"width": 1240, "height": 1500})
-        page.goto((results.run / "report.html").as_uri())
+        page.goto(results.run.report_html.as_uri())
         keep("report", page.screenshot())
         server, address = serve(results)
         try:
@@ -186,20 +186,22 @@ def photograph_browsers(results: Results, query_id: str) -> None:
         finally:
             server.terminate()
             server.wait(30)
-            (results.run / PAGE).unlink()
+            (results.run.root / PAGE).unlink()
         chromium.close()
 
 
 def serve(results: Results) -> tuple[subprocess.Popen, str]:
-    """Voila on a copy of notebook 10 that looks at this run; the process and its address."""
+    """Voila on a copy of notebook 10 that shows this run; the process and its address."""
     notebook = nbformat.read(ROOT / "notebooks/10_inspect_and_review.ipynb", 4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
-    cell.source += f"\nlibrary_dir, run_dir = {str(results.library)!r}, {str(results.run)!r}"
-    nbformat.write(notebook, results.run / PAGE)
+    cell.source += (
+        f"\nlibrary_dir, run_dir = {str(results.library.root)!r}, {str(results.run.root)!r}"
+    )
+    nbformat.write(notebook, results.run.root / PAGE)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "voila", str(results.run / PAGE), "--no-browser"]
+    command = [sys.executable, "-m", "voila", str(results.run.root / PAGE), "--no-browser"]
     options = ["--strip_sources=True", f"--port={port}", "--Voila.ip=127.0.0.1"]
     server = subprocess.Popen([*command, *options], cwd=ROOT, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"

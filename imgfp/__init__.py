@@ -1,23 +1,24 @@
-"""imgfp: find the picture that a picture was made from.
+"""imgfp: image copy detection, finds the reference image that a query was made from.
 
-Notebooks wire; the work is here, one subject a module. Read downwards, each uses what is above it:
+Read downwards; each package uses only those above it.
 
-datatypes                               records and tables that pass between stages
-images                                  files to upright RGB, safely; resize, cut, ids
-crops, rectangles, boxes, box_signs     pictures pasted inside a query: detectors, and the rule that chooses
-own_detectors                           a user's own network, out of a .safetensors or a trusted .pt
-sift                                    keypoints and RootSIFT bytes; mirrored and inverted readings
-index, voting                           Faiss; hits to candidate references
-descriptors, architectures, networks, hashes      one vector a picture; the field's own models
-readings, matching, guided, geometry    matches of two pictures, and one map that they agree on
-agreement, maps, transforms, evidence   pixels that agree; which map; the map in words; all evidence of a pair
-fusion, evaluation, thresholds, losses  one score a pair; how good; where the losses are
-edits (warps, placing, tones, drawing), painting   seeded edits with exact geometry; painted pictures
-store, formats, cluster, params, decisions, corpus artefacts, foreign files, Dask, parameter files, reviews
-stages                                  the work of one shard of each notebook
-training                                what notebooks 20 and 21 call
-viz, results, report, widgets           figures, a finished run, its page, its browsers
-run, doctor, __main__                   the command line
+datatypes, images, geometry, inference  records and tables, safe decoding, homographies, ONNX sessions
+sift                    keypoints and RootSIFT descriptors; mirrored and contrast-reversed variants
+scoring                 fusion of evidence into one score per pair; metrics, thresholds, errors
+edits                   seeded image edits with exact geometry
+crops                   detection of images pasted inside a query
+descriptors             one vector per image: networks, hashes, query views
+search                  Faiss indexes, voting of keypoints, score normalisation
+verify                  matching, homography estimation, block NCC, refinement, pair classifier
+store                   artefacts of a library or a run: written whole, with fingerprints and locks
+viz                     figures, match lines, overlays, SVG
+runner                  parameter files, notebook execution, Dask, installation check
+demo                    demo corpus: photographs, synthetic distractors, edited queries
+stages                  what each numbered notebook does to one shard
+training                crop detector, descriptor, pair classifier; calibration
+results, benchmarks     a finished run, read and compared; speed and capacity
+report, widgets         report.html; browsers for notebook 10
+__main__                the command line
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""Command line: `python -m imgfp run PARAMS.yaml`, `doctor`, `convert-detector`."""
+"""Command line: `imgfp run PARAMS.yaml`, `init`, `doctor`, `convert-detector`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
+from imgfp import __version__
+
 
 def main(words: list[str] | None = None) -> int:
-    """Parse and obey; returns the exit status: 0 done, 1 a stage failed, 2 could not start."""
+    """Run a command; returns the exit status: 0 done, 1 a stage failed, 2 could not start."""
     options = _parse(words)
     if options.command == "doctor":
-        from imgfp.doctor import report
+        from imgfp.runner.doctor import report
 
         return report()
     if options.command == "convert-detector":
-        from imgfp.own_detectors import convert
+        from imgfp.crops.ultralytics_models import convert
 
         try:
             convert(options.source, options.target)
@@ -24,15 +26,30 @@ def main(words: list[str] | None = None) -> int:
             return 2
         print(f"crop_detector: {options.target}")
         return 0
-    from imgfp import params, run, store
+    from imgfp import store
+
+    if options.command == "init":
+        from imgfp.runner import project
+
+        try:
+            written = project.init(options.folder)
+        except (store.StoreError, FileNotFoundError) as error:
+            print(f"imgfp: {error}", file=sys.stderr)
+            return 2
+        print(
+            f"{len(written)} files in {options.folder}; edit {options.folder}/params/mine.yaml, then"
+        )
+        print(f"cd {options.folder} && imgfp run params/mine.yaml")
+        return 0
+    from imgfp.runner import notebooks, params
 
     try:
-        plan = run.prepare(options.profile, options.assignments)
+        plan = notebooks.prepare(options.profile, options.assignments)
         if options.status:
-            print("\n".join(run.stage_lines(plan)))
+            print("\n".join(notebooks.stage_lines(plan)))
             return 0
-        run.execute(plan, start=options.start, only=options.only)
-    except run.StageFailed as failure:
+        notebooks.execute(plan, start=options.start, only=options.only)
+    except notebooks.StageFailed as failure:
         print(f"\nimgfp: {failure}", file=sys.stderr)
         return 1
     except store.StoreError as error:
@@ -45,7 +62,7 @@ def main(words: list[str] | None = None) -> int:
         print("\nimgfp: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     if not options.only:
-        run.summarise(plan)
+        notebooks.summarise(plan)
     return 0
 
 
@@ -60,7 +77,8 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m imgfp", description="Image copy detection.")
+    parser = argparse.ArgumentParser(prog="imgfp", description="Image copy detection.")
+    parser.add_argument("--version", action="version", version=f"imgfp {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="execute the numbered notebooks of a profile")
     runner.add_argument("profile", type=Path, metavar="PARAMS.yaml")
@@ -70,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     runner.add_argument("--from", dest="start", default="", metavar="NN", help="redo from a stage")
     runner.add_argument("--only", default="", metavar="NN", help="redo one stage")
     runner.add_argument("--status", action="store_true", help="list the stages with their state")
+    starter = commands.add_parser("init", help="lay out notebooks and params in a folder to change")
+    starter.add_argument("folder", type=Path, metavar="DIR")
     converter = commands.add_parser(
         "convert-detector", help="an ultralytics .pt to .safetensors, running no code of it"
     )

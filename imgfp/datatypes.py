@@ -1,4 +1,4 @@
-"""Records that pass between stages. Shapes are checked once, at construction."""
+"""Tables and records that pass between stages. Shapes are checked once, at construction."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pandas as pd
 Branch = Literal["local", "crop", "global"]
 BRANCHES: tuple[Branch, ...] = ("local", "crop", "global")
 
-#: Columns of every table that is stored, in order, with their pandas dtypes.
+#: Columns of every stored table, in order, with their pandas dtypes.
 TABLES: dict[str, dict[str, str]] = {
-    # One row a file. `reason` is blank for a picture that could be read; otherwise the sizes are 0 and
-    # there is no thumbnail. Sizes are of the upright picture, in pixels. `thumbnail` is a small JPEG,
-    # so that verification and browsing work when the originals are away.
+    # One row per file. `reason` is blank for an image that could be read; otherwise the sizes are 0 and
+    # there is no thumbnail. Sizes are of the upright image, in pixels. `thumbnail` is a small JPEG, so
+    # that verification and browsing work without the originals.
     "images": {
         "image_id": "str",
         "path": "str",
@@ -32,7 +32,7 @@ TABLES: dict[str, dict[str, str]] = {
         "thumbnail": "object",
     },
     "rejects": {"path": "str", "reason": "str"},
-    # Every box the detector saw, before any rule: corners in original upright pixels, exclusive ends.
+    # Every box of the detector, before any rule: corners in original upright pixels, exclusive ends.
     "detections": {
         "image_id": "str",
         "x0": "float32",
@@ -41,8 +41,8 @@ TABLES: dict[str, dict[str, str]] = {
         "y1": "float32",
         "confidence": "float32",
     },
-    # The boxes kept by a rule. `crop_id` is `<query_id>#<number>` and is only ever joined, never parsed.
-    # `local_rank` 0 is the best box at the local operating point, -1 is "not chosen there".
+    # The boxes kept by the rule. `crop_id` is `<query_id>#<number>`; it is joined on, never parsed.
+    # `local_rank`: 0 for the best box at the local operating point, -1 for a box not chosen there.
     "crops": {
         "crop_id": "str",
         "query_id": "str",
@@ -54,7 +54,7 @@ TABLES: dict[str, dict[str, str]] = {
         "local_rank": "int32",
         "is_global": "bool",
     },
-    # A proposed pair. `rank` 0 is the branch's best. `score`: votes or cosine, higher is more alike.
+    # A proposed pair. `rank` 0 is the branch's best. `score`: votes or cosine, higher is more similar.
     # `accepted`: the branch's own decision rule held. `mirrored`: proposed by the mirrored query.
     "candidates": {
         "query_id": "str",
@@ -70,11 +70,37 @@ TABLES: dict[str, dict[str, str]] = {
     "truth": {"query_id": "str", "reference_id": "str"},
 }
 
+#: Former names of evidence columns -> names of today, for tables that an older version wrote.
+RENAMED_COLUMNS: dict[str, str] = {
+    "inverted": "contrast_reversed",
+    "angle_error": "angle_error_deg",
+    "error": "reprojection_error_px",
+    "tilt": "tilt_deg",
+    "shear": "shear_deg",
+    "agreement": "ncc_inlier_ratio",
+    "agreement_chance": "ncc_chance",
+    "agreement_edges": "ncc_edges",
+    "agreement_inside": "ncc_best_rectangle",
+    "agreement_fine": "ncc_fine",
+    "agreeing_blocks": "ncc_inlier_blocks",
+    "agreement_steady": "ncc_stable",
+    "agreement_best": "ncc_p80",
+    "close_blocks": "aligned_blocks",
+    "firm_blocks": "localisable_blocks",
+    "moved_blocks": "displaced_blocks",
+    "explained": "model_consistency",
+    "judged": "copy_probability",
+    "map_from": "hypothesis_source",
+}
+#: Former values of evidence columns, by column: former value -> value of today.
+RENAMED_VALUES: dict[str, dict[str, str]] = {"model": {"upright": "axis_aligned"}}
+
 
 def table(kind: str, rows: pd.DataFrame | Sequence | None = None, **columns) -> pd.DataFrame:
-    """A table of `kind` with its declared columns first, in order, and their dtypes.
+    """A table of `kind` (a key of TABLES): its declared columns first, in order, with their dtypes.
 
-    Extra columns are kept behind the declared ones. Raises ValueError naming missing columns.
+    Extra columns follow the declared ones. Without rows or columns the table is empty. Raises
+    ValueError naming missing columns.
     """
     declared = TABLES[kind]
     frame = pd.DataFrame(columns if rows is None else rows, copy=False)
@@ -91,10 +117,9 @@ def table(kind: str, rows: pd.DataFrame | Sequence | None = None, **columns) -> 
 
 def _ids(image_ids: Iterable[str]) -> np.ndarray:
     ids = np.array(list(image_ids), dtype=object)
-    if len(set(ids)) != len(ids):
-        seen: set[str] = set()
-        twice = next(i for i in ids if i in seen or seen.add(i))
-        raise ValueError(f"image id {twice!r} occurs twice")
+    repeated = pd.Series(ids, dtype=object).duplicated().to_numpy()
+    if repeated.any():
+        raise ValueError(f"image id {ids[repeated][0]!r} occurs more than once; make ids unique")
     return ids
 
 
@@ -108,7 +133,7 @@ def _expect(name: str, array: np.ndarray, shape: tuple[int | None, ...]) -> None
 
 @dataclass(frozen=True)
 class LocalFeatures:
-    """Keypoints and descriptors of several images, ragged.
+    """Keypoints and descriptors of several images, as ragged arrays.
 
     image_ids (n,) object; offsets (n+1,) int64: image i owns rows offsets[i]:offsets[i+1];
     keypoints (N,4) float32: x, y, size in original upright pixels, angle in radians;
@@ -132,9 +157,9 @@ class LocalFeatures:
         if descriptors.dtype != np.uint8:
             raise ValueError(f"descriptors: expected uint8, got {descriptors.dtype}")
         if offsets[0] != 0 or (np.diff(offsets) < 0).any():
-            raise ValueError("offsets must start at 0 and never fall")
+            raise ValueError("offsets must start at 0 and never decrease")
         if not np.isfinite(keypoints).all():
-            raise ValueError("keypoints hold a value that is not finite")
+            raise ValueError("keypoints contain a value that is not finite")
         for name, value in (
             ("image_ids", ids),
             ("offsets", offsets),
@@ -184,7 +209,7 @@ class LocalFeatures:
 
 @dataclass(frozen=True)
 class Descriptors:
-    """One vector an image: image_ids (n,) object, vectors (n,d) float32 of unit norm."""
+    """One vector per image: image_ids (n,) object, vectors (n,d) float32 of unit norm."""
 
     image_ids: np.ndarray
     vectors: np.ndarray
@@ -207,15 +232,15 @@ class Descriptors:
     def concatenate(cls, parts: Sequence[Descriptors]) -> Descriptors:
         """Join records in order. Raises ValueError when there are none (the width is unknown)."""
         if not parts:
-            raise ValueError("no descriptors to join")
+            raise ValueError("no descriptors to join; give at least one record")
         ids = [image_id for part in parts for image_id in part.image_ids]
         return cls(np.array(ids, dtype=object), np.concatenate([part.vectors for part in parts]))
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """What a detector saw in one image: xyxy (n,4) float32 in original upright pixels with exclusive
-    ends, confidence (n,) float32 in 0..1, most confident first."""
+    """Boxes detected in one image: xyxy (n,4) float32 in original upright pixels with exclusive ends,
+    confidence (n,) float32 in 0..1, most confident first."""
 
     xyxy: np.ndarray
     confidence: np.ndarray

@@ -1,8 +1,8 @@
-"""Inventory of folders, safe decoding to upright RGB, resizing, cutting.
+"""Safe decoding of image files to upright RGB, resizing, cutting, and listing of folders.
 
-Files come from people who may want to break us, so bytes are read by us with a size limit, decoded by
-Pillow under an allow-list of formats and a pixel limit, loaded exactly once (a second `load()` of a
-damaged file can succeed quietly), and everything that goes wrong becomes one `ImageError`.
+Files are untrusted. Bytes are read with a size limit, decoded by Pillow under an allow-list of formats
+and a pixel limit, and loaded exactly once (a second `load()` of a damaged file can succeed silently).
+Every failure becomes one `ImageError`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 100
 MIN_SIDE_PX = 8
-#: A grey that is neither paper nor night, so that what hides under transparency stays hidden.
+#: Background of transparent images: grey, which hides neither dark nor light drawings.
 BEHIND_TRANSPARENCY = (128, 128, 128)
 
-# The limits below are ours and checked before any pixel is decoded; Pillow's own warning would only be noise.
+# The limits above are checked before any pixel is decoded, so Pillow's own warning is redundant.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class ImageError(ValueError):
-    """A file that cannot be used as a picture. `reason` is one line without the file's name."""
+    """A file that cannot be used as an image. `reason` is one line without the file's name."""
 
     def __init__(self, name: str | os.PathLike, reason: str) -> None:
         self.reason = " ".join(reason.split())[:200]
@@ -43,8 +43,8 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class Facts:
-    """What was seen while decoding: the sniffed format, upright size in pixels, and remarks such as
-    `frames=12`, `transparent`, `16 bit`, `turned by EXIF`."""
+    """Facts of a decoded file: format, upright size in pixels, and notes among `frames=12`,
+    `more than 8 bit`, `transparent`, `turned by EXIF`."""
 
     format: str
     width: int
@@ -53,7 +53,7 @@ class Facts:
 
 
 def printable(name: str | os.PathLike) -> str:
-    """A path as text that every terminal, table and page can hold."""
+    """A path as valid Unicode text, undecodable bytes escaped, for terminals, tables and pages."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -84,35 +84,38 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
-    """A picture file as (H,W,3) uint8 RGB, upright. Raises ImageError."""
+    """Read an image file as (H,W,3) uint8 RGB, upright. Raises ImageError."""
     return decode_image(read_bytes(path), path)[0]
 
 
 def decode_image(data: bytes, name: str | os.PathLike = "image") -> tuple[np.ndarray, Facts]:
-    """Decode the first frame of picture bytes to (H,W,3) uint8 RGB, upright. Raises ImageError.
+    """Decode the first frame of an image file's bytes to (H,W,3) uint8 RGB, upright, with its facts.
 
-    Transparent pictures are laid on mid grey; 16-bit ones are scaled, not clipped.
+    Transparent images are composited on mid grey; 16-bit ones are scaled, not clipped. name: for
+    messages. Raises ImageError.
     """
     try:
         return _decode(data, name)
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
-        raise ImageError(name, f"is not a picture this reads ({', '.join(FORMATS)})") from None
+        raise ImageError(
+            name, f"is not an image of a known format ({', '.join(FORMATS)})"
+        ) from None
     except Image.DecompressionBombError:
         raise ImageError(
             name, f"declares far more than the limit of {MAX_PIXELS:,} pixels"
         ) from None
     except MemoryError:
-        raise ImageError(name, "needs more memory than there is") from None
-    # Pillow's plug-ins raise ten unrelated types on damaged bytes, OSError being only the commonest.
+        raise ImageError(name, "needs more memory than is available") from None
+    # Pillow's plug-ins raise many unrelated types on damaged bytes; OSError is only the most common.
     except Exception as error:
         raise ImageError(name, f"cannot be decoded: {type(error).__name__}: {error}") from None
 
 
 def _decode(data: bytes, name: str | os.PathLike) -> tuple[np.ndarray, Facts]:
-    picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = picture.size
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
             name, f"has {width} x {height} pixels, more than the limit of {MAX_PIXELS:,}"
@@ -124,38 +127,38 @@ def _decode(data: bytes, name: str | os.PathLike) -> tuple[np.ndarray, Facts]:
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ImageError(name, f"has {width} x {height} pixels, thinner than {MAX_ASPECT}:1")
     notes = []
-    frames = getattr(picture, "is_animated", False) and getattr(picture, "n_frames", 1)
-    if frames and picture.format != "MPO":
+    frames = getattr(image, "is_animated", False) and getattr(image, "n_frames", 1)
+    if frames and image.format != "MPO":
         notes.append(f"frames={frames}")
-    kind = picture.format or "?"
-    picture.load()
-    if picture.getexif().get(0x0112, 1) != 1:
+    kind = image.format or "?"
+    image.load()
+    if image.getexif().get(0x0112, 1) != 1:
         notes.append("turned by EXIF")
-    rgb = _to_rgb(ImageOps.exif_transpose(picture), notes, name)
+    rgb = _to_rgb(ImageOps.exif_transpose(image), notes, name)
     return rgb, Facts(kind, rgb.shape[1], rgb.shape[0], tuple(notes))
 
 
-def _to_rgb(picture: Image.Image, notes: list[str], name: str | os.PathLike) -> np.ndarray:
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture).astype(np.float64)
+def _to_rgb(image: Image.Image, notes: list[str], name: str | os.PathLike) -> np.ndarray:
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image).astype(np.float64)
         if not np.isfinite(values).all():
-            raise ImageError(name, "holds values that are not finite")
-        top = 65535.0 if picture.mode.startswith("I") else max(float(values.max()), 1.0)
+            raise ImageError(name, "contains values that are not finite")
+        top = 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1.0)
         notes.append("more than 8 bit")
         grey = np.clip(values * (255 / top), 0, 255).round().astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        if layer.getextrema()[3][0] < 255:
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        if np.asarray(layer.getchannel("A")).min() < 255:
             notes.append("transparent")
-            ground = Image.new("RGBA", layer.size, (*BEHIND_TRANSPARENCY, 255))
-            layer = Image.alpha_composite(ground, layer)
-        picture = layer
-    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+            background = Image.new("RGBA", layer.size, (*BEHIND_TRANSPARENCY, 255))
+            layer = Image.alpha_composite(background, layer)
+        image = layer
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def resize_short_side(image: np.ndarray, short_side_px: int) -> np.ndarray:
-    """Shrink so that the shorter side is `short_side_px`; smaller pictures and 0 leave it as it is."""
+    """Shrink so that the shorter side is `short_side_px`; a smaller image, or 0, is returned as it is."""
     height, width = image.shape[:2]
     if not short_side_px or min(height, width) <= short_side_px:
         return image
@@ -165,7 +168,7 @@ def resize_short_side(image: np.ndarray, short_side_px: int) -> np.ndarray:
 
 
 def cut_box(image: np.ndarray, xyxy: np.ndarray) -> np.ndarray:
-    """The part of a picture inside a box (x0, y0, x1, y1), pixels, exclusive ends, clipped to it.
+    """The part of an image inside a box (x0, y0, x1, y1), pixels, exclusive ends, clipped to the image.
 
     Raises ValueError when nothing is left.
     """
@@ -173,28 +176,28 @@ def cut_box(image: np.ndarray, xyxy: np.ndarray) -> np.ndarray:
     x0, y0, x1, y1 = np.clip(np.round(xyxy), 0, [width, height, width, height]).astype(int)
     if x1 <= x0 or y1 <= y0:
         raise ValueError(
-            f"box {np.asarray(xyxy).tolist()} is empty in a {width} x {height} picture"
+            f"box {np.asarray(xyxy).tolist()} is empty in an image of {width} x {height} pixels"
         )
     return image[y0:y1, x0:x1]
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
-    """(H,W,3) uint8 RGB as JPEG bytes."""
+    """Encode (H,W,3) uint8 RGB as JPEG."""
     out = io.BytesIO()
     Image.fromarray(image).save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 
 def walk_images(folder: Path) -> Iterator[Path]:
-    """Every file below a folder in a stable order, names starting with a dot left out.
+    """Every file below a folder in a stable order, except names starting with a dot.
 
-    Linked folders are not entered. What is a picture is decided by content later, never by name.
-    Raises FileNotFoundError or NotADirectoryError with a line that says what to do.
+    Linked folders are not entered. Whether a file is an image is decided by its content later, never
+    by its name. Raises FileNotFoundError or NotADirectoryError.
     """
     if not folder.exists():
         raise FileNotFoundError(f"folder {printable(folder)} does not exist; check the path")
     if not folder.is_dir():
-        raise NotADirectoryError(f"{printable(folder)} is a file; a folder of pictures is needed")
+        raise NotADirectoryError(f"{printable(folder)} is a file; give a folder of images")
     for root, folders, files in os.walk(folder, followlinks=False):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
@@ -206,13 +209,13 @@ def image_id_of(path: Path, folder: Path) -> str:
 
 
 def refuse_twins(image_ids: list[str], paths: list[Path]) -> None:
-    """Raises ValueError naming both files when two ids are equal but for letter case or Unicode form."""
+    """Raise ValueError naming both files when two ids differ at most in letter case or Unicode form."""
     seen: dict[str, Path] = {}
     for image_id, path in zip(image_ids, paths, strict=True):
         key = unicodedata.normalize("NFC", image_id).casefold()
         if key in seen:
             raise ValueError(
                 f"{printable(seen[key])} and {printable(path)} would share the id {image_id!r}; "
-                "rename one, or name ids in a manifest (CSV: image_id,path)"
+                "rename one, or give ids in a manifest (CSV: image_id,path)"
             )
         seen[key] = path

@@ -1,27 +1,34 @@
-"""Keypoints and RootSIFT bytes of one picture; the mirror image of descriptors without the pixels.
+"""SIFT keypoints and RootSIFT descriptors of one image, and descriptors of its mirror image or negative.
 
-OpenCV's SIFT does the work. What is ours: the frame it sees (downscaled first, which bounds its
-memory), an order and a cut that depend on nothing but the picture, and bytes instead of floats.
+OpenCV's SIFT detects and describes. This module adds the frame that it works on (downscaled first,
+which bounds its memory), an order and a limit that depend on the image alone, and descriptors as bytes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
-#: SIFT needs about 224 bytes a pixel of its frame, whatever the picture: a strip of 300 x 60,000
-#: pixels keeps its short side and would still take 4 GB. Larger frames are shrunk to this.
+from imgfp.images import cut_box
+
+#: SIFT needs about 224 bytes per pixel of its frame. A strip of 300 x 60,000 pixels, whose short side
+#: is not reduced, would take 4 GB; larger frames than this are shrunk.
 MAX_FRAME_PIXELS = 1 << 20
 
-#: OpenCV's keypoint size is a diameter; VLFeat and the seed's text files give the scale (sigma).
+#: OpenCV's keypoint size is a diameter; VLFeat and the text files of the 2021 system give the scale
+#: (sigma).
 SIZE_PER_SCALE = 2.0
 
+#: Components of a descriptor in OpenCV's order: 4 rows and 4 columns of cells, 8 orientations each.
 _CELLS = np.arange(128).reshape(4, 4, 8)
 _REVERSED_BINS = [0, 7, 6, 5, 4, 3, 2, 1]
-_MIRROR = _CELLS[::-1, :, _REVERSED_BINS].ravel()
-_INVERT = _CELLS[::-1, ::-1].ravel()
+#: Permutations of the components for the mirrored and for the contrast-reversed image.
+MIRROR = _CELLS[::-1, :, _REVERSED_BINS].ravel()
+REVERSE = _CELLS[::-1, ::-1].ravel()
 _SEED_LAYOUT = _CELLS[:, :, _REVERSED_BINS].ravel()
 
 
@@ -37,35 +44,36 @@ def extract(
     max_keypoints: int = 0,
     min_keypoints: int = 10,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints and RootSIFT descriptors of an upright picture.
+    """Keypoints and RootSIFT descriptors of an upright image.
 
     image: (H,W,3) uint8 RGB or (H,W) uint8 grey.
-    short_side_px: the picture is shrunk (area mean, never enlarged) until its short side has this.
-    first_octave: -1 doubles the frame as Lowe does and finds details under 3 px; 0 does not, as the
-        seed: a fourth of the pixels, half of the keypoints.
-    octave_layers, contrast_threshold, edge_threshold, sigma: as in `cv2.SIFT_create`. OpenCV
+    short_side_px: the image is shrunk (area mean, never enlarged) to this length of its short side.
+    first_octave: -1 doubles the frame, as Lowe does, and finds details under 3 px; 0 does not, as in
+        the 2021 system: a quarter of the pixels, half of the keypoints.
+    octave_layers, contrast_threshold, edge_threshold, sigma: as in `cv2.SIFT.create`. OpenCV
         divides the contrast threshold by the layers and works on 0..1, so VLFeat's peak threshold
         p on grey levels is `octave_layers * p / 255`: 0.0137 for p = 0.5 at 7 layers.
     max_keypoints: keep the strongest; 0: all.
-    min_keypoints: with fewer than this the picture has no features at all; 0 or 1: keep any.
+    min_keypoints: an image with fewer than this gets no features at all; 0 or 1: keep any.
 
     Returns keypoints (n,4) float32 = x, y, size, angle in the pixels of `image`, the centre of the
     first pixel being (0,0), angle in radians clockwise from the x axis in [0, 2 pi); and descriptors
     (n,128) uint8, the square roots of the L1-normalised histograms times 255 (Arandjelovic and
     Zisserman, "Three things everyone should know", 2012): the squared norm is about 255 squared.
-    Strongest first; equal ones by x, y, size, angle. A flat picture gives (0,4) and (0,128).
-    Raises ValueError for an image that is not uint8, not 2- or 3-dimensional, or empty.
+    Strongest first; ties are ordered by x, y, size, angle. A flat image gives (0,4) and (0,128).
+    Raises ValueError for an image that is not uint8, not 2- or 3-dimensional, or empty, and for
+    another first_octave.
     """
     if first_octave not in (-1, 0):
         raise ValueError(f"first_octave: expected -1 (doubled frame) or 0, got {first_octave!r}")
     frame = _frame(image, short_side_px, halved=first_octave == 0)
-    detector = cv2.SIFT_create(
+    detector = cv2.SIFT.create(
         0, octave_layers, contrast_threshold, edge_threshold, sigma, cv2.CV_8U, True
     )
-    found, histograms = detector.detectAndCompute(frame, None)
-    if len(found) < max(min_keypoints, 1):
+    detected, histograms = detector.detectAndCompute(frame, None)
+    if len(detected) < max(min_keypoints, 1):
         return np.empty((0, 4), np.float32), np.empty((0, 128), np.uint8)
-    rows = np.array([(*k.pt, k.size, k.angle, k.response) for k in found], np.float32)
+    rows = np.array([(*k.pt, k.size, k.angle, k.response) for k in detected], np.float32)
     order = np.lexsort((rows[:, 3], rows[:, 2], rows[:, 1], rows[:, 0], -rows[:, 4]))
     keypoints = _to_image(rows[order, :4], image.shape, frame.shape)
     descriptors = _root(histograms[order])
@@ -75,47 +83,61 @@ def extract(
     return keypoints[kept], descriptors[kept]
 
 
+def extract_from_box(
+    image: np.ndarray, xyxy: Sequence[float] | np.ndarray, **settings: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """`extract` of the part of an image in a box xyxy; keypoints are in pixels of the whole image."""
+    keypoints, descriptors = extract(cut_box(image, np.asarray(xyxy)), **settings)
+    # The cut starts at a whole pixel, so the offset is that pixel and not the corner of the box.
+    keypoints[:, :2] += [max(0, round(xyxy[0])), max(0, round(xyxy[1]))]
+    return keypoints, descriptors
+
+
 def mirror_descriptors(descriptors: np.ndarray) -> np.ndarray:
-    """Descriptors (n,128) of the mirrored picture, from those of the picture.
+    """Descriptors (n,128) of the mirrored image, from those of the image.
 
-    A mirror image turns the handedness of a keypoint's own frame: the rows of cells and the sense of
-    the orientations are reversed, nothing else. A vertical flip is a mirror and a half turn, and SIFT
-    does not see turns, so this serves both. Twice gives the input back.
+    A mirror image reverses the handedness of a keypoint's own frame: the rows of cells and the sense
+    of the orientations are reversed, nothing else. A vertical flip is a mirror and a half turn, and
+    SIFT is invariant to rotation, so this serves both. Applied twice it gives the input.
     """
-    return descriptors[:, _MIRROR]
+    return descriptors[:, MIRROR]
 
 
-def invert_descriptors(descriptors: np.ndarray) -> np.ndarray:
-    """Descriptors (n,128) of the picture with dark and light exchanged (a negative, or the turned
-    tones of a solarised picture), from those of the picture.
+def reverse_contrast(descriptors: np.ndarray) -> np.ndarray:
+    """Descriptors (n,128) of the contrast-reversed image (a negative, or the reversed tones of a
+    solarised image), from those of the image.
 
-    Every gradient turns round, and the keypoint's own direction with it: in that frame the grid of
-    cells stands on its head and the histograms are unchanged. Twice gives the input back.
+    Every gradient is reversed, and the keypoint's own direction with it: in that frame the grid of
+    cells is rotated by 180 degrees and the histograms are unchanged. Applied twice it gives the input.
     """
-    return descriptors[:, _INVERT]
+    return descriptors[:, REVERSE]
 
 
 def to_seed_layout(descriptors: np.ndarray) -> np.ndarray:
-    """Descriptors (n,128) in the layout of the seed's text files: orientations in reversed order."""
+    """Descriptors (n,128) in the layout of the text files of the 2021 system: orientations in reverse
+    order."""
     return descriptors[:, _SEED_LAYOUT]
 
 
 def from_seed_layout(descriptors: np.ndarray) -> np.ndarray:
-    """Inverse of `to_seed_layout`; reversing the orientations twice gives the input back."""
+    """Inverse of `to_seed_layout`."""
     return to_seed_layout(descriptors)
 
 
 def frame_scale(width: int, height: int, short_side_px: int) -> float:
-    """Pixels of the frame per pixel of the picture, at most 1; 0 for `short_side_px`: unbounded."""
+    """Pixels of the frame per pixel of the image, at most 1.
+
+    short_side_px: see `extract`; 0: limited by MAX_FRAME_PIXELS only.
+    """
     scale = min(1.0, math.sqrt(MAX_FRAME_PIXELS / (width * height)))
     return min(scale, short_side_px / min(width, height)) if short_side_px else scale
 
 
 def _frame(image: np.ndarray, short_side_px: int, halved: bool) -> np.ndarray:
-    """The grey picture that OpenCV gets.
+    """The grey image that OpenCV processes.
 
-    OpenCV always doubles its input. To start at octave 0 it gets half the frame: its base picture is
-    blurred to sigma 1.6 anyway, which half the pixels carry with little loss.
+    OpenCV always doubles its input. To start at octave 0 it gets the frame at half size: its base
+    image is blurred to sigma 1.6 anyway, so little is lost.
     """
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size:
         raise ValueError(
@@ -132,9 +154,10 @@ def _frame(image: np.ndarray, short_side_px: int, halved: bool) -> np.ndarray:
 
 
 def _to_image(rows: np.ndarray, image_shape: tuple, frame_shape: tuple) -> np.ndarray:
-    """Rows (n,4) of x, y, size, angle in degrees from the frame to the pixels of the image.
+    """Rows (n,4) of x, y, size, angle in degrees, from the frame to pixels of the image and radians.
 
-    A shrunken pixel covers several, so centres move by half a pixel on either side of the scaling.
+    A pixel of the frame covers several of the image, so the half pixel between corner and centre is
+    added before the scaling and removed after it.
     """
     factor_y, factor_x = (
         full / small for full, small in zip(image_shape, frame_shape, strict=False)
@@ -154,7 +177,7 @@ def _root(histograms: np.ndarray) -> np.ndarray:
 
 
 def _first_of_equals(keypoints: np.ndarray, descriptors: np.ndarray) -> np.ndarray:
-    """Row numbers, in order, without rows that repeat an earlier position and descriptor."""
+    """Row numbers, ascending, without rows that repeat an earlier position and descriptor."""
     positions = np.ascontiguousarray(keypoints[:, :2]).view(np.uint8)
     joined = np.hstack([positions, descriptors])
     whole = joined.view(np.dtype((np.void, joined.shape[1]))).ravel()

@@ -19,6 +19,16 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def isc2021(shared) -> Path:
+    """Files of the 2021 challenge and results of the 2021 system. Tests that need them skip without
+    them; each has a sibling that runs on small generated files."""
+    folder = shared / "isc2021"
+    if not folder.is_dir():
+        pytest.skip("the files of 2021 (../shared/isc2021) are not here")
+    return folder
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 import skimage.data
 
-from imgfp import fusion, sift, store
-from imgfp.crops import crop_table
+from imgfp import sift, store
+from imgfp.crops.rule import crop_table
 from imgfp.datatypes import Boxes, LocalFeatures, table
-from imgfp.evaluation import evaluate
-from imgfp.evidence import Picture, score_query
 from imgfp.images import encode_jpeg, resize_short_side
-from imgfp.judge import load_judge
+from imgfp.scoring import fusion
+from imgfp.scoring.metrics import evaluate
+from imgfp.verify.classifier import load_classifier
+from imgfp.verify.evidence import score_query
+from imgfp.verify.view import View
 
 #: Ids that try to be markup, script, mathematics, another line, or another reading direction.
 HOSTILE = (
@@ -28,6 +30,15 @@ HOSTILE = (
     "</script><script>document.title='owned'</script>",
     "NA",
 )
+
+
+@store.produces("test", formerly=["test"])
+def _made() -> None:
+    """What test artefacts are said to be made by."""
+
+
+def made_with(*inputs: str, **settings) -> store.Origin:
+    return store.origin(_made, settings, inputs)
 
 
 def photographs() -> dict[str, np.ndarray]:
@@ -184,9 +195,9 @@ def _pairs(
 ):
     """Every pair with a few matches: candidates of two branches, and their evidence."""
     known = {name: _side(image, *of_references.of(name)) for name, image in references.items()}
-    judge = load_judge()
+    classifier = load_classifier()
     parts = [
-        score_query(_side(image, *of_queries.of(name)), known, judge=judge).assign(
+        score_query(_side(image, *of_queries.of(name)), known, classifier=classifier).assign(
             query_id=name, view_id=name
         )
         for name, image in queries.items()
@@ -206,10 +217,10 @@ def _pairs(
     return candidates, evidence
 
 
-def _side(image: np.ndarray, keypoints: np.ndarray, descriptors: np.ndarray) -> Picture:
+def _side(image: np.ndarray, keypoints: np.ndarray, descriptors: np.ndarray) -> View:
     height, width = image.shape[:2]
-    return Picture(keypoints, descriptors, resize_short_side(image, 192), width, height)
+    return View(keypoints, descriptors, resize_short_side(image, 192), width, height)
 
 
 def _save(path: Path, record, **settings) -> None:
-    store.save(path, record, maker="test", settings=settings)
+    store.save(path, record, made_with(**settings))

@@ -1,95 +1,106 @@
-"""The report's figures: each returns its picture as an address and one line that says what to see."""
+"""Figures of the report: each returns a data URI and one line that explains what to look for."""
 
 from __future__ import annotations
 
-import base64
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import PercentFormatter
 
 from imgfp import viz
-from imgfp.evaluation import precision_recall_curve
 from imgfp.results import Results
-from imgfp.thresholds import brier, reliability
+from imgfp.scoring.metrics import precision_recall_curve
+from imgfp.scoring.thresholds import brier, reliability
+from imgfp.viz.svg import data_uri
 
 
-def score_figure(results: Results, threshold: float | None) -> dict:
-    pairs = results.pairs
-    drawn, ax = viz.figure(6.2, 3.3)
+@dataclass(frozen=True)
+class Figure:
+    """A figure on the page: data URI of a PNG, and its caption."""
+
+    uri: str
+    text: str
+
+
+def score_figure(results: Results) -> Figure:
+    """Histogram of the scores, of copies and others where the truth is known."""
+    pairs, threshold = results.pairs, results.threshold
+    fig, ax = viz.figure(6.2, 3.3)
+    title = "Scores of all pairs"
     if "is_true" in pairs:
         known = pairs[pairs["is_true"].notna()]
-        right = known["is_true"].astype(bool)
-        groups = known.loc[right, "score"], known.loc[~right, "score"]
+        is_true = known["is_true"].astype(bool)
+        copies, others = known.loc[is_true, "score"], known.loc[~is_true, "score"]
+        text = "The less the two groups overlap, the better."
+        if threshold is not None:
+            text = f"Pairs left of the dashed line are not reported. {text}"
     else:
-        groups = pairs["score"], None
-    viz.draw_score_histogram(
-        ax,
-        *groups,
-        threshold,
-        title="Scores of all pairs",
-        scale=results.score_scale,
-    )
-    text = "The less the two groups overlap, the better."
-    if threshold is not None:
-        text = f"Left of the dashed line a pair is not reported. {text}"
-    return _figure(
-        drawn, text if "is_true" in pairs else "Few pairs should lie near the threshold."
-    )
+        copies, others = pairs["score"], None
+        text = "Few pairs should lie near the threshold."
+    viz.draw_score_histogram(ax, copies, others, threshold, title=title, scale=results.score_scale)
+    return _embed(fig, text)
 
 
-def curve_figure(predictions, truth, target: float) -> dict:
+def curve_figure(predictions: pd.DataFrame, truth: pd.DataFrame, target: float) -> Figure:
+    """Precision against recall, with the point of highest recall at precision `target`."""
     curve = precision_recall_curve(predictions, truth)
-    drawn, ax = viz.figure(6.2, 3.3)
-    enough = curve[(curve["precision"] >= target) & (curve["true"] > 0)]
+    fig, ax = viz.figure(6.2, 3.3)
+    reached = curve[(curve["precision"] >= target) & (curve["true"] > 0)]
     marks = []
-    if len(enough):
-        best = enough.loc[enough["recall"].idxmax()]
+    if len(reached):
+        best = reached.iloc[int(reached["recall"].to_numpy().argmax())]
         marks = [(f"{target:.0%} precision", best["recall"], best["precision"])]
     viz.draw_precision_recall(
         ax, curve["precision"], curve["recall"], marks, title="Precision and recall"
     )
-    return _figure(
-        drawn, "Each threshold is a point: how many copies are found, how many pairs are right."
+    text = (
+        "One point per threshold. Recall: share of the copies that are found; "
+        "precision: share of the reported pairs that are copies."
     )
+    return _embed(fig, text)
 
 
-def branch_figure(branches: pd.DataFrame) -> dict:
-    drawn, ax = viz.figure(6.2, 0.9 + 0.3 * max(len(branches), 2))
+def branch_figure(branches: pd.DataFrame) -> Figure:
+    """Share of the copies that each branch proposes; branches: of `errors.branch_breakdown`."""
+    fig, ax = viz.figure(6.2, 0.9 + 0.3 * max(len(branches), 2))
     colours = [viz.BRANCH_COLOURS.get(name, "#9aa5b1") for name in branches["branches"]]
     viz.draw_bars(
         ax,
         list(branches["branches"]),
         list(branches["share"].fillna(0)),
         colours=colours,
-        form="{:.1%}",
-        axis="share of the copies proposed",
-        title="What each branch proposes",
+        number_format="{:.1%}",
+        axis="share of the copies",
+        title="Copies proposed by each branch",
     )
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    text = "“only” rows count the copies that exactly these branches propose: what would be lost without them."
-    return _figure(drawn, text)
+    text = "Rows with “only” count copies that exactly these branches propose and no other."
+    return _embed(fig, text)
 
 
-def edit_figure(groups: pd.DataFrame) -> dict:
-    drawn, ax = viz.figure(6.2, 1.2 + 0.24 * max(len(groups), 2))
+def edit_figure(groups: pd.DataFrame) -> Figure:
+    """Recall per edit; groups: of `errors.breakdown`."""
+    fig, ax = viz.figure(6.2, 1.2 + 0.24 * max(len(groups), 2))
     viz.draw_breakdown(ax, groups, title="Copies found, by edit")
-    return _figure(
-        drawn,
-        "Edits that are hardest for this run come first; bars show how far search alone reached.",
+    text = "Lowest recall first. Bars show the share of the copies that the search proposed."
+    return _embed(fig, text)
+
+
+def reliability_figure(scores: np.ndarray, labels: np.ndarray) -> Figure:
+    """Reliability diagram: scores (n,) in 0..1, labels (n,) bool."""
+    bins = reliability(scores, labels)
+    fig, ax = viz.figure(6.2, 3.6)
+    viz.draw_reliability(
+        ax, bins["predicted"], bins["observed"], bins["pairs"], title="Calibration of the scores"
     )
+    text = (
+        "On the dotted line a score equals the probability of a copy. "
+        f"Brier score {brier(scores, labels):.4f} (lower is better)."
+    )
+    return _embed(fig, text)
 
 
-def reliability_figure(scores: np.ndarray, labels: np.ndarray) -> dict:
-    """Whether probabilities come true: scores (n,) in 0..1, labels (n,) bool."""
-    table = reliability(scores, labels)
-    drawn, ax = viz.figure(6.2, 3.6)
-    counted = table["predicted"], table["observed"], table["pairs"]
-    viz.draw_reliability(ax, *counted, title="Can the score be read as a probability?")
-    text = f"On the dotted line it can. Brier score {brier(scores, labels):.4f} (lower is better)."
-    return _figure(drawn, text)
-
-
-def _figure(drawn, text: str) -> dict:
-    picture = base64.b64encode(viz.to_png(drawn, dpi=150)).decode()
-    return {"uri": f"data:image/png;base64,{picture}", "text": text}
+def _embed(fig: Drawing, text: str) -> Figure:
+    return Figure(data_uri(viz.to_png(fig, dpi=150), "png"), text)

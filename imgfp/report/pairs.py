@@ -1,38 +1,52 @@
-"""The report's pairs: two pictures, what they share, the score and the evidence in words."""
+"""Pairs on the report: both images with their overlap, the score, and the evidence in words."""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from imgfp import decisions, viz
+from imgfp import viz
 from imgfp.datatypes import BRANCHES
-from imgfp.geometry import REFUSALS
 from imgfp.results import Results, Side
+from imgfp.store import decisions
+from imgfp.verify.estimation import REFUSALS
 from imgfp.viz import svg
 
-#: Pictures on the page: the longer side in pixels, and how many pairs a sheet shows.
-LONG_SIDE_PX, PAIRS_A_SHEET = 300, 6
-REASONS = {name: f"no map between the pictures: {why}" for name, why in REFUSALS.items()} | {
-    "shared_by_many": "not believed: the matches lie in text, a logo or a texture of many references"
+#: Longer side of an image on the page, in pixels, and number of pairs per sheet.
+LONG_SIDE_PX, PAIRS_PER_SHEET = 300, 6
+REASONS = {name: f"no transform between the images: {why}" for name, why in REFUSALS.items()} | {
+    "shared_by_many": "rejected: the matches lie in text, a logo or a texture of many references"
 }
 CAUSES = {
-    "crop_box_wrong": "The pasted picture was not boxed, and nothing was proposed",
+    "crop_box_wrong": "The pasted image was not detected, and no branch proposed its reference",
     "not_proposed": "No branch proposed the true reference",
     "beaten_by_another": "Another reference scored at least as high",
-    "under_scored": "Proposed, but scored under the threshold",
-    "duplicate_of_the_truth": "Reported beside the true reference: the two may be one picture",
+    "under_scored": "Proposed, but scored below the threshold",
+    "duplicate_of_the_truth": "Reported beside the true reference: the two may be duplicates",
     "same_scene_other_photograph": "Another photograph of the same scene",
-    "suspicious_truth": "The pixels agree: the truth may be incomplete",
+    "suspicious_truth": "The pixels match: the ground truth may be incomplete",
     "wrong_reference_of_a_copy": "A copy, but of another reference",
     "reference_matches_many_queries": "The reference matches many queries",
     "no_geometric_evidence": "No geometric evidence supports the pair",
-    "look_alike": "The pictures look alike",
+    "look_alike": "The images look alike",
 }
 
 
+class _Row(NamedTuple):
+    """One pair to show; other_reference_id and kind: of a row of `scoring.errors.sort_errors`."""
+
+    query_id: str
+    reference_id: str
+    score: float
+    other_reference_id: str = ""
+    kind: str = ""
+
+
 def best_of_each_query(results: Results) -> pd.DataFrame:
+    """The rows of `Results.pairs` with the highest score of their query."""
     return results.pairs[results.pairs["rank"] == 0]
 
 
@@ -43,93 +57,114 @@ def sheet(
     rows: pd.DataFrame,
     *,
     kind: str = "",
-    count: int = PAIRS_A_SHEET,
-) -> dict:
-    held = decisions.settled(decisions.read(results.decisions_path))
-    said = held.set_index(["query_id", "reference_id"])["decision"].to_dict()
-    pairs = [_pair(results, row, said) for row in rows.head(count).itertuples()]
+    count: int = PAIRS_PER_SHEET,
+) -> dict[str, Any]:
+    """The first `count` pairs under a title; rows: query_id, reference_id, score and, for errors,
+    other_reference_id and kind."""
+    reviewed = decisions.consensus(decisions.read(results.decisions_path))
+    ids = zip(reviewed["query_id"], reviewed["reference_id"], strict=True)
+    decided = dict(zip(ids, reviewed["decision"], strict=True))
+    columns = [name for name in _Row._fields if name in rows]
+    values = rows[columns].head(count).itertuples(index=False, name=None)
+    shown = (_Row(**dict(zip(columns, row, strict=True))) for row in values)
+    pairs = [_pair(results, row, decided) for row in shown]
     return {"title": title, "note": note, "kind": kind, "pairs": [p for p in pairs if p]}
 
 
-def _pair(results: Results, row, said: dict[tuple[str, str], str]) -> dict | None:
-    """One pair as pictures, score and evidence; None where a picture is not in run and library."""
-    ids = {"query": row.query_id, "reference": row.reference_id}
-    try:
-        for side, image_id in ids.items():
-            results.size(side, image_id)
-    except KeyError:
+def _pair(
+    results: Results, row: _Row, decided: dict[tuple[str, str], str]
+) -> dict[str, Any] | None:
+    """One pair on a sheet; None if an image is missing from the run or library."""
+    query_id, reference_id = row.query_id, row.reference_id
+    if query_id not in results.queries.index or reference_id not in results.references.index:
         return None
-    evidence = results.best_evidence(*ids.values())
-    shapes = results.outlines(*ids.values())
-    pictures = {
-        side: _picture(results, side, image_id, shape)
-        for (side, image_id), shape in zip(ids.items(), shapes, strict=True)
-    }
-    found = set(results.candidates_of(*ids.values())["branch"])
-    branches = [branch for branch in BRANCHES if branch in found]
+    overlaps = results.outlines(query_id, reference_id)
+    proposers = set(results.candidates_of(query_id, reference_id)["branch"])
     return {
-        "query": viz.label(row.query_id, 44),
-        "reference": viz.label(row.reference_id, 44),
-        "pictures": pictures,
+        "query": viz.label(query_id, 44),
+        "reference": viz.label(reference_id, 44),
+        "pictures": {
+            "query": _picture(results, "query", query_id, overlaps[0]),
+            "reference": _picture(results, "reference", reference_id, overlaps[1]),
+        },
         "score": "not scored" if pd.isna(row.score) else viz.number(row.score),
-        "branches": " + ".join(branches) or "no branch",
+        "branches": " + ".join(b for b in BRANCHES if b in proposers) or "no branch",
         "other": _other(row),
-        "said": evidence_in_words(evidence),
-        "reviewed": said.get(tuple(ids.values()), "").replace("_", " "),
+        "evidence": evidence_in_words(results.best_evidence(query_id, reference_id)),
+        "reviewed": decided.get((query_id, reference_id), "").replace("_", " "),
     }
 
 
 def _picture(
-    results: Results, side: Side, image_id: str, shape: np.ndarray | None = None
+    results: Results, side: Side, image_id: str, outline: np.ndarray | None = None
 ) -> Markup:
-    """An image with an outline (k,2) on it."""
+    """An image with the polygon (k,2) of the overlap."""
     small = svg.small_jpeg(results.thumbnail(side, image_id), LONG_SIDE_PX)
-    return Markup(svg.outlined(small, results.size(side, image_id), shape, f"{side} {image_id}"))
+    return Markup(svg.outlined(small, results.size(side, image_id), outline, f"{side} {image_id}"))
 
 
-def double_sheet(results: Results, doubles: pd.DataFrame) -> dict:
-    """The references of `losses.duplicate_references`, side by side."""
+def duplicate_sheet(results: Results, duplicates: pd.DataFrame) -> dict[str, Any]:
+    """The references of `errors.duplicate_references`, side by side."""
+    columns = ["reference_id", "other_id", "queries", "score"]
     pairs = []
-    for row in doubles.head(PAIRS_A_SHEET).itertuples():
-        ids = {"query": row.reference_id, "reference": row.other_id}
-        pair = {side: viz.label(image_id, 44) for side, image_id in ids.items()}
-        pair["pictures"] = {s: _picture(results, "reference", i) for s, i in ids.items()}
-        pair |= {"score": viz.number(row.score), "branches": "", "other": "", "reviewed": ""}
-        many = "one query" if row.queries == 1 else f"{row.queries:,} queries"
-        pairs.append(pair | {"said": f"reported together for {many}"})
-    note = "Both are references: one picture twice, or two pictures in one query"
-    return {"title": "References that may be the same", "note": note, "kind": "", "pairs": pairs}
+    for row in duplicates[columns].head(PAIRS_PER_SHEET).to_dict("records"):
+        ids = {"query": row["reference_id"], "reference": row["other_id"]}
+        together = "one query" if row["queries"] == 1 else f"{row['queries']:,} queries"
+        pairs.append(
+            {
+                **{side: viz.label(image_id, 44) for side, image_id in ids.items()},
+                "pictures": {s: _picture(results, "reference", i) for s, i in ids.items()},
+                "score": viz.number(row["score"]),
+                "branches": "",
+                "other": "",
+                "reviewed": "",
+                "evidence": f"reported together for {together}",
+            }
+        )
+    note = "Both images are references: duplicates, or two images that one query combines"
+    return {"title": "Possible duplicate references", "note": note, "kind": "", "pairs": pairs}
 
 
-def _other(row) -> str:
-    """Of a loss, which other reference it is about, else ""."""
-    other = getattr(row, "other_reference_id", "")
-    what = "beaten by" if other and row.kind == "missed" else "made from"
-    return f"{what} {viz.label(other, 44)}" if other else ""
+def _other(row: _Row) -> str:
+    """The other reference of an error, or ""."""
+    if not row.other_reference_id:
+        return ""
+    relation = "outscored by" if row.kind == "missed" else "made from"
+    return f"{relation} {viz.label(row.other_reference_id, 44)}"
 
 
 def evidence_in_words(evidence: pd.Series | None) -> str:
-    """A row of the evidence table as one line for people."""
+    """A row of the evidence table as one line; None: the pair was not verified."""
     if evidence is None:
-        return "never compared"
+        return "not verified"
     if evidence.get("refused"):
         return REASONS.get(evidence["refused"], str(evidence["refused"]).replace("_", " "))
-    said = [str(evidence["transform"])] if evidence.get("transform") else []
+    words = [str(evidence["transform"])] if evidence.get("transform") else []
     if "inliers" in evidence:
-        said.append(f"{int(evidence['inliers'])} of {int(evidence['tentative'])} matches agree")
-    if pd.notna(evidence.get("agreement")):
-        said.append(f"{evidence['agreement']:.0%} of the overlap looks the same")
-    if evidence.get("judged"):
-        said.append(f"the trained eye: {evidence['judged']:.0%} a copy")
-    return "; ".join(said)
+        words.append(
+            f"{int(evidence['inliers'])} of {int(evidence['tentative'])} matches are inliers"
+        )
+    if pd.notna(evidence.get("ncc_inlier_ratio")):
+        chance = (
+            f" (chance {100 * evidence['ncc_chance']:.0f} %)" if "ncc_chance" in evidence else ""
+        )
+        words.append(f"block NCC inlier ratio {100 * evidence['ncc_inlier_ratio']:.0f} %{chance}")
+    if evidence.get("localisable_blocks"):
+        displaced, blocks = int(evidence["displaced_blocks"]), int(evidence["localisable_blocks"])
+        words.append(f"{displaced} of {blocks} localisable blocks displaced")
+    if evidence.get("copy_probability"):
+        words.append(f"pair classifier: {evidence['copy_probability']:.2f} probability of a copy")
+    return "; ".join(words)
 
 
-def loss_sheets(results: Results, losses: pd.DataFrame) -> list[dict]:
+def error_sheets(results: Results) -> list[dict[str, Any]]:
+    """One sheet per kind and cause of the run's errors."""
     sheets = []
-    for kind, title in (("missed", "Missed"), ("false_alarm", "False alarm")):
-        of_kind = losses[losses["kind"] == kind]
-        for cause, rows in of_kind.groupby("cause", sort=False):
-            note = f"{len(rows):,} of {len(of_kind):,} "
-            note += "missed copies" if kind == "missed" else "false pairs above the threshold"
+    kinds = {"missed": ("Missed", "missed copies"), "false_alarm": ("False alarm", "false alarms")}
+    for kind, (title, plural) in kinds.items():
+        of_kind = results.errors[results.errors["kind"] == kind]
+        for cause in of_kind["cause"].unique():
+            rows = of_kind[of_kind["cause"] == cause]
+            note = f"{len(rows):,} of {len(of_kind):,} {plural}"
             sheets.append(sheet(results, f"{title}: {CAUSES[cause]}", note, rows, kind=kind))
     return sheets

@@ -1,5 +1,29 @@
-"""The work of one shard of each numbered notebook, and the list of shards still to do.
+"""The stages of the numbered notebooks, one call each.
 
-Each room has a `*_tasks` function (which shards, made from what) and the function that
-`cluster.map_shards` runs on one of them in a worker process: read, call the pure functions, return.
+A call divides its work into shards, runs those that are not up to date on the cluster, and returns a
+report. The module of a stage also holds the function that a worker process runs on one shard, and the
+readers of the tables that the stage writes.
 """
+
+from imgfp.stages.crops import choose_crops, detect_crops
+from imgfp.stages.descriptors import describe_queries, describe_references
+from imgfp.stages.features import extract_crop_features, extract_local_features
+from imgfp.stages.index import build_index
+from imgfp.stages.inventory import list_images
+from imgfp.stages.search import crop_search, global_search, local_search
+from imgfp.stages.verification import verify_pairs
+
+__all__ = [
+    "build_index",
+    "choose_crops",
+    "crop_search",
+    "describe_queries",
+    "describe_references",
+    "detect_crops",
+    "extract_crop_features",
+    "extract_local_features",
+    "global_search",
+    "list_images",
+    "local_search",
+    "verify_pairs",
+]

@@ -1,17 +1,16 @@
-"""Notebook 01: what is in a folder, what cannot be read; images in lasting shards with thumbnails."""
+"""Notebook 01: which images a folder holds and which files cannot be read; shards with thumbnails."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from imgfp import formats, store
-from imgfp.cluster import Made, Report, Task, map_shards, take_in_hand
+from imgfp import store
 from imgfp.datatypes import table
 from imgfp.images import (
     ImageError,
@@ -20,52 +19,62 @@ from imgfp.images import (
     image_id_of,
     printable,
     read_bytes,
+    read_image,
     refuse_twins,
     resize_short_side,
     walk_images,
 )
+from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards, mark_in_progress
+from imgfp.store import Collection, Library, Run, formats
 
-#: Columns of the images table without the pictures: what nearly every reader wants.
+#: Columns of the images table without the thumbnails, which few readers need.
 FACTS = [name for name in table("images").columns if name != "thumbnail"]
 
 
-def sync(
-    root: Path,
+def list_images(
+    collection: Collection,
     source: str,
     *,
     shard_images: int,
     thumbnail_short_side_px: int,
     cluster: str = "local",
     workers: int = 0,
-    title: str = "images",
-) -> Report:
-    """Bring the image shards below `root` (a library or a run) up to date with a folder or manifest.
+) -> MapReport:
+    """Bring the image shards of a library or run up to date with a folder or manifest.
 
     source: a folder, walked recursively, or a CSV manifest with the columns image_id, path; blank:
-    keep what is there. New files make new shards, changed or removed ones touch only their own shard,
-    and images of other sources stay. Raises FileNotFoundError and ValueError in one clear line.
+    keep what is there. New files make new shards, changed or removed files touch only their own
+    shard, and images of other sources stay. Raises FileNotFoundError and ValueError in one clear line.
     """
     if source:
         files = list_files(store.project_path(source))
-        plan = plan_shards(existing_shards(root), files, source, shard_images)
-        _forget(root, keep=set(plan))
+        plan = plan_shards(existing_shards(collection), files, source, shard_images)
+        _forget(collection, keep=set(plan))
     else:
-        plan = existing_shards(root)
+        plan = existing_shards(collection)
     if not plan:
-        raise ValueError(f"{root} has no images yet and no folder was named to fill it from")
+        raise ValueError(
+            f"{collection.root} has no images yet and no folder was named to fill it from"
+        )
     tasks = [
         Task(
-            root / "images" / f"{name}.parquet",
+            _shard_path(collection, name),
             tuple(map(str, rows.itertuples(index=False, name=None))),
             {"files": rows.to_dict("records")},
             len(rows),
         )
         for name, rows in plan.items()
     ]
-    settings = {"thumbnail_short_side_px": thumbnail_short_side_px}
-    where = {"cluster": cluster, "workers": workers, "title": title, "within": root}
-    report = map_shards(inspect_files, tasks, settings, **where)
-    if not len(read_images(root)):
+    report = map_shards(
+        inspect_files,
+        tasks,
+        {"thumbnail_short_side_px": thumbnail_short_side_px},
+        cluster=cluster,
+        workers=workers,
+        title=collection.contents,
+        lock_dir=collection.root,
+    )
+    if not len(read_images(collection, ["image_id"])):
         reason = report.rejects[0][1] if report.rejects else "it is empty"
         raise ValueError(f"no readable picture in {source}: the first file {reason}")
     return report
@@ -91,23 +100,23 @@ def list_files(source: Path) -> pd.DataFrame:
             status = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
             size, mtime_ns = status.st_size, status.st_mtime_ns
         except OSError:
-            size, mtime_ns = 0, 0  # gone or forbidden: the worker says so in the rejects table
+            size, mtime_ns = 0, 0  # gone or forbidden: the worker reports it as rejected
         # Names that are not UTF-8 cannot enter tables; they go on escaped and are refused there.
         rows.append((printable(image_id), printable(path), size, mtime_ns, printable(source)))
     columns = ["image_id", "path", "file_bytes", "mtime_ns", "source"]
     return pd.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True)
 
 
-def existing_shards(root: Path) -> dict[str, pd.DataFrame]:
+def existing_shards(collection: Collection) -> dict[str, pd.DataFrame]:
     """The files of each finished image shard, in the columns of `list_files`."""
     columns = ["image_id", "path", "file_bytes", "mtime_ns", "source"]
-    return {p.stem: store.load(p, columns) for p in store.shards(root / "images", ".parquet")}
+    return {path.stem: store.load(path, columns) for path in _image_shards(collection)}
 
 
 def plan_shards(
     existing: dict[str, pd.DataFrame], files: pd.DataFrame, source: str, shard_images: int
 ) -> dict[str, pd.DataFrame]:
-    """Which files each shard holds now: old shards keep their place, new files are appended in shards
+    """Which files each shard is to hold: old shards keep their files, new files are appended in shards
     of at most `shard_images`. Raises ValueError for a shard size under 1."""
     if shard_images < 1:
         raise ValueError(f"shard_images: expected 1 or more, got {shard_images}")
@@ -137,8 +146,9 @@ def plan_shards(
     return plan
 
 
-def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> Made:
-    """Decode every file once: its facts, SHA-256 and a thumbnail, or the reason why not."""
+@store.produces("images", formerly=["imgfp.stages.inventory.inspect_files"])
+def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> ShardResult:
+    """Decode every file once: its facts, SHA-256 and a thumbnail, or the reason for its rejection."""
     rows, rejects = [], []
     for file in files:
         row = {
@@ -152,7 +162,7 @@ def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> Made:
             "thumbnail": b"",
         }
         try:
-            take_in_hand(file["path"])
+            mark_in_progress(file["path"])
             data = read_bytes(file["path"])
             image, facts = decode_image(data, file["path"])
             small = resize_short_side(image, thumbnail_short_side_px)
@@ -168,72 +178,121 @@ def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> Made:
             row["reason"] = error.reason
             rejects.append((file["path"], error.reason))
         rows.append(row)
-    return Made(table("images", pd.DataFrame(rows)), rejects)
+    return ShardResult(table("images", pd.DataFrame(rows)), rejects)
 
 
-def read_images(root: Path, columns: list[str] = FACTS) -> pd.DataFrame:
-    """The readable images of a library or run, one row each, with the `shard` they live in."""
-    parts = [
-        store.load(path, [*dict.fromkeys([*columns, "reason"])]).assign(shard=path.stem)
-        for path in store.shards(root / "images", ".parquet")
-    ]
+def read_images(collection: Collection, columns: Sequence[str] = FACTS) -> pd.DataFrame:
+    """The readable images of a library or run, one row per image, with the `shard` that holds it and
+    its row there, `shard_row`."""
+    parts = []
+    for path in _image_shards(collection):
+        part = store.load(path, [*dict.fromkeys([*columns, "reason"])])
+        parts.append(part.assign(shard=path.stem, shard_row=np.arange(len(part))))
     if not parts:
-        raise store.StoreError(f"{root} holds no images yet; run notebook 01 first")
+        raise store.StoreError(f"{collection.root} holds no images yet; run notebook 01 first")
     images = pd.concat(parts, ignore_index=True)
     return images[images["reason"] == ""].reset_index(drop=True)
 
 
-def truth_of_run(run: Path, truth: pd.DataFrame) -> pd.DataFrame:
+def truth_of_run(run: Run, truth: pd.DataFrame) -> pd.DataFrame:
     """The rows of a truth table whose queries are files of this run, readable or not."""
-    files = store.load_tables(run / "images", ["image_id"])["image_id"]
+    files = store.load_tables(run.images, ["image_id"])["image_id"]
     return truth[truth["query_id"].isin(files)].reset_index(drop=True)
 
 
-def gather_rejects(*roots: Path) -> pd.DataFrame:
-    """Every file that any stage refused below these folders, with the reason, once."""
+def gather_rejects(*collections: Collection) -> pd.DataFrame:
+    """Every file that any stage rejected in these collections, with the reason, once."""
     pairs = {
         tuple(pair): None
-        for root in roots
-        for path in sorted(root.glob("**/shard-*.*.json"))
+        for collection in collections
+        for path in sorted(collection.root.glob("**/shard-*.*.json"))
         for pair in store.describe(path.with_suffix("")).get("rejects", [])
     }
     return table("rejects", pd.DataFrame(list(pairs), columns=["path", "reason"]))
 
 
-def _forget(root: Path, keep: set[str]) -> None:
+def save_rejects(run: Run, library: Library) -> pd.DataFrame:
+    """Write `rejects.csv` of a run: every file that any stage so far rejected on either side."""
+    rejects = gather_rejects(library, run)
+    store.write_csv(run.rejects_csv, rejects)
+    return rejects
+
+
+def _forget(collection: Collection, keep: set[str]) -> None:
     """Delete what was made from shards whose images have all gone."""
-    gone = {p.stem for p in store.shards(root / "images", ".parquet")} - keep
-    for name in gone:
-        for path in root.glob(f"**/{name}.*"):
+    for name in {path.stem for path in _image_shards(collection)} - keep:
+        for path in collection.root.glob(f"**/{name}.*"):
             if path.suffix != ".json":
                 store.remove(path)
 
 
-def thumbnails(root: Path, image_ids: Iterable[str]) -> list[np.ndarray]:
+def thumbnails(collection: Collection, image_ids: Iterable[str]) -> list[np.ndarray]:
     """Thumbnails (h,w,3) uint8 RGB of a library or run in the order asked; little else is read.
 
     Raises KeyError for an unknown id.
     """
-    wanted = list(image_ids)
-    places = _places(root, store.digest_of(root, ["images/*"]))
-    by_shard: dict[str, list[str]] = {}
-    for image_id in dict.fromkeys(wanted):
-        by_shard.setdefault(places[image_id][0], []).append(image_id)
-    found: dict[str, np.ndarray] = {}
-    for shard, ids in by_shard.items():
-        path, rows = root / "images" / f"{shard}.parquet", [places[i][1] for i in ids]
-        for image_id, jpeg in zip(
-            ids, store.load_rows(path, rows, ["thumbnail"])["thumbnail"], strict=True
-        ):
-            found[image_id] = decode_image(jpeg, image_id)[0]
-    return [found[image_id] for image_id in wanted]
+    places = _places(collection, store.digest_of(collection.images, ["*"]))
+    return decode_thumbnails(collection, places.loc[list(image_ids)])
+
+
+def decode_thumbnails(collection: Collection, places: pd.DataFrame) -> list[np.ndarray]:
+    """The thumbnail (h,w,3) uint8 RGB of each row of `places`, which is indexed by image id."""
+    jpegs = read_thumbnails(collection, places)
+    return [decode_image(jpeg, name)[0] for jpeg, name in zip(jpegs, places.index, strict=True)]
+
+
+def read_thumbnails(collection: Collection, places: pd.DataFrame) -> list[bytes]:
+    """The stored JPEG of each row of `places` (columns shard, shard_row as in `read_images`)."""
+    jpegs = np.empty(len(places), object)
+    for shard, at in places.groupby("shard", sort=False).indices.items():
+        rows = places["shard_row"].iloc[at].tolist()
+        loaded = store.load_rows(_shard_path(collection, str(shard)), rows, ["thumbnail"])
+        jpegs[at] = loaded["thumbnail"].to_numpy()
+    return list(jpegs)
 
 
 @lru_cache(maxsize=4)
-def _places(root: Path, digest: str) -> dict[str, tuple[str, int]]:
-    """Where each image's row is: (shard, row in it). `digest` makes a changed folder a new question."""
-    return {
-        image_id: (path.stem, row)
-        for path in store.shards(root / "images", ".parquet")
-        for row, image_id in enumerate(store.load(path, ["image_id"])["image_id"])
-    }
+def _places(collection: Collection, digest: str) -> pd.DataFrame:
+    """Where each image is stored, by id. `digest` makes a changed folder a new question."""
+    images = read_images(collection, ["image_id"]).set_index("image_id")
+    return images[["shard", "shard_row"]]
+
+
+def _image_shards(collection: Collection) -> list[Path]:
+    return store.shards(collection.images, ".parquet")
+
+
+def _shard_path(collection: Collection, name: str) -> Path:
+    return collection.images / f"{name}.parquet"
+
+
+def image_tasks(collection: Collection, folder: Path, suffix: str) -> list[Task]:
+    """One task per shard of images of a library or run; its artefact goes to `folder`."""
+    images = read_images(collection, ["image_id", "path", "sha256"])
+    return [
+        Task(
+            folder / f"{name}{suffix}",
+            tuple(rows["image_id"] + rows["sha256"]),
+            {"images": rows[["image_id", "path"]].to_dict("records")},
+            len(rows),
+        )
+        for name, rows in images.groupby("shard", sort=True)
+    ]
+
+
+def decoded(images: list[dict], rejects: list) -> Iterator[tuple[dict, np.ndarray]]:
+    """Each record with its image, which is read once for consecutive records of one path; what can no
+    longer be read goes to `rejects`."""
+    last_path, last_image = None, None
+    for record in images:
+        if record["path"] != last_path:
+            try:
+                mark_in_progress(record["path"])
+                last_image = read_image(record["path"])
+            except ImageError as error:
+                # It was readable when listed: it is gone, has changed, or is too large for a worker.
+                rejects.append((record["path"], error.reason))
+                last_image = None
+            last_path = record["path"]
+        if last_image is not None:
+            yield record, last_image

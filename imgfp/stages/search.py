@@ -1,56 +1,51 @@
-"""Notebooks 04, 05 and 07: which references a query's keypoints or vector propose."""
+"""Notebooks 04, 05 and 07: the references that a query's keypoints or vectors propose."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from imgfp import formats, index, sift, store, voting
-from imgfp.cluster import Made, Task
-from imgfp.datatypes import table
-from imgfp.descriptors import background_similarity, best_over_views, normalise_scores
-from imgfp.params import check_choice
-from imgfp.stages.indexing import build_index, index_inputs, open_index
-from imgfp.stages.inventory import read_images, thumbnails
-from imgfp.stages.vectors import AT
-
-__all__ = [
-    "build_index",
-    "candidates_of",
-    "global_tasks",
-    "local_tasks",
-    "pair_thumbnails",
-    "pair_titles",
-    "search_global",
-    "search_local",
-    "votes_of",
-]
-
-#: How the bytes of a query's descriptors may be read before they are searched.
-READINGS = {
-    "plain": lambda d: d,
-    "mirrored": sift.mirror_descriptors,
-    "inverted": sift.invert_descriptors,
-}
-
+from imgfp import store
+from imgfp.datatypes import BRANCHES, Branch, Descriptors, table
+from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
+from imgfp.runner.params import check_choice
+from imgfp.search import propose
+from imgfp.stages.descriptors import query_of_each_view, view_of_vector
+from imgfp.stages.index import index_inputs, open_index
+from imgfp.store import IndexKind, Library, Run, formats
 
 # ------------------------------------------------------------------------------------------ local
 
 
-def local_tasks(run: Path, features: str, candidates: str, library: Path) -> list[Task]:
-    """One task a shard of query or crop features."""
-    return _tasks(run, features, candidates, library, "local")
+def local_search(
+    run: Run, library: Library, *, cluster: str = "local", workers: int = 0, **settings: Any
+) -> MapReport:
+    """Candidates of the branch local: the references that the keypoints of each query vote for.
+    settings: of `propose.from_keypoints`."""
+    tasks = search_tasks(run, library, "local")
+    return _map(search_local, run, tasks, "local", cluster, workers, settings | {"branch": "local"})
 
 
+def crop_search(
+    run: Run, library: Library, *, cluster: str = "local", workers: int = 0, **settings: Any
+) -> MapReport:
+    """Candidates of the branch crop: the same as `local_search` with the keypoints of each crop."""
+    tasks = search_tasks(run, library, "crop")
+    return _map(search_local, run, tasks, "crop", cluster, workers, settings | {"branch": "crop"})
+
+
+@store.produces("local_candidates", formerly=["imgfp.stages.search.search_local"])
 def search_local(
-    library: Path, features: Path, query_of: dict[str, str], *, branch: str, **settings
-) -> Made:
+    library: Library, features: Path, query_of: dict[str, str], *, branch: str, **settings: Any
+) -> ShardResult:
     """The references that the keypoints of each query (or crop) vote for, as `candidates`.
 
-    settings: see `votes_of`.
+    settings: of `propose.from_keypoints`.
     """
     record = store.load(features)
     tables = []
@@ -60,90 +55,64 @@ def search_local(
         votes.insert(0, "query_id", query_of[view_id])
         tables.append(votes.assign(branch=branch))
     if not tables:
-        return Made(table("candidates").assign(view_id=pd.Series(dtype="str")))
-    return Made(table("candidates", pd.concat(tables, ignore_index=True)))
+        return ShardResult(no_candidates())
+    return ShardResult(table("candidates", pd.concat(tables, ignore_index=True)))
 
 
-def candidates_of(run: Path, branch: str) -> pd.DataFrame:
-    """The candidates of one branch: no rows where it had nothing to ask with, as with no crop at all."""
-    parts = [store.load(path) for path in store.shards(run / "candidates" / branch, ".parquet")]
-    nothing = table("candidates").assign(view_id=pd.Series(dtype="str"))
-    return pd.concat(parts, ignore_index=True) if parts else nothing
+def votes_of(features: Path, library: Library, view_id: str, **settings: Any) -> pd.DataFrame:
+    """The references that the keypoints of one query (or crop) vote for, best first: reference_id,
+    rank, score (votes), mean_squared_distance, mirrored, accepted. An unknown id gets no votes.
 
-
-def votes_of(features: Path, library: Path, view_id: str, **settings) -> pd.DataFrame:
-    """The references that one query's (or crop's) keypoints vote for: reference_id, rank, score
-    (votes), mean_squared_distance, mirrored, accepted. An unknown id gets no votes.
-
-    settings: nprobe, neighbours (reference keypoints asked for a query keypoint), readings (of
-    READINGS), candidates (references kept), rule ("seed" or "robust"), ratio (of `voting.vote`, for
-    the robust rule), min_hits, min_hits_single and max_mean_squared_distance (of
-    `voting.accept_seed`).
+    features: folder of the shards with its keypoints; settings: of `propose.from_keypoints`.
     """
     lookup = store.FeatureLookup(features)
-    found = (
-        lookup.of(view_id)
-        if view_id in lookup
-        else (np.empty((0, 4)), np.empty((0, 128), np.uint8))
-    )
-    return _votes(library, *found, **settings)
+    keypoints, descriptors = np.empty((0, 4)), np.empty((0, 128), np.uint8)
+    if view_id in lookup:
+        keypoints, descriptors = lookup.of(view_id)
+    return _votes(library, keypoints, descriptors, **settings)
 
 
 def _votes(
-    library: Path,
+    library: Library,
     keypoints: np.ndarray,
     descriptors: np.ndarray,
     *,
-    nprobe: int,
-    neighbours: int,
-    readings: list[str],
-    candidates: int,
     rule: str,
-    ratio: float,
-    **acceptance,
+    variants: list[str],
+    **settings: Any,
 ) -> pd.DataFrame:
     check_choice("vote_rule", rule)
-    check_choice("local_readings", readings)
+    check_choice("descriptor_variants", variants)
     opened = open_index(library, "local")
-    tables = []
-    for reading in readings if len(keypoints) else []:
-        distances, ids = index.search(
-            opened.parts, READINGS[reading](descriptors), neighbours, nprobe
-        )
-        rows = index.rows_of_ids(ids, opened.offsets)
-        robust = {"ratio": ratio, "hit_ids": ids, "cells": voting.cells(keypoints)}
-        votes = voting.vote(rows, distances, **(robust if rule == "robust" else {}))
-        accepted = voting.accept_seed(votes, **acceptance)
-        votes["accepted"] = (votes.index == 0) & accepted
-        tables.append(votes.head(candidates).assign(mirrored=reading == "mirrored"))
-    columns = ["reference_row", "votes", "mean_squared_distance", "accepted", "mirrored"]
-    every = pd.concat(tables) if tables else pd.DataFrame(columns=columns)
-    every = every.sort_values(
-        ["votes", "mean_squared_distance"], ascending=[False, True], kind="stable"
+    votes = propose.from_keypoints(
+        opened.parts,
+        opened.offsets,
+        keypoints,
+        descriptors,
+        rule=rule,
+        variants=variants,
+        **settings,
     )
-    every = every.drop_duplicates("reference_row").head(candidates)
-    return pd.DataFrame(
-        {
-            "reference_id": opened.image_ids[every["reference_row"].to_numpy(np.int64)],
-            "rank": np.arange(len(every), dtype=np.int32),
-            "score": every["votes"].to_numpy(np.float32),
-            "mean_squared_distance": every["mean_squared_distance"].to_numpy(np.float32),
-            "mirrored": every["mirrored"].to_numpy(bool),
-            "accepted": every["accepted"].to_numpy(bool),
-        }
-    )
+    votes.insert(0, "reference_id", opened.image_ids[votes.pop("reference_row")])
+    votes.insert(1, "rank", np.arange(len(votes), dtype=np.int32))
+    return votes
 
 
 # ----------------------------------------------------------------------------------------- global
 
 
-def global_tasks(run: Path, library: Path) -> list[Task]:
-    """One task a shard of query vectors."""
-    return _tasks(run, "descriptors", "candidates/global", library, "global")
+def global_search(
+    run: Run, library: Library, *, cluster: str = "local", workers: int = 0, **settings: Any
+) -> MapReport:
+    """Candidates of the branch global: the references whose vectors are most similar to those of each
+    query and its crops. settings: of `search_global`."""
+    tasks = search_tasks(run, library, "global")
+    return _map(search_global, run, tasks, "global", cluster, workers, settings)
 
 
+@store.produces("global_candidates", formerly=["imgfp.stages.search.search_global"])
 def search_global(
-    library: Path,
+    library: Library,
     features: Path,
     query_of: dict[str, str],
     *,
@@ -151,108 +120,92 @@ def search_global(
     candidates: int,
     normalise_neighbours: int,
     background: str,
-) -> Made:
+) -> ShardResult:
     """The references most similar to each query over its views and crops, as `candidates`.
 
-    normalise_neighbours: subtract from every cosine the query's mean similarity to so many nearest
-    background vectors; the background is the library itself (the nearest left out, as it may be what
-    the query was made from) or the references of a challenge HDF5 file.
+    background: "" for the library itself, or a challenge HDF5 file whose references are taken; the
+    other settings are those of `propose.from_vectors`.
     """
     described = store.load(features)
+    if not len(described):
+        return ShardResult(no_candidates())
     opened = open_index(library, "global")
-    owners = [_owner(vector_id, query_of) for vector_id in described.image_ids]
-    if not owners:
-        return Made(table("candidates").assign(view_id=pd.Series(dtype="str")))
-    views = pd.DataFrame(owners, columns=["query_id", "view_id"])
-    wanted = candidates if background else max(candidates, 1 + normalise_neighbours)
-    distances, ids = index.search(opened.parts, described.vectors, wanted, nprobe)
-    cosine = 1 - distances / 2
-    means = np.zeros(len(cosine), np.float32)
-    if normalise_neighbours and background:
-        known = _background(background).vectors
-        means = background_similarity(described.vectors, known, normalise_neighbours)
-    elif normalise_neighbours:
-        others = slice(1, 1 + normalise_neighbours)
-        rest = ids[:, others] >= 0  # a small library runs out of neighbours
-        means = np.where(rest, cosine[:, others], 0).sum(axis=1)
-        means = means / np.maximum(rest.sum(axis=1), 1)
-    scores = normalise_scores(cosine, means)
-    tables = []
-    for query_id, rows in views.groupby("query_id", sort=True):
-        at = rows.index.to_numpy()
-        best, best_ids, seen_by = best_over_views(scores[at], ids[at], len(at), candidates)
-        found = best_ids[0] >= 0
-        seen = at[seen_by[0][found]]
-        tables.append(
-            pd.DataFrame(
-                {
-                    "query_id": query_id,
-                    "view_id": views["view_id"].to_numpy()[seen],
-                    "reference_id": opened.image_ids[best_ids[0][found]],
-                    "branch": "global",
-                    "rank": np.arange(found.sum()),
-                    "score": best[0][found],
-                    "mean_squared_distance": 2 - 2 * (best[0][found] + means[seen]),
-                    "mirrored": False,
-                    "accepted": np.arange(found.sum()) == 0,
-                }
-            )
-        )
-    return Made(table("candidates", pd.concat(tables)))
-
-
-def _owner(vector_id: str, query_of: dict[str, str]) -> tuple[str, str]:
-    """Query and view (query or crop id) of a vector, which may carry the name of a view behind."""
-    item = vector_id if vector_id in query_of else vector_id.rpartition(AT)[0]
-    return query_of[item], item
+    views = [view_of_vector(vector_id, query_of) for vector_id in described.image_ids]
+    found = propose.from_vectors(
+        opened.parts,
+        described.vectors,
+        [query_of[view] for view in views],
+        nprobe=nprobe,
+        candidates=candidates,
+        normalise_neighbours=normalise_neighbours,
+        background=_background(background).vectors if background else None,
+    )
+    found["view_id"] = np.array(views, object)[found.pop("vector_row")]
+    found["reference_id"] = opened.image_ids[found.pop("reference_row")]
+    found = found.assign(branch="global", mirrored=False, accepted=found["rank"] == 0)
+    return ShardResult(table("candidates", found))
 
 
 @lru_cache(maxsize=1)
-def _background(path: str):
+def _background(path: str) -> Descriptors:
     return formats.read_descriptors(store.project_path(path))[1]
 
 
 # ----------------------------------------------------------------------------------------- shared
 
 
-def _tasks(run: Path, features: str, candidates: str, library: Path, kind: str) -> list[Task]:
-    queries = read_images(run, ["image_id"])["image_id"]
-    crops = store.load(run / "crops/crops.parquet", ["crop_id", "query_id"])
-    query_of = dict(zip(queries, queries, strict=True))
-    query_of |= dict(crops[["crop_id", "query_id"]].itertuples(index=False))
-    searched = index_inputs(library, kind)
+def read_candidates(run: Run, *branches: Branch) -> pd.DataFrame:
+    """The candidates of these branches, by default of all in the order local, crop, global; no rows
+    where no branch has proposed anything."""
+    folders = [run.candidates(branch) for branch in branches or BRANCHES]
+    parts = [store.load(path) for folder in folders for path in store.shards(folder, ".parquet")]
+    filled = [part for part in parts if len(part)]
+    return table("candidates", pd.concat(filled)) if filled else no_candidates()
+
+
+def no_candidates() -> pd.DataFrame:
+    """A table of candidates without rows."""
+    return table("candidates").assign(view_id=pd.Series(dtype="str"))
+
+
+def search_tasks(run: Run, library: Library, branch: Branch) -> list[Task]:
+    """One task per shard of what the branch searches with: features of queries, of crops, or vectors."""
+    sources: dict[Branch, tuple[Path, IndexKind]] = {
+        "local": (run.local_features, "local"),
+        "crop": (run.crop_features, "local"),
+        "global": (run.descriptors, "global"),
+    }
+    searched, kind = sources[branch]
+    query_of = query_of_each_view(run)
+    indexed = index_inputs(library, kind)
     return [
         Task(
-            run / candidates / f"{path.stem}.parquet",
-            (store.describe(path)["sha256"], *searched),
+            run.candidates(branch) / f"{path.stem}.parquet",
+            (store.describe(path)["sha256"], *indexed),
             {"library": library, "features": path, "query_of": query_of},
             store.describe(path)["items"],
         )
-        for path in store.shards(run / features, ".h5")
+        for path in store.shards(searched, ".h5")
     ]
 
 
-def pair_thumbnails(run: Path, library: Path, pairs: pd.DataFrame) -> list[np.ndarray]:
-    """Thumbnails of query and reference of each pair, in turn."""
-    sides = thumbnails(run, pairs["query_id"]), thumbnails(library, pairs["reference_id"])
-    return [image for pair in zip(*sides, strict=True) for image in pair]
-
-
-def change_titles(pairs: pd.DataFrame) -> list[str]:
-    """Titles to `pair_thumbnails` of `losses.changes`: the query with both scores, the reference."""
-    titles = []
-    for row in pairs.itertuples():
-        scores = (
-            "none" if np.isnan(score) else f"{score:.4g}"
-            for score in (row.score_before, row.score_after)
-        )
-        titles += [f"{row.query_id}  {' to '.join(scores)}", str(row.reference_id)]
-    return titles
-
-
-def pair_titles(pairs: pd.DataFrame, unit: str) -> list[str]:
-    """Titles to `pair_thumbnails`: the query with the score, the reference."""
-    titles = []
-    for query, reference, score in pairs[["query_id", "reference_id", "score"]].itertuples(False):
-        titles += [f"{query}  {score:.4g} {unit}".strip(), str(reference)]
-    return titles
+def _map(
+    function: Callable[..., ShardResult],
+    run: Run,
+    tasks: list[Task],
+    branch: Branch,
+    cluster: str,
+    workers: int,
+    settings: dict[str, Any],
+) -> MapReport:
+    return map_shards(
+        function,
+        tasks,
+        settings,
+        cluster=cluster,
+        workers=workers,
+        title=f"{branch} search",
+        unit="crop" if branch == "crop" else "query",
+        lock_dir=run.root,
+        output_dir=run.candidates(branch),
+    )

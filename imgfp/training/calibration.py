@@ -1,129 +1,312 @@
-"""Pairs with known labels, made from a user's own references, for `fusion.fit`.
+"""Pairs with known labels, made from a user's own photographs, for `fusion.fit`.
 
-    evidence = calibration_pairs(references, outsiders, seed=0)
+    evidence = calibration_pairs(references, negatives, load_pipeline(**settings), seed=0)
     labels = evidence.groupby(["query_id", "reference_id"], as_index=False)["label"].max()
     model = fusion.fit(evidence, labels, seed=0)
 
-Every query is made by seeded edits from a reference (its pair is a copy) or from an outsider (it has
-no copy). It is then searched and verified as a run does it, whole and cut to a box, so the evidence
-has the distribution of a run: never fit on the truth that a run is evaluated on. Give the descriptor
-of the runs as `model`, or the fitted score will not look at the global branch.
+Every query is made by seeded edits from a reference (its pair is a copy) or from a negative (a photograph
+that is no reference). It then passes the steps of notebooks 02 to 08 with the settings of a run: crops,
+keypoints, candidates of the three branches, evidence. So the evidence is distributed as in that run, and the
+fitted score is a probability for it. Never fit on the truth that a run is evaluated on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from imgfp import edits, index, sift, voting
-from imgfp.cluster import Made
-from imgfp.descriptors import VIEWS, Model, load_model, normalise_scores, query_views
-from imgfp.evidence import Judge, score_query
-from imgfp.images import cut_box, read_image, resize_short_side
-from imgfp.judge import load_judge
-from imgfp.pictures import Picture
-from imgfp.stages.search import READINGS
-from imgfp.warps import Edited
+from imgfp import sift, store
+from imgfp.crops.detectors import Detector, KnownBoxes, load_detector
+from imgfp.crops.rule import CORNERS, crop_table
+from imgfp.datatypes import table
+from imgfp.descriptors.base import Model
+from imgfp.descriptors.registry import load_model
+from imgfp.descriptors.views import VIEWS, query_views
+from imgfp.edits import families
+from imgfp.images import cut_box, decode_image, encode_jpeg, read_image, resize_short_side
+from imgfp.runner.cluster import ShardResult
+from imgfp.search import index, propose
+from imgfp.store import formats, project_path
+from imgfp.verify.classifier import PairClassifier, load_classifier
+from imgfp.verify.evidence import score_query
+from imgfp.verify.view import View
 
-#: How far each side of a true box is moved, as a share of the box: detectors are not exact.
-_BOX_JITTER = 0.02
-#: Share of queries without a pasted picture that get a box all the same, as detectors do.
-_FALSE_BOXES = 0.15
-#: References that a branch proposes a query, and neighbours that a keypoint is compared with.
-_CANDIDATES, _NEIGHBOURS = 10, 11
+#: The defaults of notebooks 02 and 04: `rule.crop_table`, `propose.from_keypoints`.
+CROP_RULES: dict[str, Any] = {
+    "local_min_confidence": 0.10,
+    "global_min_confidence": 0.82,
+    "max_area": 0.85,
+    "max_aspect": 4.0,
+    "max_crops": 3,
+}
+VOTE_RULES: dict[str, Any] = {
+    "nprobe": 4,
+    "neighbours": 11,
+    "variants": ["plain", "mirrored", "contrast_reversed"],
+    "candidates": 10,
+    "rule": "robust",
+    "ratio": 1.5,
+    "min_hits": 3,
+    "min_hits_single": 5,
+    "max_mean_squared_distance": 8000.0,
+}
+#: The defaults of notebook 07: `propose.from_vectors`.
+SIMILARITY_RULES: dict[str, Any] = {"nprobe": 16, "candidates": 10, "normalise_neighbours": 10}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The models and settings of notebooks 02 to 08: everything that the evidence of a pair depends on.
+
+    crop_rules: of `rule.crop_table`; sift: of `sift.extract`; vote_rules: of `propose.from_keypoints`;
+    similarity_rules: of `propose.from_vectors`, without its background; local_index, global_index: Faiss
+    factory strings or "auto"; views: of every described query and crop; described: "all" describes
+    the query and its crops, "sure" the global crop in place of the query; scored: "all" candidates or those
+    that their branch has "accepted"; match_ratio: of `score_query`.
+    """
+
+    detector: Detector
+    model: Model
+    classifier: PairClassifier | None = None
+    crop_rules: Mapping[str, Any] = field(default_factory=lambda: CROP_RULES)
+    sift: Mapping[str, Any] = field(default_factory=lambda: {"short_side_px": 300})
+    vote_rules: Mapping[str, Any] = field(default_factory=lambda: VOTE_RULES)
+    similarity_rules: Mapping[str, Any] = field(default_factory=lambda: SIMILARITY_RULES)
+    local_index: str = "auto"
+    global_index: str = "auto"
+    views: Sequence[str] = VIEWS
+    described: str = "all"
+    background: np.ndarray | None = None
+    scored: str = "all"
+    match_ratio: float = 1.8
+    thumbnail_short_side_px: int = 192
+    batch_size: int = 32
+
+    @property
+    def weights_hash(self) -> str:
+        """Of all models, for fingerprints."""
+        hashes = [self.detector.weights_hash, self.model.weights_hash]
+        return " ".join([*hashes, self.classifier.weights_hash] if self.classifier else hashes)
+
+    def view(self, image: np.ndarray, box: np.ndarray | None = None) -> View:
+        """One side of a pair, from an image (H,W,3) uint8 RGB, or the part of it in a box xyxy."""
+        if box is None:
+            features = sift.extract(image, **self.sift)
+        else:
+            features = sift.extract_from_box(image, box, **self.sift)
+        small = encode_jpeg(resize_short_side(image, self.thumbnail_short_side_px))
+        return View(
+            *features,
+            decode_image(small)[0],
+            image.shape[1],
+            image.shape[0],
+            box=box,
+            frame_short_side_px=self.sift["short_side_px"],
+        )
+
+    def crops_of(self, query_id: str, image: np.ndarray) -> pd.DataFrame:
+        """The `crops` rows of one query."""
+        boxes = self.detector.detect([image], [query_id])[0]
+        return crop_table(query_id, boxes, image.shape[1], image.shape[0], **self.crop_rules)
+
+
+def load_pipeline(
+    *,
+    crop_detector: str,
+    trust_pt: bool,
+    descriptor_model: str,
+    descriptor_weights: str,
+    descriptor_device: str,
+    background: str,
+    pair_classifier: str,
+    **settings: Any,
+) -> Pipeline:
+    """A `Pipeline` from the parameters of notebooks 02, 06, 07 and 08 that name a model or file, with their
+    meaning there; settings: the other fields. Raises what `load_detector` and `load_model` raise, and
+    ValueError for a table of known boxes, which has none for a simulated query."""
+    detector = load_detector(crop_detector, trust_pt=trust_pt)
+    if isinstance(detector, KnownBoxes):
+        raise ValueError(
+            f"{crop_detector}: known boxes exist for the queries of a run, not for those that "
+            "calibration makes; give the detector that found them"
+        )
+    return Pipeline(
+        detector,
+        load_model(descriptor_model, descriptor_weights, descriptor_device),
+        load_classifier(str(project_path(pair_classifier)) if pair_classifier else ""),
+        background=formats.read_descriptors(project_path(background))[1].vectors
+        if background
+        else None,
+        **settings,
+    )
+
+
+class CandidateGenerator:
+    """Views of references, indexed by their keypoints and searched as in notebooks 04 and 05."""
+
+    def __init__(
+        self, views: Mapping[str, View], rules: Mapping[str, Any], factory: str, seed: int
+    ) -> None:
+        self.ids = np.array(list(views), dtype=object)
+        counts = [len(view.keypoints) for view in views.values()]
+        self._offsets = np.concatenate([[0], np.cumsum(counts)])
+        descriptors = np.concatenate([view.descriptors for view in views.values()])
+        self._index = index.build(descriptors, "local", factory, seed)
+        self._rules = rules
+
+    def candidates(self, view: View) -> pd.DataFrame:
+        """The table of `propose.from_keypoints` with reference_id in place of reference_row."""
+        found = propose.from_keypoints(
+            self._index, self._offsets, view.keypoints, view.descriptors, **self._rules
+        )
+        found.insert(0, "reference_id", self.ids[found.pop("reference_row")])
+        return found
+
+
+class ReferenceSet:
+    """References in memory, searched by keypoints and vectors."""
+
+    def __init__(self, references: Mapping[str, np.ndarray], pipeline: Pipeline, seed: int) -> None:
+        self.ids = np.array(list(references), dtype=object)
+        self.views = {i: pipeline.view(references[i]) for i in references}
+        self._pipeline = pipeline
+        self._local = CandidateGenerator(
+            self.views, pipeline.vote_rules, pipeline.local_index, seed
+        )
+        images = (references[i] for i in references)
+        vectors = pipeline.model.embed(images, pipeline.batch_size)
+        self._global = index.build(vectors, "global", pipeline.global_index, seed)
+
+    def evidence(self, query_id: str, image: np.ndarray) -> pd.DataFrame:
+        """The evidence of one query (H,W,3) uint8 RGB as notebooks 02 to 08 collect it: one row per view,
+        reference and branch that proposes it, with query_id, view_id, reference_id, branch, rank, score,
+        mean_squared_distance, accepted, then `evidence.COLUMNS`."""
+        crops = self._pipeline.crops_of(query_id, image)
+        boxes: dict[str, np.ndarray | None] = {query_id: None}
+        boxes |= dict(zip(crops["crop_id"], crops[CORNERS].to_numpy(np.float64), strict=True))
+        views = {view_id: self._pipeline.view(image, box) for view_id, box in boxes.items()}
+        found = [self._by_keypoints(query_id, views), self._by_vectors(image, crops, boxes)]
+        candidates = table("candidates", pd.concat(found).assign(query_id=query_id))
+        if self._pipeline.scored == "accepted":
+            candidates = candidates[candidates["accepted"]]
+        tables = []
+        for view_id, view in views.items():
+            rows = candidates[candidates["view_id"] == view_id]
+            if rows.empty:
+                continue
+            among = {i: self.views[i] for i in sorted(set(rows["reference_id"]))}
+            scored = score_query(
+                view,
+                among,
+                ratio=self._pipeline.match_ratio,
+                classifier=self._pipeline.classifier,
+            )
+            tables.append(rows.drop(columns="mirrored").merge(scored, on="reference_id"))
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+    def _by_keypoints(self, query_id: str, views: Mapping[str, View]) -> pd.DataFrame:
+        tables = []
+        for view_id, view in views.items():
+            found = self._local.candidates(view)
+            branch = "local" if view_id == query_id else "crop"
+            tables.append(found.assign(view_id=view_id, branch=branch, rank=np.arange(len(found))))
+        return pd.concat(tables, ignore_index=True)
+
+    def _by_vectors(
+        self, image: np.ndarray, crops: pd.DataFrame, boxes: Mapping[str, np.ndarray | None]
+    ) -> pd.DataFrame:
+        pipeline = self._pipeline
+        described = list(boxes)
+        if pipeline.described == "sure":
+            described = list(crops.loc[crops["is_global"], "crop_id"]) or described[:1]
+        parts = [boxes[view_id] for view_id in described]
+        every_view = (
+            view
+            for box in parts
+            for view in query_views(image if box is None else cut_box(image, box), pipeline.views)
+        )
+        vectors = pipeline.model.embed(every_view, pipeline.batch_size)
+        found = propose.from_vectors(
+            self._global,
+            vectors,
+            np.zeros(len(vectors), np.int64),
+            background=pipeline.background,
+            **pipeline.similarity_rules,
+        )
+        view_ids = np.repeat(np.array(described, object), len(pipeline.views))
+        return found.assign(
+            view_id=view_ids[found["vector_row"]],
+            reference_id=self.ids[found["reference_row"]],
+            branch="global",
+            mirrored=False,
+            accepted=found["rank"] == 0,
+        ).drop(columns=["query_id", "vector_row", "reference_row"])
 
 
 def calibration_pairs(
     references: Mapping[str, np.ndarray],
-    outsiders: Mapping[str, np.ndarray],
+    negatives: Mapping[str, np.ndarray],
+    pipeline: Pipeline,
     *,
     copies: int = 600,
     others: int = 300,
     same_scene: Sequence[tuple[str, str]] = (),
-    candidates: int = 3,
     strength: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,
-    sift_settings: Mapping[str, Any] | None = None,
-    thumbnail_short_side_px: int = 192,
-    model: Model | None = None,
-    judge: Judge | None = None,
-    views: Sequence[str] = VIEWS,
-    normalise_neighbours: int = 10,
 ) -> pd.DataFrame:
-    """Evidence of labelled pairs: query_id, reference_id, branch, score, mean_squared_distance, label,
-    ops, then `evidence.COLUMNS`.
+    """Evidence of labelled pairs: the table of `ReferenceSet.evidence`, with label (bool: the pair is a copy)
+    and ops (the edits of the query, joined by "+").
 
-    references, outsiders: image id -> (H,W,3) uint8 RGB; any mapping that reads on demand will do.
-    copies: queries made from references; others: made from outsiders. same_scene: (outsider id,
-    reference id) of different photographs of one thing, each made into a query of its own beside
-    `others`: the pairs that are hardest to tell from copies. candidates: false references a query
-    and branch, by most votes of keypoints, beside the one whose whole frame looks most alike.
-    strength: range of the edits'. model, views, normalise_neighbours: of the global branch, as in a
-    run; judge: of `score_query`. score (votes, or similarity) and mean_squared_distance are as in the
-    candidates of a run, NaN where the branch did not propose the pair. label (bool): it is a copy.
+    references, negatives: image id -> (H,W,3) uint8 RGB; any mapping that reads on demand will do.
+    copies: queries made from references; others: queries made from negatives. same_scene: (negative id,
+    reference id) of different photographs of one scene; one more query is made from each negative, as these
+    are the hardest to distinguish from copies. strength: range of the strength of the edits. A pair is in
+    the table if a branch proposes it, as in a run.
     """
     rng = np.random.default_rng(seed)
-    settings = dict(sift_settings or {})
-    ids = list(references)
-    sides = {i: picture_of(references[i], settings, thumbnail_short_side_px) for i in ids}
-    proposer = Proposer(ids, list(sides.values()), seed)
-    described = model.embed(references[i] for i in ids) if model else None
+    ids, names = list(references), list(negatives)
+    searched = ReferenceSet(references, pipeline, seed)
     sources = [("copy", ids[i], ids[i]) for i in rng.integers(len(ids), size=copies)]
-    names = list(outsiders)
     sources += [("other", names[i], "") for i in rng.integers(len(names), size=others)]
-    sources += [("scene", outsider, reference) for outsider, reference in same_scene]
+    sources += [("scene", negative, reference) for negative, reference in same_scene]
     tables = []
     for number, (kind, source, partner) in enumerate(sources):
         own = np.random.default_rng([seed, number])
-        picture = references[source] if kind == "copy" else outsiders[source]
-        hosts = [outsiders[names[i]] for i in own.integers(len(names), size=4)]
-        edited = edits.apply(picture, None, own, hosts, strength)
-        seen = list(searched(edited, settings, own))
-        similar = pd.DataFrame(columns=["score", "mean_squared_distance", "place"], dtype=float)
-        if model is not None:
-            parts = [_part(edited.image, side.box) for _, side in seen]
-            shown = model.embed(view for part in parts for view in query_views(part, views))
-            similar = _most_similar(shown @ described.T, ids, normalise_neighbours)
-            similar["place"] //= len(views)
-        for place, (branch, query) in enumerate(seen):
-            votes = proposer.votes(query)
-            proposed = [*votes.index[:candidates], proposer.most_alike(query)]
-            alike = similar[similar["place"] == place].drop(columns="place")
-            proposed += [i for i in similar.index[:candidates] if i in alike.index]
-            wanted = dict.fromkeys([partner] * (partner != "") + proposed)
-            table = score_query(query, {name: sides[name] for name in wanted}, judge=judge)
-            table.insert(0, "query_id", f"{kind}{number:05d}")
-            table["label"] = (table["reference_id"] == partner) & (kind == "copy")
-            table["ops"] = "+".join(name for name, _ in edited.ops)
-            said = {branch: votes, "global": alike}
-            for name, by_reference in said.items():
-                rows = table.assign(branch=name).join(by_reference, on="reference_id")
-                tables.append(rows if name == branch else rows.dropna(subset=["score"]))
+        image = references[source] if kind == "copy" else negatives[source]
+        hosts = [negatives[names[i]] for i in own.integers(len(names), size=4)]
+        edited = families.apply(image, None, own, hosts, strength)
+        evidence = searched.evidence(f"{kind}{number:05d}", edited.image)
+        if len(evidence):
+            evidence["label"] = (evidence["reference_id"] == partner) & (kind == "copy")
+            evidence["ops"] = "+".join(name for name, _ in edited.ops)
+            tables.append(evidence)
     return pd.concat(tables, ignore_index=True)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Files by id that play the references and the outsiders, and the (outsider, reference) pairs that
-    show one thing in two photographs."""
+    """Files by id of references and negatives, and the (negative, reference) pairs that show one scene in
+    two photographs."""
 
     references: dict[str, str]
-    outsiders: dict[str, str]
+    negatives: dict[str, str]
     same_scene: list[tuple[str, str]]
 
 
 def split_photographs(photographs: pd.DataFrame, references: int, seed: int = 0) -> Split:
     """Divide photographs (image_id, path, group; blank group: none) for calibration.
 
-    Of every group half are references and half outsiders. The other references are the last by id,
-    which the training notebooks hold out: a model must not be calibrated on what it has learnt.
+    Half of every group are references and half negatives. The other references are the last by id, which the
+    training notebooks hold out: a score must not be calibrated on what a model was trained on.
     """
     rng = np.random.default_rng(seed)
-    inside, outside, same_scene = [], [], []
+    inside: list[str] = []
+    outside: list[str] = []
+    same_scene: list[tuple[str, str]] = []
     for _, rows in photographs[photographs["group"] != ""].groupby("group", sort=True):
         ids = rng.permutation(rows["image_id"].to_numpy(object))
         half = max(1, len(ids) // 2)
@@ -133,48 +316,48 @@ def split_photographs(photographs: pd.DataFrame, references: int, seed: int = 0)
     single = sorted(photographs.loc[photographs["group"] == "", "image_id"])
     wanted = min(max(references - len(inside), 0), len(single) * 2 // 3)
     cut = len(single) - wanted
-    paths = photographs.set_index("image_id")["path"]
+    paths = dict(zip(photographs["image_id"], photographs["path"], strict=True))
     return Split(
-        paths[inside + single[cut:]].to_dict(), paths[outside + single[:cut]].to_dict(), same_scene
+        {i: paths[i] for i in inside + single[cut:]},
+        {i: paths[i] for i in outside + single[:cut]},
+        same_scene,
     )
 
 
+@store.produces("calibration_pairs", formerly=["imgfp.training.calibration.calibration_round"])
 def calibration_round(
     split: Split,
     seed: int,
     *,
     scenes: int,
-    outsiders: int,
-    descriptor_model: str,
-    descriptor_weights: str,
-    pair_judge: str,
+    negatives: int,
+    pipeline: Mapping[str, Any],
     weights_hash: str,
     **settings: Any,
-) -> Made:
+) -> ShardResult:
     """`calibration_pairs` of files, as a shard of work. Query ids begin with the seed.
 
-    scenes: how many pairs of `split.same_scene` to ask about; outsiders: from how many files the
-    others and the hosts of pastes are drawn; settings: of `calibration_pairs`; `weights_hash` tells one
-    state of the descriptor's and the judge's weights from another in the fingerprint.
+    scenes: number of pairs drawn from `split.same_scene`; negatives: number of files that the others and the
+    hosts of pastes are drawn from; pipeline: of `load_pipeline`; settings: of `calibration_pairs`;
+    `weights_hash` distinguishes states of the models' weights in the fingerprint.
     """
     rng = np.random.default_rng(seed)
-    asked = [split.same_scene[i] for i in rng.permutation(len(split.same_scene))[:scenes]]
-    names = rng.permutation(np.array(list(split.outsiders), dtype=object))[:outsiders]
-    kept = dict.fromkeys([*names, *(outsider for outsider, _ in asked)])
-    table = calibration_pairs(
-        Files(split.references),
-        Files({name: split.outsiders[name] for name in kept}),
-        same_scene=asked,
+    pairs = [split.same_scene[i] for i in rng.permutation(len(split.same_scene))[:scenes]]
+    names = rng.permutation(np.array(list(split.negatives), dtype=object))[:negatives]
+    kept = dict.fromkeys([*names, *(negative for negative, _ in pairs)])
+    evidence = calibration_pairs(
+        FileReader(split.references),
+        FileReader({name: split.negatives[name] for name in kept}),
+        load_pipeline(**pipeline),
+        same_scene=pairs,
         seed=seed,
-        model=load_model(descriptor_model, descriptor_weights),
-        judge=load_judge(pair_judge),
         **settings,
     )
-    return Made(table.assign(query_id=f"{seed}-" + table["query_id"]))
+    return ShardResult(evidence.assign(query_id=f"{seed}-" + evidence["query_id"]))
 
 
-class Files(Mapping):
-    """Pictures by id, read when asked for."""
+class FileReader(Mapping[str, np.ndarray]):
+    """Images by id, read on access."""
 
     def __init__(self, paths: Mapping[str, str]) -> None:
         self._paths = paths
@@ -182,104 +365,8 @@ class Files(Mapping):
     def __getitem__(self, image_id: str) -> np.ndarray:
         return read_image(self._paths[image_id])
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
 
     def __len__(self) -> int:
         return len(self._paths)
-
-
-def picture_of(
-    image: np.ndarray, sift_settings: Mapping[str, Any], thumbnail_short_side_px: int
-) -> Picture:
-    """A whole picture (H,W,3) uint8 RGB, ready for `evidence.score_pair`."""
-    keypoints, descriptors = sift.extract(image, **sift_settings)
-    thumbnail = resize_short_side(image, thumbnail_short_side_px)
-    return Picture(keypoints, descriptors, thumbnail, image.shape[1], image.shape[0])
-
-
-def searched(edited: Edited, settings: Mapping[str, Any], rng: np.random.Generator):
-    """The query whole ("local"), and its part in a box ("crop") if a detector might give one."""
-    image = edited.image
-    keypoints, descriptors = sift.extract(image, **settings)
-    height, width = image.shape[:2]
-    yield "local", Picture(keypoints, descriptors, image, width, height)
-    box = _box(edited, rng)
-    if box is None:
-        return
-    keypoints, descriptors = sift.extract(cut_box(image, box), **settings)
-    keypoints[:, :2] += box[:2]
-    yield "crop", Picture(keypoints, descriptors, image, width, height, box)
-
-
-def _box(edited: Edited, rng: np.random.Generator) -> np.ndarray | None:
-    """The box of the pasted source, jittered; at times a false one; whole pixels xyxy, or None."""
-    height, width = edited.image.shape[:2]
-    box = edited.box
-    if box is None:
-        if rng.random() > _FALSE_BOXES:
-            return None
-        low = rng.uniform(0, 0.5, 2)
-        box = np.concatenate([low, low + rng.uniform(0.3, 0.5, 2)]) * np.tile([width, height], 2)
-    size = np.tile(box[2:] - box[:2], 2)
-    box = np.rint(box + rng.normal(0, _BOX_JITTER, 4) * size)
-    box = np.clip(box, 0, [width, height, width, height])
-    return box if (box[2:] - box[:2] >= 16).all() else None
-
-
-def _part(image: np.ndarray, box: np.ndarray | None) -> np.ndarray:
-    return image if box is None else cut_box(image, box)
-
-
-def _most_similar(cosine: np.ndarray, ids: list[str], neighbours: int) -> pd.DataFrame:
-    """The most similar references, best first, to a query whose views have `cosine` (v,n) to all:
-    normalised and joined as `stages.search.search_global` does; `place`: the view that says so."""
-    ranked = -np.sort(-cosine, axis=1)[:, 1 : 1 + neighbours]
-    means = ranked.mean(axis=1) if ranked.size else np.zeros(len(cosine))
-    scores = normalise_scores(cosine, means)
-    view = scores.argmax(axis=0)
-    score = scores.max(axis=0)
-    order = np.argsort(-score, kind="stable")[:_CANDIDATES]
-    return pd.DataFrame(
-        {
-            "score": score[order],
-            "mean_squared_distance": 2 - 2 * cosine[view[order], order],
-            "place": view[order],
-        },
-        index=[ids[row] for row in order],
-    )
-
-
-class Proposer:
-    """References that share most keypoints with a query, or look most alike as whole frames."""
-
-    def __init__(self, ids: list[str], sides: list[Picture], seed: int) -> None:
-        self.ids = np.array(ids, dtype=object)
-        counts = [len(side.keypoints) for side in sides]
-        self.offsets = np.concatenate([[0], np.cumsum(counts)])
-        descriptors = np.concatenate([side.descriptors for side in sides])
-        factory = index.plan(len(descriptors), "local")
-        size = min(index.training_size(factory) or 1, len(descriptors))
-        sample = np.random.default_rng(seed).choice(len(descriptors), size, replace=False)
-        self.index = index.train(factory, descriptors[np.sort(sample)], seed)
-        index.add(self.index, descriptors, 0)
-        self.frames = np.stack([side.layings[0] for side in sides])
-
-    def votes(self, query: Picture) -> pd.DataFrame:
-        """Votes (score) and mean squared distance by reference, most votes first, as in a run."""
-        tables = [pd.DataFrame({"reference_row": [], "votes": [], "mean_squared_distance": []})]
-        for read in READINGS.values() if len(query.descriptors) else []:
-            distances, hits = index.search(self.index, read(query.descriptors), _NEIGHBOURS)
-            rows = index.rows_of_ids(hits, self.offsets)
-            cells = voting.cells(query.keypoints)
-            tables.append(voting.vote(rows, distances, ratio=1.5, hit_ids=hits, cells=cells))
-        found = pd.concat(tables).sort_values("votes", ascending=False, kind="stable")
-        found = found.drop_duplicates("reference_row").head(_CANDIDATES)
-        return pd.DataFrame(
-            found[["votes", "mean_squared_distance"]].to_numpy(float),
-            index=self.ids[found["reference_row"].to_numpy(int)],
-            columns=["score", "mean_squared_distance"],
-        )
-
-    def most_alike(self, query: Picture) -> str:
-        return str(self.ids[abs(self.frames @ query.layings.T).max(axis=1).argmax()])

@@ -1,4 +1,4 @@
-"""Drawings: every `draw_*` draws on the Axes it is given, returns it, and never shows it."""
+"""Drawings. Every `draw_*` function draws on the Axes it is given and returns it."""
 
 from imgfp.viz.base import (
     BRANCH_COLOURS,
@@ -19,6 +19,8 @@ from imgfp.viz.charts import (
     draw_bars,
     draw_breakdown,
     draw_curve,
+    draw_histograms,
+    draw_points,
     draw_precision_recall,
     draw_reliability,
     draw_score_histogram,
@@ -34,7 +36,6 @@ from imgfp.viz.pictures import (
     draw_outline,
     draw_overlay,
 )
-from imgfp.viz.spread import draw_histograms, draw_points
 
 __all__ = [
     "BRANCH_COLOURS",

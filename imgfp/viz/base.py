@@ -1,4 +1,4 @@
-"""What every drawing shares: colours, a figure without global state, text that is only ever text."""
+"""Colours, figures without global state, scales, and text that is never parsed as markup."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import math
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal, overload
 
-import matplotlib
 import numpy as np
+from cycler import cycler
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from numpy.typing import ArrayLike
 
-# Okabe & Ito (2008), told apart with every common form of colour blindness.
+# Palette of Okabe & Ito (2008), distinguishable with every common form of colour blindness.
 BLUE, SKY, GREEN, YELLOW = "#0072B2", "#56B4E9", "#009E73", "#F0E442"
 ORANGE, VERMILLION, PINK = "#E69F00", "#D55E00", "#CC79A7"
 INK, MUTED, LINE, PAPER = "#1f2933", "#66727f", "#e4e7eb", "#ffffff"
 
-#: Copies, and everything that is not one.
+#: Colours of copies and of all other pairs.
 TRUE, FALSE = BLUE, ORANGE
 BRANCH_COLOURS = {"local": BLUE, "crop": GREEN, "global": PINK}
 CYCLE = (BLUE, ORANGE, GREEN, PINK, VERMILLION, SKY, YELLOW)
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -33,7 +37,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
+    "axes.prop_cycle": cycler(color=CYCLE),
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelsize": 8,
@@ -42,41 +46,47 @@ _STYLE = {
     "savefig.facecolor": PAPER,
 }
 
-#: Signs that turn the reading direction or take no room: shown by number, never obeyed.
-_UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
+#: Unicode categories of control, format and separator characters; `label` shows them as escapes.
+_INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
 
 
 class _ShownFigure(Figure):
-    """A Figure that a notebook shows as the value of a cell, whether or not pyplot was imported."""
+    """A Figure that a notebook displays as the value of a cell, whether or not pyplot is imported."""
 
     def _repr_png_(self) -> bytes:
         return to_png(self, tight=True)
 
 
+@overload
+def figure(width_in: float = ..., height_in: float = ...) -> tuple[Figure, Axes]: ...
+@overload
 def figure(
-    width_in: float = 8, height_in: float = 4, rows: int = 1, columns: int = 1
-) -> tuple[Figure, Axes | np.ndarray]:
-    """A figure of that size in inches and its Axes: one, or an array of (rows, columns) squeezed to
-    one dimension where the other is 1. End a cell with the figure to show it.
+    width_in: float = ..., height_in: float = ..., *, rows: int = ..., columns: int = ...
+) -> tuple[Figure, Any]: ...
+def figure(
+    width_in: float = 8, height_in: float = 4, *, rows: int = 1, columns: int = 1
+) -> tuple[Figure, Any]:
+    """A figure of that size in inches and its Axes: one, or an array (rows, columns) of Axes, in which
+    a dimension of 1 is dropped. End a notebook cell with the figure to show it.
 
-    It belongs to nobody but the caller: no pyplot, no open-figure list, nothing to close.
+    pyplot does not know the figure, so there is nothing to close.
     """
-    with matplotlib.rc_context(_STYLE):
-        drawn = _ShownFigure(figsize=(width_in, height_in), dpi=110, layout="constrained")
-        return drawn, drawn.subplots(rows, columns)
+    with rc_context(_STYLE):
+        fig = _ShownFigure(figsize=(width_in, height_in), dpi=110, layout="constrained")
+        return fig, fig.subplots(rows, columns)
 
 
-def to_png(drawn: Figure, dpi: float | None = None, tight: bool = False) -> bytes:
-    """A figure as PNG bytes; dpi: dots an inch, None for the figure's own; tight: without the empty
-    space around what is drawn."""
+def to_png(fig: Figure, dpi: float | None = None, tight: bool = False) -> bytes:
+    """A figure as PNG bytes. dpi: dots per inch, None for the figure's own; tight: without the empty
+    margin around the drawing."""
     out = io.BytesIO()
-    cut = {"bbox_inches": "tight", "pad_inches": 0.06} if tight else {}
-    drawn.savefig(out, format="png", dpi=dpi or drawn.dpi, **cut)
+    margin: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.06} if tight else {}
+    fig.savefig(out, format="png", dpi=dpi or fig.dpi, **margin)
     return out.getvalue()
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A score as text: so many digits, and near one as many as tell it from one."""
+    """A score as text with `digits` significant digits, or more where it would be rounded to 1."""
     if 0.999 < value < 1:
         digits = min(15, digits - 2 - math.floor(math.log10(1 - value)))
         return f"{value:.{digits}f}"
@@ -85,31 +95,33 @@ def number(value: float, digits: int = 4) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """How scores are spread along an axis: where each stands, which stands there, which are named
-    (none: matplotlib's own choice)."""
+    """A transform of scores for an axis. forward: score -> axis position; inverse: back; ticks: scores
+    that get a tick label, empty for matplotlib's own choice."""
 
-    place: Callable[[np.ndarray | float], np.ndarray]
-    score: Callable[[np.ndarray | float], np.ndarray]
-    named: tuple[float, ...] = ()
+    forward: Callable[[ArrayLike], np.ndarray]
+    inverse: Callable[[ArrayLike], np.ndarray]
+    ticks: tuple[float, ...] = ()
 
 
-def log_odds(probability: np.ndarray | float) -> np.ndarray:
-    """Probabilities spread out, so that 0.99 and 0.9999 are as far apart as 0.01 and 0.0001."""
+def log_odds(probability: ArrayLike) -> np.ndarray:
+    """Log-odds of probabilities, clipped to 1e-12 .. 1 - 1e-12."""
     inside = np.clip(np.asarray(probability, float), 1e-12, 1 - 1e-12)
     return np.log(inside / (1 - inside))
 
 
-#: By name: scores as they are; counts, by their size; probabilities, by their log-odds.
+#: Score scales: identity, log10(1 + count) for counts, log-odds for probabilities.
 SCALES = {
-    "linear": Scale(lambda score: np.asarray(score, float), lambda place: np.asarray(place, float)),
+    "linear": Scale(
+        lambda score: np.asarray(score, float), lambda position: np.asarray(position, float)
+    ),
     "log": Scale(
         lambda score: np.log10(1 + np.maximum(np.asarray(score, float), 0)),
-        lambda place: 10 ** np.asarray(place, float) - 1,
+        lambda position: 10 ** np.asarray(position, float) - 1,
         (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000),
     ),
     "odds": Scale(
         log_odds,
-        lambda place: 1 / (1 + np.exp(-np.asarray(place, float))),
+        lambda position: 1 / (1 + np.exp(-np.asarray(position, float))),
         (1e-9, 1e-6, 1e-4, 0.01, 0.5, 0.99, 0.9999, 1 - 1e-6, 1 - 1e-9),
     ),
 }
@@ -118,35 +130,36 @@ SCALES = {
 def label(text: object, limit: int = 36) -> str:
     """An id or file name as one line of visible text, cut in the middle beyond `limit` characters.
 
-    Line ends, control signs and marks that turn the reading direction are shown by number, so that
-    a name can neither break a layout nor read as another one. limit 0: never cut. It is not yet safe
-    in HTML: escape it there.
+    Line ends, control characters and bidirectional marks are shown as escapes, so that a name can
+    neither break a layout nor pass for another name. limit 0: never cut. The result is not escaped
+    for HTML.
     """
-    seen = "".join(_visible(sign) for sign in str(text))
-    if not limit or len(seen) <= limit:
-        return seen
+    visible = "".join(_visible(character) for character in str(text))
+    if not limit or len(visible) <= limit:
+        return visible
     head = (limit - 1) // 2
-    return f"{seen[:head]}…{seen[len(seen) - (limit - 1 - head) :]}"
+    return f"{visible[:head]}…{visible[len(visible) - (limit - 1 - head) :]}"
 
 
-def _visible(sign: str) -> str:
-    if unicodedata.category(sign) not in _UNSEEN:
-        return sign
-    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(sign, f"\\u{ord(sign):04x}")
+def _visible(character: str) -> str:
+    if unicodedata.category(character) not in _INVISIBLE:
+        return character
+    escapes = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return escapes.get(character, f"\\u{ord(character):04x}")
 
 
-def set_title(ax: Axes, text: str, **style) -> None:
-    """The title of an Axes, never read as mathematics: a name may hold a dollar sign."""
+def set_title(ax: Axes, text: str, **style: Any) -> None:
+    """Set the title of an Axes without math parsing: a name may contain a dollar sign."""
     ax.set_title(text, parse_math=False, loc="left", color=INK, **{"fontsize": 10} | style)
 
 
-def put_legend(ax: Axes, **where) -> None:
-    """A plain legend of everything that was given a label."""
+def put_legend(ax: Axes, **where: Any) -> None:
+    """Add a legend of everything that has a label."""
     ax.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.6, **where)
 
 
-def say(ax: Axes, text: str) -> Axes:
-    """An Axes with nothing to draw says so in its middle."""
+def show_placeholder(ax: Axes, text: str) -> Axes:
+    """Show a placeholder message in an empty Axes."""
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
@@ -156,12 +169,12 @@ def say(ax: Axes, text: str) -> Axes:
     return ax
 
 
-def put_text(ax: Axes, x: float, y: float, text: str, **style):
-    """Text on an Axes, never read as mathematics."""
+def put_text(ax: Axes, x: float, y: float, text: str, **style: Any) -> Text:
+    """Add text to an Axes without math parsing."""
     return ax.text(x, y, text, parse_math=False, **style)
 
 
-def grid(ax: Axes, axis: str) -> None:
-    """Faint lines behind the marks along `axis` ("x", "y" or "both")."""
+def grid(ax: Axes, axis: Literal["x", "y", "both"]) -> None:
+    """Add faint grid lines along `axis` behind the data."""
     ax.grid(axis=axis, color=LINE, linewidth=0.8)
     ax.tick_params(length=0)

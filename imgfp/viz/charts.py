@@ -1,13 +1,15 @@
-"""Charts on Axes: scores, precision and recall, bars, votes, calibration, losses."""
+"""Charts on Axes: score histograms, precision and recall, bars, votes, calibration, loss curves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from numpy.typing import ArrayLike
 
 from imgfp.viz.base import (
     BLUE,
@@ -24,44 +26,50 @@ from imgfp.viz.base import (
     number,
     put_legend,
     put_text,
-    say,
     set_title,
+    show_placeholder,
 )
 
-#: A threshold line: the same in every chart.
-_MARK = {"color": INK, "linewidth": 1.3, "linestyle": (0, (5, 2)), "zorder": 6}
+#: Style of a threshold line.
+_THRESHOLD_LINE: dict[str, Any] = {
+    "color": INK,
+    "linewidth": 1.3,
+    "linestyle": (0, (5, 2)),
+    "zorder": 6,
+}
 
 
 def draw_score_histogram(
     ax: Axes,
-    positives: np.ndarray,
-    negatives: np.ndarray | None = None,
+    positives: ArrayLike,
+    negatives: ArrayLike | None = None,
     threshold: float | None = None,
     log: bool = True,
     *,
     bins: int | np.ndarray = 48,
     names: Sequence[str] = ("copies", "not copies"),
     title: str = "",
-    axis: str = "score (higher: more alike)",
+    axis: str = "score (higher: more similar)",
     scale: str = "linear",
 ) -> Axes:
-    """How scores are spread: true pairs and false pairs, or, without truth, all pairs as `positives`
-    with `negatives` None. log: counts on a logarithmic axis, bars from below one upwards; scale: of the
-    scores, a name of SCALES."""
-    spread = SCALES[scale]
-    positives = spread.place(positives)
-    negatives = None if negatives is None else spread.place(negatives)
+    """Histogram of the scores of true and of false pairs; without ground truth, of all pairs, given as
+    `positives` with `negatives` None.
+
+    log: logarithmic count axis; bins: number of bins, or their edges as axis positions; names: of the
+    two groups; scale: of the scores, a key of SCALES.
+    """
+    chosen = SCALES[scale]
     if negatives is None:
-        groups = [(np.asarray(positives, float), MUTED, "all pairs")]
+        groups = [(chosen.forward(positives), MUTED, "all pairs")]
     else:
         groups = [
-            (np.asarray(negatives, float), FALSE, names[1]),
-            (np.asarray(positives, float), TRUE, names[0]),
+            (chosen.forward(negatives), FALSE, names[1]),
+            (chosen.forward(positives), TRUE, names[0]),
         ]
     values = np.concatenate([scores for scores, *_ in groups])
     values = values[np.isfinite(values)]
     if not len(values):
-        return say(ax, "no scores")
+        return show_placeholder(ax, "no scores")
     edges = np.histogram_bin_edges(values, bins)
     for scores, colour, name in groups:
         counts, _ = np.histogram(scores[np.isfinite(scores)], edges)
@@ -82,12 +90,12 @@ def draw_score_histogram(
     ax.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
     if threshold is not None:
         draw_threshold(ax, threshold, scale)
-    if spread.named:
-        places = spread.place(spread.named)
-        inside = (places >= values.min() - 1) & (places <= values.max() + 1)
-        shown = np.array(spread.named)[inside]
-        names = [number(score, 2) if score < 1 else f"{score:,.0f}" for score in shown]
-        ax.set_xticks(places[inside], names)
+    if chosen.ticks:
+        positions = chosen.forward(chosen.ticks)
+        inside = (positions >= values.min() - 1) & (positions <= values.max() + 1)
+        shown = np.array(chosen.ticks)[inside]
+        labels = [number(score, 2) if score < 1 else f"{score:,.0f}" for score in shown]
+        ax.set_xticks(positions[inside], labels)
     ax.set_xlabel(axis)
     ax.set_ylabel("pairs")
     ax.margins(x=0.01)
@@ -99,25 +107,26 @@ def draw_score_histogram(
 
 
 def draw_threshold(ax: Axes, threshold: float, scale: str = "linear") -> Axes:
-    """A dashed upright line; its value is named in the legend. scale: of the axis, a name of SCALES."""
-    place = float(SCALES[scale].place(threshold))
-    ax.axvline(place, label=f"threshold {number(threshold)}", **_MARK)
+    """Add a dashed vertical line, with its value in the legend. scale: of the axis, a key of SCALES."""
+    position = float(SCALES[scale].forward(threshold))
+    ax.axvline(position, label=f"threshold {number(threshold)}", **_THRESHOLD_LINE)
     return ax
 
 
 def draw_precision_recall(
     ax: Axes,
-    precision: np.ndarray,
-    recall: np.ndarray,
+    precision: ArrayLike,
+    recall: ArrayLike,
     marks: Sequence[tuple[str, float, float]] = (),
     *,
     name: str = "",
     colour: str = BLUE,
     title: str = "",
 ) -> Axes:
-    """Precision over recall; marks: (text, recall, precision) points worth naming."""
+    """Precision against recall. marks: (text, recall, precision) of labelled points."""
+    recall, precision = np.asarray(recall), np.asarray(precision)
     order = np.argsort(recall, kind="stable")
-    ax.plot(np.asarray(recall)[order], np.asarray(precision)[order], color=colour, label=name)
+    ax.plot(recall[order], precision[order], color=colour, label=name)
     for text, x, y in marks:
         ax.plot([x], [y], "o", color=colour, markersize=6, markeredgecolor="white", zorder=5)
         put_text(ax, x - 0.015, y - 0.025, text, ha="right", va="top", fontsize=8, color=INK)
@@ -138,13 +147,13 @@ def draw_bars(
     values: Sequence[float],
     *,
     colours: Sequence[str] | str = BLUE,
-    form: str = "{:,.3g}",
+    number_format: str = "{:,.3g}",
     title: str = "",
     axis: str = "",
 ) -> Axes:
-    """Lying bars, the first on top, each with its name and its value written out."""
+    """Horizontal bars, the first on top, each labelled with its name and value."""
     if not len(names):
-        return say(ax, "nothing to count")
+        return show_placeholder(ax, "nothing to count")
     numbers = np.nan_to_num(np.asarray(values, float))
     rows = np.arange(len(numbers))
     bars = ax.barh(rows, numbers, color=colours, height=0.68)
@@ -153,7 +162,7 @@ def draw_bars(
             ax,
             max(bar.get_width(), 0),
             bar.get_y() + bar.get_height() / 2,
-            "  " + form.format(value),
+            "  " + number_format.format(value),
             va="center",
             fontsize=8,
             color=INK,
@@ -170,38 +179,40 @@ def draw_bars(
 def draw_votes(
     ax: Axes,
     names: Sequence[str],
-    votes: Sequence[int],
+    votes: Sequence[float],
     winner: int | None = None,
     needed: int | None = None,
     title: str = "",
     branch: str = "local",
 ) -> Axes:
-    """Votes of the references that a query's keypoints hit, most first; `winner`: row of the accepted
-    one, None when nobody won; needed: votes that must be exceeded. The global branch has similarities
-    in place of votes."""
+    """Votes of the references that a query's keypoints matched, most first. winner: row of the accepted
+    reference, None without one; needed: number of votes that must be exceeded. In the global branch
+    the values are similarities."""
     colours = [BLUE if row == winner else LINE for row in range(len(names))]
     counted = branch != "global"
-    form, axis = ("{:.0f}", "votes") if counted else ("{:.3f}", "similarity")
-    draw_bars(ax, names, votes, colours=colours, form=form, axis=axis, title=title)
+    number_format, axis = ("{:.0f}", "votes") if counted else ("{:.3f}", "similarity")
+    draw_bars(
+        ax, names, votes, colours=colours, number_format=number_format, axis=axis, title=title
+    )
     if len(names) and counted:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if needed is not None and len(names):
-        ax.axvline(needed, label=f"more than {needed} needed", **_MARK)
+        ax.axvline(needed, label=f"more than {needed} needed", **_THRESHOLD_LINE)
         put_legend(ax, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     return ax
 
 
 def draw_reliability(
     ax: Axes,
-    predicted: np.ndarray,
-    observed: np.ndarray,
-    counts: np.ndarray,
+    predicted: ArrayLike,
+    observed: ArrayLike,
+    counts: ArrayLike,
     title: str = "",
 ) -> Axes:
-    """Calibration: mean predicted probability of a bin against the share of copies found in it.
+    """Reliability diagram: the share of copies in each bin against its mean predicted probability.
 
-    predicted, observed, counts: one value a bin; dots grow with the count; on the diagonal a score can
-    be read as a probability.
+    predicted, observed, counts: one value per bin; the area of a dot grows with the count. On the
+    diagonal the scores are calibrated.
     """
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
     weights = np.asarray(counts, float)
@@ -220,27 +231,27 @@ def draw_reliability(
 
 
 def draw_breakdown(ax: Axes, breakdown: pd.DataFrame, title: str = "") -> Axes:
-    """Recall a group of queries: a dot for pairs found, and how far search alone reached.
+    """Recall per group of queries: a dot for the copies found, a bar for the copies proposed.
 
-    breakdown: columns group, positives, recall, proposed, as `losses.breakdown` makes it; drawn in the
-    order given, the first on top.
+    breakdown: of `errors.breakdown`, columns group, positives, recall, proposed; the first row is on
+    top.
     """
     shown = breakdown[breakdown["positives"] > 0]
     if not len(shown):
-        return say(ax, "no true pairs")
+        return show_placeholder(ax, "no copies")
     rows = np.arange(len(shown))
     proposed, found = shown["proposed"].to_numpy(float), shown["recall"].to_numpy(float)
     ax.hlines(rows, 0, 1, color=LINE, linewidth=6, zorder=1)
     ax.hlines(rows, 0, np.nan_to_num(proposed), color=SKY, linewidth=6, label="proposed", zorder=2)
     ax.scatter(found, rows, s=44, color=BLUE, edgecolors="white", label="found", zorder=4)
     for row, value in zip(rows, found, strict=True):
-        put_text(ax, 1.03, row, f"{value:.0%}", va="center", fontsize=8, color=INK)
+        put_text(ax, 1.03, float(row), f"{value:.0%}", va="center", fontsize=8, color=INK)
     counts = [f"{label(g)}  ({n})" for g, n in zip(shown["group"], shown["positives"], strict=True)]
     _name_rows(ax, counts)
     ax.set_xlim(0, 1.14)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.set_xlabel("share of the true pairs")
+    ax.set_xlabel("share of the copies")
     ax.tick_params(length=0)
     put_legend(ax, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.1)
     if title:
@@ -257,14 +268,14 @@ def draw_curve(
     log: bool = False,
     title: str = "",
 ) -> Axes:
-    """Named curves over `x` (counted from 1 where none is given), named at their right end."""
+    """Curves labelled at their right end. x: default 1, 2, …; axes: labels of the x and y axis."""
     for row, (name, values) in enumerate(curves.items()):
         colour = CYCLE[row % len(CYCLE)]
         steps = np.arange(1, len(values) + 1) if x is None else np.asarray(x)
         ax.plot(steps, values, color=colour, linewidth=1.6)
         if len(values):
-            style = {"fontsize": 8, "color": colour, "va": "center"}
-            put_text(ax, steps[-1], values[-1], f"  {label(name)}", **style)
+            end = f"  {label(name)}"
+            put_text(ax, steps[-1], values[-1], end, fontsize=8, color=colour, va="center")
     ax.set(xlabel=axes[0], ylabel=axes[1])
     ax.margins(x=0.12)
     if log:
@@ -279,3 +290,53 @@ def _name_rows(ax: Axes, names: Sequence[str]) -> None:
     ax.set_yticks(np.arange(len(names)), [label(name) for name in names], parse_math=False)
     ax.tick_params(axis="y", labelcolor=INK, length=0)
     ax.set_ylim(len(names) - 0.4, -0.6)
+
+
+def draw_histograms(
+    ax: Axes,
+    groups: Mapping[str, np.ndarray],
+    *,
+    axis: str = "",
+    marks: Mapping[str, float] | None = None,
+    bins: int = 40,
+    log: bool = False,
+) -> Axes:
+    """Overlaid histograms of groups of values. marks: label -> value of a vertical line, e.g. a
+    threshold; log: logarithmic value axis. Groups without values are left out."""
+    groups = {name: np.asarray(values, float) for name, values in groups.items() if len(values)}
+    if not groups:
+        return show_placeholder(ax, "nothing to show")
+    pooled = np.concatenate(list(groups.values()))
+    edges = np.histogram_bin_edges(np.log10(np.maximum(pooled, 1)) if log else pooled, bins)
+    edges = 10**edges if log else edges
+    for colour, (name, values) in zip(CYCLE, groups.items(), strict=False):
+        counts, _ = np.histogram(values, edges)
+        legend = f"{name} ({len(values):,})"
+        ax.stairs(counts, edges, fill=True, color=colour, alpha=0.35, label=legend)
+        ax.stairs(counts, edges, color=colour, linewidth=1.2)
+    if log:
+        ax.set_xscale("log")
+    for row, (name, value) in enumerate((marks or {}).items()):
+        ax.axvline(value, color=INK, linewidth=1.2, linestyle=(0, (5, 2)))
+        style: dict[str, Any] = {
+            "transform": ax.get_xaxis_transform(),
+            "fontsize": 7.5,
+            "color": INK,
+            "zorder": 7,
+        }
+        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2}
+        put_text(ax, value, 0.97 - 0.1 * row, f" {name}", va="top", bbox=paper, **style)
+    ax.set_xlabel(axis)
+    ax.set_ylabel("count")
+    grid(ax, "y")
+    put_legend(ax, loc="best")
+    return ax
+
+
+def draw_points(ax: Axes, x: np.ndarray, y: np.ndarray, *, axes: tuple[str, str]) -> Axes:
+    """Scatter plot of faint dots. The x axis is logarithmic above 1 and linear below."""
+    ax.plot(x, y, ".", color=BLUE, alpha=0.35, markersize=5, markeredgewidth=0)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set(xlabel=axes[0], ylabel=axes[1])
+    grid(ax, "both")
+    return ax

@@ -1,7 +1,7 @@
-"""Pictures on Axes: contact sheets, boxes, keypoints, match lines, overlays.
+"""Images on Axes: contact sheets, boxes, keypoints, matches, overlays.
 
-Images are (H,W,3) uint8 RGB. Coordinates are pixels of the upright original; where only a thumbnail
-is at hand, `size` (width, height of the original) stretches it to those coordinates.
+Images are (H,W,3) uint8 RGB. Coordinates are pixels of the upright original; for a thumbnail, `size`
+(width, height of the original) scales it to those coordinates.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.patheffects import withStroke
 
-from imgfp.viz.base import FALSE, INK, SKY, YELLOW, label, put_text, say, set_title
+from imgfp.viz.base import FALSE, INK, SKY, YELLOW, label, put_text, set_title, show_placeholder
 
 Size = tuple[float, float]
 _OUTLINE = [withStroke(linewidth=2.4, foreground="#10151c")]
 
 
 def draw_image(ax: Axes, image: np.ndarray, title: str = "", size: Size | None = None) -> Axes:
-    """One picture without ticks, its id above it; coordinates run over `size` (width, height)."""
+    """An image without ticks. size: width, height of its coordinates, by default its own."""
     width, height = size or (image.shape[1], image.shape[0])
     ax.imshow(image, extent=(0, width, height, 0), interpolation="antialiased")
-    _bare(ax)
+    _hide_axes(ax)
     if title:
         set_title(ax, label(title, 60), fontsize=9)
     return ax
@@ -33,13 +33,10 @@ def draw_image(ax: Axes, image: np.ndarray, title: str = "", size: Size | None =
 def draw_contact_sheet(
     ax: Axes, images: Sequence[np.ndarray], titles: Sequence[str] = (), columns: int = 6
 ) -> Axes:
-    """Pictures in rows of `columns`, each fitted into its cell, with its title below it.
-
-    No images give an Axes that says so.
-    """
+    """Images in rows of `columns`, each fitted into its cell, with its title below it."""
     if not len(images):
-        return say(ax, "no pictures")
-    _bare(ax)
+        return show_placeholder(ax, "no images")
+    _hide_axes(ax)
     columns = max(1, min(columns, len(images)))
     gap = 0.24 if len(titles) else 0.05
     sizes = [np.array(image.shape[1::-1]) * 0.95 / max(image.shape[:2]) for image in images]
@@ -52,9 +49,15 @@ def draw_contact_sheet(
             extent = (left, left + width, upper + height, upper)
             ax.imshow(images[number], extent=extent, interpolation="antialiased", zorder=2)
             if number < len(titles):
-                style = {"ha": "center", "va": "top", "fontsize": 7.5, "color": INK}
                 put_text(
-                    ax, number - start + 0.5, top + tall + 0.03, label(titles[number], 22), **style
+                    ax,
+                    number - start + 0.5,
+                    top + tall + 0.03,
+                    label(titles[number], 22),
+                    ha="center",
+                    va="top",
+                    fontsize=7.5,
+                    color=INK,
                 )
         top += tall + gap
     ax.set_xlim(0, columns)
@@ -68,20 +71,20 @@ def draw_boxes(
     image: np.ndarray,
     xyxy: np.ndarray,
     labels: Sequence[str] = (),
-    chosen: Sequence[int] = (),
+    chosen: Sequence[int] | np.ndarray = (),
     title: str = "",
     size: Size | None = None,
     others: int = 4,
 ) -> Axes:
-    """A picture with boxes (n,4) x0, y0, x1, y1, most confident first; those whose row is in `chosen` are
-    drawn strong, of the others the first `others`."""
+    """An image with boxes (n,4) x0, y0, x1, y1, most confident first. The rows in `chosen` are drawn
+    bold; of the others only the first `others` are drawn."""
     draw_image(ax, image, title, size)
-    height = ax.get_ylim()[0]  # labels of boxes at the upper edge go inside
-    left = [row for row in range(len(xyxy)) if row not in set(chosen)][:others]
-    for row in [*left, *chosen]:
+    height = ax.get_ylim()[0]  # labels of boxes at the upper edge go inside the box
+    faint = [row for row in range(len(xyxy)) if row not in set(chosen)][:others]
+    for row in [*faint, *chosen]:
         x0, y0, x1, y1 = np.asarray(xyxy[row], float)
-        picked = row not in left
-        colour = SKY if picked else FALSE
+        bold = row not in faint
+        colour = SKY if bold else FALSE
         ax.add_patch(
             Rectangle(
                 (x0, y0),
@@ -89,10 +92,10 @@ def draw_boxes(
                 y1 - y0,
                 fill=False,
                 edgecolor=colour,
-                linewidth=2.4 if picked else 1.2,
-                linestyle="-" if picked else (0, (4, 2)),
-                path_effects=_OUTLINE if picked else None,
-                zorder=4 if picked else 3,
+                linewidth=2.4 if bold else 1.2,
+                linestyle="-" if bold else (0, (4, 2)),
+                path_effects=_OUTLINE if bold else None,
+                zorder=4 if bold else 3,
             )
         )
         if row < len(labels):
@@ -115,7 +118,7 @@ def draw_boxes(
 def draw_keypoints(
     ax: Axes, image: np.ndarray, keypoints: np.ndarray, title: str = "", size: Size | None = None
 ) -> Axes:
-    """A picture with keypoints (n,4) x, y, size px, angle rad: circles of their size, and direction."""
+    """An image with keypoints (n,4): x, y, diameter px, angle rad; circles with a radius at the angle."""
     draw_image(ax, image, title, size)
     points = np.asarray(keypoints, float).reshape(-1, 4)
     if not len(points):
@@ -134,10 +137,10 @@ def draw_keypoints(
     )
     ends = np.stack([x + diameter / 2 * np.cos(angle), y + diameter / 2 * np.sin(angle)], axis=1)
     ax.add_collection(circles, autolim=False)
-    hands = LineCollection(
-        np.stack([points[:, :2], ends], axis=1), colors=YELLOW, linewidths=0.7, zorder=3
+    radii = LineCollection(
+        list(np.stack([points[:, :2], ends], axis=1)), colors=YELLOW, linewidths=0.7, zorder=3
     )
-    ax.add_collection(hands, autolim=False)
+    ax.add_collection(radii, autolim=False)
     return ax
 
 
@@ -154,14 +157,14 @@ def draw_matches(
     reference_size: Size | None = None,
     limit: int = 200,
 ) -> Axes:
-    """Two pictures side by side at one height, joined by a line a match.
+    """Two images side by side at one height, with one line per match.
 
-    query_xy, reference_xy (n,2): matched positions; inliers (n,) bool: those that fit the estimated
-    geometry, solid and blue; the others are thin, dashed and orange. At most `limit` lines are drawn,
-    inliers first, spread evenly.
+    query_xy, reference_xy (n,2): matched positions; inliers (n,) bool: inliers of the homography,
+    drawn solid and blue; outliers are thin, dashed and orange. Of each kind at most `limit` lines are
+    drawn, evenly sampled.
     """
     boxes = side_by_side(query_size or _size(query), reference_size or _size(reference))
-    _bare(ax)
+    _hide_axes(ax)
     for picture, (left, scale, width, height) in zip((query, reference), boxes, strict=True):
         extent = (left, left + width * scale, height * scale, 0)
         ax.imshow(picture, extent=extent, interpolation="antialiased")
@@ -176,10 +179,12 @@ def draw_matches(
         (~inside, FALSE, 0.7, (0, (4, 3))),
         (inside, SKY, 1.1, "-"),
     ):
-        rows = spread(np.flatnonzero(keep), limit)
+        rows = subsample(np.flatnonzero(keep), limit)
         lines = np.stack([ends[0][rows], ends[1][rows]], axis=1)
         ax.add_collection(
-            LineCollection(lines, colors=colour, linewidths=width, linestyles=[dashes], alpha=0.9),
+            LineCollection(
+                list(lines), colors=colour, linewidths=width, linestyles=[dashes], alpha=0.9
+            ),
             autolim=False,
         )
         dots = lines.reshape(-1, 2)
@@ -192,7 +197,8 @@ def draw_matches(
 
 
 def side_by_side(query_size: Size, reference_size: Size, gap: float = 0.03) -> list[tuple]:
-    """Where two pictures of (width, height) stand at height 1: (left, scale, width, height) each."""
+    """Layout of two images side by side at height 1: (left, scale, width, height) of each; sizes are
+    (width, height)."""
     boxes, left = [], 0.0
     for width, height in (query_size, reference_size):
         boxes.append((left, 1 / height, width, height))
@@ -200,7 +206,7 @@ def side_by_side(query_size: Size, reference_size: Size, gap: float = 0.03) -> l
     return boxes
 
 
-def spread(rows: np.ndarray, limit: int) -> np.ndarray:
+def subsample(rows: np.ndarray, limit: int) -> np.ndarray:
     """At most `limit` of `rows`, evenly spaced, in order."""
     if len(rows) <= limit:
         return rows
@@ -208,11 +214,11 @@ def spread(rows: np.ndarray, limit: int) -> np.ndarray:
 
 
 def draw_outline(ax: Axes, corners: np.ndarray, colour: str = SKY, text: str = "") -> Axes:
-    """A closed outline through corners (n,2), e.g. where the other picture lies in this one."""
+    """Add a closed polygon through corners (n,2), e.g. the overlap with the other image."""
     points = np.asarray(corners, float).reshape(-1, 2)
     if len(points) and np.isfinite(points).all():
-        shape = {"fill": False, "edgecolor": colour, "linewidth": 2.2, "path_effects": _OUTLINE}
-        ax.add_patch(Polygon(points, closed=True, zorder=4, **shape))
+        style = {"edgecolor": colour, "linewidth": 2.2, "path_effects": _OUTLINE, "zorder": 4}
+        ax.add_patch(Polygon(points, closed=True, fill=False, **style))
         if text:
             x, y = points[points[:, 1].argmin()]
             tag = {"facecolor": colour, "edgecolor": "none", "pad": 1.6}
@@ -229,11 +235,11 @@ def draw_overlay(
     blend: float = 0.5,
     difference: bool = False,
 ) -> Axes:
-    """The query warped onto the reference: a blend, or where the two differ.
+    """The query warped onto the reference, as a blend or as a difference image.
 
-    warped and reference are of one size; inside (H,W) bool: where the query reaches; blend 0 shows the
-    reference, 1 the query. The difference map is white where the pictures agree and dark red where
-    they do not.
+    warped and reference have one size; inside (H,W) bool: pixels that the query covers; blend: weight
+    of the query, 0..1. The difference image is white where the two are equal and dark red where they
+    differ.
     """
     return draw_image(ax, overlay(warped, reference, inside, blend=blend, difference=difference))
 
@@ -246,28 +252,28 @@ def overlay(
     blend: float = 0.5,
     difference: bool = False,
 ) -> np.ndarray:
-    """The picture that `draw_overlay` draws, (H,W,3) uint8 RGB."""
+    """The image that `draw_overlay` draws, (H,W,3) uint8 RGB. Raises ValueError for unequal sizes."""
     if warped.shape != reference.shape:
         raise ValueError(f"warped {warped.shape} and reference {reference.shape} differ in size")
-    top, ground = warped.astype(np.float32), reference.astype(np.float32)
-    where = np.ones(top.shape[:2], bool) if inside is None else np.asarray(inside, bool)
+    above, below = warped.astype(np.float32), reference.astype(np.float32)
+    covered = np.ones(above.shape[:2], bool) if inside is None else np.asarray(inside, bool)
     if difference:
-        change = np.abs(top - ground).mean(axis=2, keepdims=True) / 255
+        change = np.abs(above - below).mean(axis=2, keepdims=True) / 255
         change = np.clip(change * 2.0, 0, 1)
-        deep = np.array([140, 30, 0], np.float32)
-        mixed = 255 + (deep - 255) * change
-        outside = 255 - 0.15 * (255 - ground)
+        dark_red = np.array([140, 30, 0], np.float32)
+        mixed = 255 + (dark_red - 255) * change
+        outside = 255 - 0.15 * (255 - below)
     else:
-        mixed = blend * top + (1 - blend) * ground
-        outside = ground * (1 - 0.6 * blend)
-    return np.where(where[:, :, None], mixed, outside).round().clip(0, 255).astype(np.uint8)
+        mixed = blend * above + (1 - blend) * below
+        outside = below * (1 - 0.6 * blend)
+    return np.where(covered[:, :, None], mixed, outside).round().clip(0, 255).astype(np.uint8)
 
 
 def _size(image: np.ndarray) -> Size:
     return image.shape[1], image.shape[0]
 
 
-def _bare(ax: Axes) -> None:
+def _hide_axes(ax: Axes) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():

@@ -1,7 +1,7 @@
-"""Drawings as SVG text, for pages and browsers that answer at once and tell more on hovering.
+"""Drawings as SVG text, for the report and for widgets, with tooltips.
 
-Every function returns one `<svg>` element. Pictures go in as JPEG bytes, names are escaped here and
-only here: nothing that a file was called can become markup.
+Functions that draw return one `<svg>` element. Images are embedded as JPEG bytes. All text is escaped
+here, so that no file name can become markup.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,32 +18,32 @@ from matplotlib.figure import Figure
 
 from imgfp.images import encode_jpeg, resize_short_side
 from imgfp.viz.base import FALSE, INK, SKY, label, to_png
-from imgfp.viz.pictures import Size, side_by_side, spread
+from imgfp.viz.pictures import Size, side_by_side, subsample
 
-#: No drawing is shown taller than this, however narrow it is.
-TALLEST_PX = 540
+#: Largest height at which a drawing is shown.
+MAX_HEIGHT_PX = 540
 
 
 def escaped(text: object, limit: int = 0) -> str:
-    """Text that is safe inside an element or a quoted attribute, with its unseen signs made visible."""
+    """Text that is safe inside an element or a quoted attribute; control characters as escapes."""
     return html.escape(label(text, limit), quote=True)
 
 
-def data_uri(jpeg: bytes) -> str:
-    """JPEG bytes as an address that needs no file."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+def data_uri(image: bytes, kind: Literal["jpeg", "png"] = "jpeg") -> str:
+    """The bytes of an image file as a data URI."""
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def small_jpeg(image: np.ndarray, long_side_px: int, quality: int = 82) -> bytes:
-    """(H,W,3) uint8 RGB as JPEG bytes, shrunk until its longer side is at most `long_side_px`."""
+    """(H,W,3) uint8 RGB as JPEG bytes, reduced to a longer side of at most `long_side_px`."""
     height, width = image.shape[:2]
     short = round(min(height, width) * min(1, long_side_px / max(height, width)))
     return encode_jpeg(resize_short_side(image, max(short, 1)), quality)
 
 
 def outlined(jpeg: bytes, size: Size, outline: np.ndarray | None = None, text: str = "") -> str:
-    """A picture with a closed outline (n,2) in the pixels of its original `size` (width, height);
-    `text` describes it to people who cannot see it and on hovering."""
+    """An image with a polygon (n,2) in pixels of the original, whose size is (width, height); `text` is
+    its tooltip and its description for screen readers."""
     width, height = size
     shape = _polygon(outline, max(width, height) / 150) if outline is not None else ""
     return (
@@ -52,7 +53,7 @@ def outlined(jpeg: bytes, size: Size, outline: np.ndarray | None = None, text: s
 
 
 def picture(jpeg: bytes, size: Size) -> str:
-    """A picture as wide as its place, of (width, height) `size`."""
+    """An image that fills the available width; size: (width, height)."""
     return _svg(*size, [_image(jpeg, 0, 0, *size)])
 
 
@@ -64,15 +65,15 @@ def boxes(
     chosen: dict[int, str],
     confidence: np.ndarray,
 ) -> str:
-    """A picture with boxes (n,4) in original pixels; chosen: row -> the word on a box that a rule took;
-    the others are the fainter the lower their confidence (n,).
+    """An image with boxes (n,4) in original pixels, each with a text (n) as its tooltip.
 
-    Hovering a box tells its text.
+    chosen: row -> label of a box that is drawn bold; the others are dashed and fade with their
+    confidence (n,).
     """
     width, height = size
     line = max(width, height) / 220
     parts = [_image(jpeg, 0, 0, width, height)]
-    # The chosen ones are drawn last, so that they lie on top.
+    # The chosen boxes are drawn last, on top.
     for row in sorted(range(len(xyxy)), key=lambda row: row in chosen):
         x0, y0, x1, y1 = (float(value) for value in xyxy[row])
         colour = SKY if row in chosen else FALSE
@@ -105,8 +106,9 @@ def matches(
     reference_outline: np.ndarray | None = None,
     limit: int = 200,
 ) -> str:
-    """Two pictures side by side, joined by a line a match: solid blue for inliers, dashed orange for
-    the others. Hovering a line tells its text; `highlight` draws one match alone, and strong."""
+    """Two images side by side with one line per match: solid blue for inliers, dashed orange for
+    outliers. texts: tooltip per match; outliers: draw them; highlight: the only match to draw, bold;
+    outlines (n,2): polygons in original pixels; limit: of the lines of each kind."""
     tall = 1000.0
     frames = [
         (left * tall, scale * tall, width * scale * tall)
@@ -120,21 +122,20 @@ def matches(
         (query_outline, reference_outline), frames, strict=True
     ):
         if outline is not None:
-            moved = np.asarray(outline) * scale
-            inside = _polygon(moved, 6)
+            polygon = _polygon(np.asarray(outline) * scale, 6)
             parts.append(
                 f'<svg x="{left:g}" y="0" width="{wide:g}" height="{tall:g}"'
-                f' viewBox="0 0 {wide:g} {tall:g}">{inside}</svg>'
+                f' viewBox="0 0 {wide:g} {tall:g}">{polygon}</svg>'
             )
     ends = [
         np.asarray(xy, float).reshape(-1, 2) * scale + [left, 0]
         for xy, (left, scale, _) in zip((query_xy, reference_xy), frames, strict=True)
     ]
-    shown = [spread(np.flatnonzero(inliers), limit)]
+    shown = [subsample(np.flatnonzero(inliers), limit)]
     if outliers:
-        shown.insert(0, spread(np.flatnonzero(~np.asarray(inliers, bool)), limit))
+        shown.insert(0, subsample(np.flatnonzero(~np.asarray(inliers, bool)), limit))
     rows = np.concatenate(shown) if highlight is None else np.array([highlight])
-    wide = 3.0 if highlight is None else 8.0
+    thick = 3.0 if highlight is None else 8.0
     for row in rows.astype(int):
         (ax, ay), (bx, by) = ends[0][row], ends[1][row]
         colour = SKY if inliers[row] else FALSE
@@ -143,9 +144,9 @@ def matches(
         parts.append(
             f'<g class="m" stroke="{colour}" fill="{colour}">{text}'
             f'<line x1="{ax:.1f}" y1="{ay:.1f}" x2="{bx:.1f}" y2="{by:.1f}"'
-            f' stroke-width="{wide:g}"{dashes}/>'
-            f'<circle cx="{ax:.1f}" cy="{ay:.1f}" r="{wide * 1.8:g}" stroke="none"/>'
-            f'<circle cx="{bx:.1f}" cy="{by:.1f}" r="{wide * 1.8:g}" stroke="none"/></g>'
+            f' stroke-width="{thick:g}"{dashes}/>'
+            f'<circle cx="{ax:.1f}" cy="{ay:.1f}" r="{thick * 1.8:g}" stroke="none"/>'
+            f'<circle cx="{bx:.1f}" cy="{by:.1f}" r="{thick * 1.8:g}" stroke="none"/></g>'
         )
     left, _, wide = frames[1]
     style = "<style>.m{opacity:.85}.m:hover{opacity:1;stroke-width:9}</style>"
@@ -153,7 +154,7 @@ def matches(
 
 
 def layers(below: bytes, above: bytes, size: Size, opacity: float, flicker: bool = False) -> str:
-    """One picture over another of the same size: blended, or shown in turn twice a second."""
+    """One image over another of the same size: blended, or alternating twice per second."""
     width, height = size
     blink = '<animate attributeName="opacity" values="0;1" dur="1s" calcMode="discrete" repeatCount="indefinite"/>'
     top = _image(above, 0, 0, width, height).removesuffix("/>")
@@ -164,7 +165,7 @@ def layers(below: bytes, above: bytes, size: Size, opacity: float, flicker: bool
 def dots(
     jpeg: bytes, size: Size, xy: np.ndarray, colours: Sequence[str], texts: Sequence[str]
 ) -> str:
-    """A picture with a dot at each of xy (n,2), in original pixels; hovering one tells its text."""
+    """An image with a dot at each of xy (n,2), in original pixels, with a tooltip each."""
     width, height = size
     radius = max(width, height) / 110
     parts = [_image(jpeg, 0, 0, width, height)]
@@ -176,15 +177,28 @@ def dots(
     return _svg(width, height, parts)
 
 
+def cut(jpeg: bytes, size: Size, box: np.ndarray, height_px: int) -> str:
+    """The part of an image inside a box x0, y0, x1, y1, in pixels of the original of that size, shown
+    `height_px` tall."""
+    x0, y0, x1, y1 = (float(value) for value in box)
+    width, height = max(x1 - x0, 1.0), max(y1 - y0, 1.0)
+    picture = _image(jpeg, -x0, -y0, *size)
+    style = f"height:{height_px}px;max-width:100%;overflow:hidden;display:block"
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" xmlns="http://www.w3.org/2000/svg"'
+        f' style="{style}">{picture}</svg>'
+    )
+
+
 def _svg(width: float, height: float, parts: Sequence[str]) -> str:
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" xmlns="http://www.w3.org/2000/svg"'
-        f' style="width:100%;height:auto;max-height:{TALLEST_PX}px;display:block">{"".join(parts)}</svg>'
+        f' style="width:100%;height:auto;max-height:{MAX_HEIGHT_PX}px;display:block">{"".join(parts)}</svg>'
     )
 
 
 def _image(jpeg: bytes, x: float, y: float, width: float, height: float) -> str:
-    # Thumbnails are rounded to whole pixels: stretch them to the frame, by less than one pixel.
+    # The sides of a thumbnail are rounded: stretch it to the frame, by less than one pixel.
     return (
         f'<image href="{data_uri(jpeg)}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}"'
         ' preserveAspectRatio="none"/>'
@@ -212,25 +226,12 @@ def _tag(x: float, y: float, text: str, size: float, colour: str) -> str:
     )
 
 
-def cut(jpeg: bytes, size: Size, box: np.ndarray, height_px: int) -> str:
-    """The part of a picture inside a box x0, y0, x1, y1, in the pixels of its original `size`, shown at
-    that height."""
-    x0, y0, x1, y1 = (float(value) for value in box)
-    width, height = max(x1 - x0, 1.0), max(y1 - y0, 1.0)
-    picture = _image(jpeg, -x0, -y0, *size)
-    style = f"height:{height_px}px;max-width:100%;overflow:hidden;display:block"
-    return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" xmlns="http://www.w3.org/2000/svg"'
-        f' style="{style}">{picture}</svg>'
-    )
-
-
 @dataclass(frozen=True)
 class Chart:
-    """A drawn figure over which a mark can be moved without drawing it again.
+    """A rendered figure over which a mark can be moved without rendering it again.
 
     png: the figure; size: its width and height in pixels; frame: x0, y0, x1, y1 of its Axes in those
-    pixels, y down; low, high, bottom, top: what the Axes' ends stand for (linear x axis).
+    pixels, y down; low, high, bottom, top: the limits of the Axes. Marks assume linear axes.
     """
 
     png: bytes
@@ -242,20 +243,20 @@ class Chart:
     top: float
 
     @classmethod
-    def of(cls, drawn: Figure, ax: Axes) -> Chart:
-        """The chart of a figure with one Axes of interest, both axes linear where marks need them."""
-        png = to_png(drawn)
-        width, height = drawn.get_size_inches() * drawn.dpi
+    def of(cls, fig: Figure, ax: Axes) -> Chart:
+        """Render a figure; marks are placed in `ax`."""
+        png = to_png(fig)
+        width, height = fig.get_size_inches() * fig.dpi
         box = ax.get_window_extent()
         frame = (box.x0, height - box.y1, box.x1, height - box.y0)
         return cls(png, (float(width), float(height)), frame, *ax.get_xlim(), *ax.get_ylim())
 
     def marked(self, dot: tuple[float, float] | None = None) -> str:
-        """The figure, with a dot at (x, y) values."""
+        """The figure as SVG, with a dot at (x, y) in data coordinates."""
         x0, y0, x1, y1 = self.frame
         width, height = self.size
-        address = "data:image/png;base64," + base64.b64encode(self.png).decode()
-        parts = [f'<image href="{address}" width="{width:g}" height="{height:g}"/>']
+        uri = data_uri(self.png, "png")
+        parts = [f'<image href="{uri}" width="{width:g}" height="{height:g}"/>']
         if dot is not None:
             x = x0 + (x1 - x0) * (dot[0] - self.low) / (self.high - self.low)
             y = y1 - (y1 - y0) * (dot[1] - self.bottom) / (self.top - self.bottom)

@@ -1,5 +1,5 @@
-"""Browsers for a finished run. Each takes `Results`, draws with `viz`, and repeats one pure decision
-on what the run has stored; none needs a model."""
+"""Interactive browsers of a finished run. Each takes `Results` and works on stored results alone; none
+needs a model."""
 
 from imgfp.widgets.base import show
 from imgfp.widgets.crops import CropBrowser

@@ -1,9 +1,9 @@
-"""What the browsers share: a pager, panes of safe HTML, and the note that stands in for them."""
+"""Parts that the browsers share: a pager, HTML panes, tables, and a draggable line over a chart."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets as ipw
@@ -12,27 +12,27 @@ from IPython.display import Markdown
 from imgfp.viz.svg import Chart, data_uri, escaped
 
 WIDE = {"description_width": "160px"}
-#: Of a row whose parts go below each other where the page is narrow.
+#: Layout of a row that wraps on a narrow page.
 WRAPPED = {"flex_flow": "row wrap", "align_items": "flex-start"}
-_NOTE = "A live browser stands here when this notebook is opened in JupyterLab or with `make app`."
+_NOTE = "Open this notebook in JupyterLab or with `make app` to use the live browser."
 
 
 def show(
     browser: Callable[..., ipw.Widget], *arguments: Any, **options: Any
 ) -> ipw.Widget | Markdown:
-    """The browser, or one line of text where nobody can use it: in headless runs."""
+    """The browser, or one line of text in a headless run (environment variable IMGFP_HEADLESS)."""
     if os.environ.get("IMGFP_HEADLESS"):
         return Markdown(f"*{_NOTE}*")
     return browser(*arguments, **options)
 
 
 def pane(width: str = "auto", **layout: str) -> ipw.HTML:
-    """An empty place for HTML text, as wide as its column; whoever fills it escapes what is not markup."""
+    """An empty HTML widget; text that is put into it must be escaped."""
     return ipw.HTML(layout=ipw.Layout(width=width, **layout))
 
 
 def slider(name: str, value: float, low: float, high: float, step: float) -> ipw.FloatSlider:
-    """A slider with its value in view, answering while it moves."""
+    """A slider that shows its value and reacts while it moves."""
     return ipw.FloatSlider(
         value=min(max(value, low), high),
         min=low,
@@ -46,20 +46,19 @@ def slider(name: str, value: float, low: float, high: float, step: float) -> ipw
 
 
 def button(name: str, act: Callable[[], Any], hint: str = "", style: str = "") -> ipw.Button:
-    """A button that calls `act`."""
-    made = ipw.Button(
+    """A button that calls `act`; hint: tooltip; style: a `button_style` of ipywidgets."""
+    widget = ipw.Button(
         description=name,
         tooltip=hint,
         button_style=style,
         layout=ipw.Layout(width="auto", min_width="38px", flex="0 0 auto"),
     )
-    made.on_click(lambda _: act())
-    return made
+    widget.on_click(lambda _: act())
+    return widget
 
 
 def facts_table(rows: Sequence[tuple[object, ...]], hints: Mapping[str, str] = {}) -> str:
-    """Rows of a name and one or more values as a small HTML table, all escaped; hints: name -> text that
-    is shown on hovering."""
+    """Rows of a name and one or more values as a small HTML table, all escaped; hints: name -> tooltip."""
     cells = "".join(
         f'<tr style="vertical-align:top" title="{escaped(hints.get(str(name), ""))}">'
         f'<td style="color:#66727f;padding-right:14px;white-space:nowrap">{escaped(name)}</td>'
@@ -74,7 +73,7 @@ def facts_table(rows: Sequence[tuple[object, ...]], hints: Mapping[str, str] = {
 
 
 def yaml_lines(values: dict[str, float]) -> str:
-    """Settings as the lines to paste into a parameter file."""
+    """Settings as lines for a parameter file."""
     lines = "\n".join(escaped(f"{name}: {value!r}") for name, value in values.items())
     return f'<pre style="font-family:monospace;line-height:1.45;user-select:all">{lines}</pre>'
 
@@ -97,11 +96,11 @@ def thumbnail_pair(query: bytes, reference: bytes, text: str, height_px: int = 9
     )
 
 
-class LineOver(ipw.GridBox):
-    """An upright line over a chart that is dragged, moved by the arrow keys, or put where one clicks.
+class DraggableLine(ipw.GridBox):
+    """A chart with a vertical line that is moved by dragging, by clicking, or with the arrow keys.
 
-    It is a slider laid over the chart's frame whose handle looks like a dashed line, so that it follows
-    the pointer in the browser without asking the kernel; `line.value` is its place on the x axis.
+    The line is the handle of a slider on top of the chart, so that it follows the pointer without the
+    kernel; `line.value` is its position on the x axis.
     """
 
     _STYLE = """<style>
@@ -126,41 +125,42 @@ class LineOver(ipw.GridBox):
         super().__init__([self._chart, self.line], layout=ipw.Layout(grid_template_columns="100%"))
 
     def draw(self, chart: Chart) -> None:
-        """Show another chart; the line may move over the whole of its x axis."""
+        """Show another chart; the line moves over its whole x axis."""
         self._chart.value = self._STYLE + chart.marked()
-        # Traits refuse a lower end above the upper one, even for a moment.
+        # The widget never accepts a minimum above its maximum, so widen before narrowing.
         self.line.max = max(self.line.max, chart.high)
         self.line.min, self.line.max = chart.low, chart.high
         self.line.step = (chart.high - chart.low) / 1000
-        (left, top, right, bottom), (wide, tall) = chart.frame, chart.size
-        # Shares of the width, as CSS counts the margins of all four sides.
-        space = (top, wide - right, tall - bottom, left)
+        (left, top, right, bottom), (width, height) = chart.frame, chart.size
+        # CSS margins in per cent are relative to the width, on all four sides.
+        margins = (top, width - right, height - bottom, left)
         self.line.layout = ipw.Layout(
             grid_area="1 / 1",
             width="auto",
             height="auto",
             align_self="stretch",
-            margin=" ".join(f"{100 * side / wide:.3f}%" for side in space),
+            margin=" ".join(f"{100 * margin / width:.3f}%" for margin in margins),
         )
 
 
 class Pager(ipw.HBox):
-    """Walks through keys: back, next, a filter, and a box to jump to an id.
+    """Steps through keys: previous, next, a filter, and a text box to jump to an id.
 
-    `key` is the current one, None when the filter leaves nothing; `changed` is called with it.
+    `key` is the current key, None if the filter leaves none; `changed` is called with it.
     """
 
     def __init__(
         self,
-        filters: dict[str, Callable[[], Sequence[Any]]],
+        filters: Mapping[str, Callable[[], Iterable[Any]]],
         changed: Callable[[Any], None],
         name: str = "jump to",
         matches: Callable[[Any, str], bool] = lambda key, text: text in str(key),
     ) -> None:
-        """filters: name -> the keys it leaves, in order; matches: whether a key fits a typed text."""
-        self._filters, self._changed, self._matches = filters, changed, matches
+        """filters: name -> function that returns its keys, in order; name: placeholder of the text box;
+        matches: whether a key matches a typed text."""
+        self._filters, self._changed, self._matches = dict(filters), changed, matches
         self._keys: list[Any] = []
-        self._at = 0
+        self._position = 0
         self.filter = ipw.Dropdown(
             options=list(filters), layout=ipw.Layout(width="auto", max_width="320px")
         )
@@ -169,7 +169,7 @@ class Pager(ipw.HBox):
         )
         self.where = ipw.Label()
         self._quiet = False
-        self.filter.observe(lambda _: self._quiet or self.refresh(), "value")
+        self.filter.observe(self._filtered, "value")
         self.jump.observe(self._jump, "value")
         super().__init__(
             [
@@ -184,44 +184,50 @@ class Pager(ipw.HBox):
 
     @property
     def key(self) -> Any:
-        return self._keys[self._at] if self._keys else None
+        return self._keys[self._position] if self._keys else None
 
     def refresh(self, key: Any = None) -> None:
-        """Ask the filter again, stay at `key` (or the current one) where it is still there."""
+        """Apply the filter again and stay at `key` (default: the current key) if it is still there."""
         key = self.key if key is None else key
         self._keys = list(self._filters[self.filter.value]())
-        self._at = self._keys.index(key) if key in self._keys else 0
+        self._position = self._keys.index(key) if key in self._keys else 0
         self._show()
 
     def go(self, key: Any) -> None:
-        """To a key, clearing the filter where it hides it."""
+        """Show a key; a filter that hides it is reset to the first."""
         if key not in self._keys:
             self._quiet = True
             self.filter.value = next(iter(self._filters))
             self._quiet = False
             self._keys = list(self._filters[self.filter.value]())
         if key in self._keys:
-            self._at = self._keys.index(key)
+            self._position = self._keys.index(key)
         self._show()
 
-    def step(self, by: int) -> None:
-        """Forwards or backwards, round the end."""
+    def step(self, count: int) -> None:
+        """Forwards or backwards, wrapping around at the ends."""
         if self._keys:
-            self._at = (self._at + by) % len(self._keys)
+            self._position = (self._position + count) % len(self._keys)
             self._show()
 
+    def _filtered(self, _: object = None) -> None:
+        if not self._quiet:
+            self.refresh()
+
     def _jump(self, change: dict) -> None:
-        text = change["new"]
+        text, count = change["new"], len(self._keys)
         if not text:
             return
-        after = [*range(self._at + 1, len(self._keys)), *range(self._at + 1)]
-        for row in after[: len(self._keys)]:
-            if self._matches(self._keys[row], text):
-                self._at = row
+        for step in range(1, count + 1):
+            position = (self._position + step) % count
+            if self._matches(self._keys[position], text):
+                self._position = position
                 self._show()
                 return
-        self.where.value = "nothing of that name here"
+        self.where.value = "no such id here"
 
     def _show(self) -> None:
-        self.where.value = f"{self._at + 1:,} of {len(self._keys):,}" if self._keys else "none"
+        self.where.value = (
+            f"{self._position + 1:,} of {len(self._keys):,}" if self._keys else "none"
+        )
         self._changed(self.key)

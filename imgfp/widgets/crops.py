@@ -1,4 +1,4 @@
-"""The crop browser: every box of a query, and what each rule would take."""
+"""The crop browser: the detected boxes of every query, and which of them each rule cuts out."""
 
 from __future__ import annotations
 
@@ -6,73 +6,28 @@ import ipywidgets as ipw
 import numpy as np
 import pandas as pd
 
-from imgfp.crops import choose
-from imgfp.datatypes import Boxes
+from imgfp.crops.rule import CORNERS, box_facts, taken_boxes
 from imgfp.results import Results
 from imgfp.viz import svg
 from imgfp.widgets.base import WRAPPED, Pager, facts_table, pane, sentence, slider, yaml_lines
 
-#: A query is borderline when its best box is this near to a threshold.
+#: A query is borderline if its most confident box is this close to a threshold.
 BORDERLINE = 0.08
-CORNERS = ["x0", "y0", "x1", "y1"]
-
-
-def box_facts(detections: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
-    """Each detection's shape as `crops.choose` sees it, once, for `taken_boxes`.
-
-    detections: the table of that name; sizes: width, height by image id. Columns image_id, confidence,
-    x0, y0, x1, y1 (clipped, shares of the image's sides), area (share of the image), aspect (height /
-    width of the box normalised by the image's sides).
-    """
-    size = sizes.loc[detections["image_id"], ["width", "height"]].to_numpy(np.float32)
-    corners = detections[CORNERS].to_numpy(np.float32)
-    corners = np.clip(corners, 0, np.tile(size, 2)) / np.tile(size, 2)
-    sides = corners[:, 2:] - corners[:, :2]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        aspect = sides[:, 1] / sides[:, 0]
-    facts = detections[["image_id", "confidence"]].reset_index(drop=True)
-    facts[CORNERS] = corners
-    return facts.assign(area=sides.prod(axis=1), aspect=aspect)
-
-
-def taken_boxes(
-    facts: pd.DataFrame,
-    *,
-    min_confidence: float,
-    max_area: float,
-    max_aspect: float,
-    max_crops: int = 1,
-    max_overlap: float = 0.5,
-) -> pd.DataFrame:
-    """The rows of `facts` that the rule of `crops.choose` takes, for all images at once.
-
-    facts: of `box_facts`, most confident first within its image.
-    """
-    good = (facts["confidence"] > min_confidence) & (facts["area"] > 0)
-    good &= (facts["area"] <= max_area) & facts["aspect"].between(1 / max_aspect, max_aspect)
-    left, rounds = facts[good], []
-    for _ in range(max_crops):
-        rounds.append(left.drop_duplicates("image_id"))
-        best = rounds[-1].set_index("image_id").loc[left["image_id"]]
-        low, high = (
-            pick(best[names].to_numpy(), left[names].to_numpy())
-            for pick, names in ((np.maximum, CORNERS[:2]), (np.minimum, CORNERS[2:]))
-        )
-        shared = (high - low).clip(0).prod(axis=1)
-        smaller = np.minimum(best["area"].to_numpy(), left["area"].to_numpy())
-        left = left[shared <= max_overlap * smaller]
-    return pd.concat(rounds) if rounds else left
+#: Operating point -> table of the boxes that its rule takes, rows of `box_facts`.
+_Taken = dict[str, pd.DataFrame]
 
 
 class CropBrowser(ipw.VBox):
-    """Boxes of every query at both operating points; the sliders only repeat the choice."""
+    """The boxes of each query at both operating points. The sliders apply the rule again, to all queries
+    at once; nothing is detected again."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
         self._facts = box_facts(results.detections, results.queries)
-        self._of_query = self._facts.groupby("image_id").indices
+        self._rows_of = self._facts.groupby("image_id").indices
+        self._encoded: tuple[str, bytes] | None = None
         rules = results.crop_rules
-        self._most = {"local": int(rules["max_crops"]), "global": 1}
+        self._max_crops = {"local": int(rules["max_crops"]), "global": 1}
         self.local, self.single = (
             slider(name, rules[name], 0, 1, 0.01)
             for name in ("local_min_confidence", "global_min_confidence")
@@ -80,20 +35,19 @@ class CropBrowser(ipw.VBox):
         self.area = slider("crop_max_area", rules["max_area"], 0.05, 1, 0.01)
         self.aspect = slider("crop_max_aspect", rules["max_aspect"], 1, 10, 0.1)
         self._sliders = (self.local, self.single, self.area, self.aspect)
-        self._at_first = self.settings
-        self._before = self._now = self._rules()
+        self._in_run = self._now = self._apply_rules()
         filters = {
             "all queries": lambda: results.queries.index,
-            "with a box": lambda: self._of_query,
-            "without a box": lambda: [q for q in results.queries.index if q not in self._of_query],
+            "with a box": lambda: self._rows_of,
+            "without a box": lambda: [q for q in results.queries.index if q not in self._rows_of],
             "borderline": self._borderline,
             "changed by the sliders": self._changed,
         }
         self.counts, self.picture, self.cuts = pane(), pane("60%"), pane()
         self.listed, self.lines = pane(), pane()
         self.pager = Pager(filters, self._show, "query id")
-        for one in self._sliders:
-            one.observe(self._moved, "value")
+        for widget in self._sliders:
+            widget.observe(self._moved, "value")
         side = ipw.VBox([self.cuts, self.listed], layout=ipw.Layout(width="38%"))
         pictures = ipw.HBox([self.picture, side])
         controls = ipw.HBox(
@@ -108,30 +62,34 @@ class CropBrowser(ipw.VBox):
 
     @property
     def settings(self) -> dict[str, float]:
-        """The parameters at which the sliders stand."""
-        return {one.description: round(one.value, 4) for one in self._sliders}
+        """The parameters that the sliders set."""
+        return {widget.description: round(widget.value, 4) for widget in self._sliders}
 
-    def _rules(self) -> dict[str, pd.DataFrame]:
-        """Operating point -> the boxes that it takes with the sliders as they stand."""
-        limits = {"max_area": self.area.value, "max_aspect": self.aspect.value}
-        points = zip(self._most.items(), (self.local.value, self.single.value), strict=True)
+    def _apply_rules(self) -> _Taken:
+        confidence = {"local": self.local.value, "global": self.single.value}
         return {
-            name: taken_boxes(self._facts, min_confidence=point, max_crops=most, **limits)
-            for (name, most), point in points
+            name: taken_boxes(
+                self._facts,
+                min_confidence=confidence[name],
+                max_area=self.area.value,
+                max_aspect=self.aspect.value,
+                max_crops=count,
+            )
+            for name, count in self._max_crops.items()
         }
 
     def _moved(self, _: object = None) -> None:
-        self._now = self._rules()
+        self._now = self._apply_rules()
         total = len(self._results.queries)
         rows = []
         for name, now in self._now.items():
-            before = self._before[name]
+            before = self._in_run[name]
             gained = len(now.index.difference(before.index))
             lost = len(before.index.difference(now.index))
             change = f", {gained:,} more and {lost:,} fewer than the run" if gained or lost else ""
-            found = now["image_id"].nunique()
+            queries = now["image_id"].nunique()
             rows.append(
-                (f"{name} crops", f"{len(now):,} in {found:,} of {total:,} queries{change}")
+                (f"{name} crops", f"{len(now):,} in {queries:,} of {total:,} queries{change}")
             )
         self.counts.value = facts_table(rows)
         self.lines.value = yaml_lines(self.settings)
@@ -140,61 +98,62 @@ class CropBrowser(ipw.VBox):
     def _borderline(self) -> list[str]:
         best = self._facts.drop_duplicates("image_id")
         near = np.zeros(len(best), bool)
-        for point in (self.local.value, self.single.value):
-            near |= abs(best["confidence"].to_numpy() - point) < BORDERLINE
+        for threshold in (self.local.value, self.single.value):
+            near |= abs(best["confidence"].to_numpy() - threshold) < BORDERLINE
         return best.loc[near, "image_id"].tolist()
 
     def _changed(self) -> list[str]:
         rows: set[int] = set()
         for name, now in self._now.items():
-            rows |= set(now.index.symmetric_difference(self._before[name].index))
+            rows |= set(now.index.symmetric_difference(self._in_run[name].index))
         return sorted(set(self._facts.loc[list(rows), "image_id"]))
 
     def _show(self, query_id: str | None) -> None:
         if query_id is None:
-            self.picture.value = sentence("No query fits this filter.")
+            self.picture.value = sentence("No query matches this filter.")
             self.cuts.value = self.listed.value = ""
             return
         size = self._results.size("query", query_id)
-        boxes = self._results.boxes_of(query_id)
-        before, tags = (self._taken(boxes, size, at) for at in (self._at_first, self.settings))
-        share = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).prod(axis=1) / (size[0] * size[1])
-        said = [
-            f"{c:.2f}, {a:.0%} of the picture" for c, a in zip(boxes.confidence, share, strict=True)
+        boxes = self._facts.iloc[self._rows_of.get(query_id, [])]
+        xyxy = boxes[CORNERS].to_numpy()
+        before, now = (_labels(boxes, taken) for taken in (self._in_run, self._now))
+        confidence, area = boxes["confidence"].to_numpy(), boxes["area"].to_numpy()
+        texts = [
+            f"confidence {c:.2f}, {a:.0%} of the image"
+            for c, a in zip(confidence, area, strict=True)
         ]
         jpeg = self._jpeg(query_id)
-        self.picture.value = svg.boxes(jpeg, size, boxes.xyxy, said, tags, boxes.confidence)
-        strips = {"Cut out in the run": before, "Cut out with these sliders": tags}
+        self.picture.value = svg.boxes(jpeg, size, xyxy, texts, now, confidence)
+        strips = {"Crops of the run": before, "Crops with these sliders": now}
         self.cuts.value = "".join(
-            sentence(title, strong=True) + _strip(jpeg, size, boxes.xyxy, taken)
-            for title, taken in strips.items()
+            sentence(title, strong=True) + _strip(jpeg, size, xyxy, labels)
+            for title, labels in strips.items()
         )
-        rows = [(tags.get(row, "not taken"), text) for row, text in enumerate(said[:6])]
+        rows = [(now.get(row, "not taken"), text) for row, text in enumerate(texts[:6])]
         self.listed.value = facts_table([("query", query_id), *rows])
 
-    def _taken(self, boxes: Boxes, size: tuple[int, int], at: dict[str, float]) -> dict[int, str]:
-        """Row of each box that the rules take at these settings -> the operating points that do."""
-        limits = {"max_area": at["crop_max_area"], "max_aspect": at["crop_max_aspect"]}
-        tags: dict[int, str] = {}
-        for name, count in self._most.items():
-            point = {"min_confidence": at[f"{name}_min_confidence"], "max_crops": count}
-            for row in choose(boxes, *size, **point, **limits)[1].tolist():
-                tags[row] = f"{tags[row]} + {name}" if row in tags else name
-        return tags
-
     def _jpeg(self, query_id: str) -> bytes:
-        if getattr(self, "_encoded", ("",))[0] != query_id:
+        if self._encoded is None or self._encoded[0] != query_id:
             picture = self._results.picture("query", query_id)
             self._encoded = query_id, svg.small_jpeg(picture, 640)
         return self._encoded[1]
 
 
-def _strip(jpeg: bytes, size: tuple[int, int], xyxy: np.ndarray, taken: dict[int, str]) -> str:
-    """The parts that are searched, side by side, each with its operating points below."""
-    if not taken:
-        return sentence("nothing: only the whole query is searched")
+def _labels(boxes: pd.DataFrame, taken: _Taken) -> dict[int, str]:
+    """Row of each taken box among those of one query -> the operating points that take it."""
+    labels: dict[int, str] = {}
+    for name, rows in taken.items():
+        for row in np.flatnonzero(boxes.index.isin(rows.index)).tolist():
+            labels[row] = f"{labels[row]} + {name}" if row in labels else name
+    return labels
+
+
+def _strip(jpeg: bytes, size: tuple[int, int], xyxy: np.ndarray, labels: dict[int, str]) -> str:
+    """The crops side by side, each with its operating points below."""
+    if not labels:
+        return sentence("none: only the whole query is searched")
     parts = (
-        f"<div>{svg.cut(jpeg, size, xyxy[row], 130)}{sentence(word)}</div>"
-        for row, word in taken.items()
+        f"<div>{svg.cut(jpeg, size, xyxy[row], 130)}{sentence(label)}</div>"
+        for row, label in labels.items()
     )
     return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(parts)}</div>'

@@ -1,6 +1,8 @@
-"""The match inspector: why two pictures matched, or did not."""
+"""The match inspector: why a pair matched, or did not."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import ipywidgets as ipw
 import numpy as np
@@ -8,55 +10,91 @@ import pandas as pd
 
 from imgfp import viz
 from imgfp.datatypes import BRANCHES
-from imgfp.fusion import FEATURES
-from imgfp.geometry import REFUSALS
 from imgfp.report import evidence_in_words
-from imgfp.results import Results, Side, homography_of
+from imgfp.results import Results, homography_of
+from imgfp.results.compare import MatchedPoints, PairMatcher, pair_matcher, warp_query
+from imgfp.scoring.fusion import FEATURES
+from imgfp.verify.estimation import REFUSALS
 from imgfp.viz import svg
 from imgfp.viz.pictures import overlay
 from imgfp.widgets.base import WIDE, WRAPPED, Pager, facts_table, pane, sentence, slider
-from imgfp.widgets.compare import Compared, Pair, pair_of, warp_query
 
-#: Columns of the evidence that people ask for first, with their names on the page.
+#: Columns of the evidence that are shown: name -> label, meaning.
 SHOWN = {
-    "inliers": "matches that fit the map",
-    "tentative": "matches looked at",
-    "inlier_ratio": "share that fits inside",
-    "agreement": "overlap that agrees",
-    "agreement_chance": "… laid wrong on purpose",
-    "agreement_edges": "edges that agree",
-    "explained": "blocks that one edit explains",
-    "moved_blocks": "blocks that have moved",
-    "judged": "the trained eye: a copy, 0–1",
-    "tilt": "tilt of the sides, degrees",
-    "query_area": "share of the query",
-    "reference_area": "share of the reference",
-    "direction": "direction",
-    "model": "kind of map",
-    "refused": "no map because",
+    "tentative": (
+        "putative matches",
+        "mutual nearest neighbours of the SIFT descriptors that pass a ratio test",
+    ),
+    "inliers": (
+        "inliers",
+        "putative matches that the homography maps to within 4 pixels of the keypoint frame",
+    ),
+    "inlier_ratio": ("inlier ratio", "inliers / putative matches inside the overlap"),
+    "ncc_inlier_ratio": (
+        "block NCC inlier ratio",
+        "fraction of the overlap whose blocks correlate once the query is warped onto the reference "
+        "(normalised cross-correlation above 0.7)",
+    ),
+    "ncc_chance": (
+        "… chance level",
+        "the block NCC inlier ratio of deliberately misaligned images: high for repeated texture",
+    ),
+    "ncc_edges": (
+        "edge NCC inlier ratio",
+        "fraction of the blocks whose edges correlate, less its chance level",
+    ),
+    "model_consistency": (
+        "model consistency",
+        "fraction of the matching blocks whose displacement the transform model explains: high for "
+        "copies, lower for a second photograph",
+    ),
+    "localisable_blocks": (
+        "localisable blocks",
+        "matching blocks whose best displacement is well defined in every direction",
+    ),
+    "displaced_blocks": (
+        "… displaced",
+        "localisable blocks that match elsewhere: parallax or motion, as in a second photograph",
+    ),
+    "copy_probability": (
+        "pair classifier",
+        "probability, 0 to 1, that the aligned images are copy and original; 0: it did not run",
+    ),
+    "tilt_deg": (
+        "tilt, degrees",
+        "rotation against the nearest image axis; 0 after most edits",
+    ),
+    "query_area": ("overlap, share of the query", "fraction of the query that the overlap covers"),
+    "reference_area": (
+        "overlap, share of the reference",
+        "fraction of the reference that the overlap covers",
+    ),
+    "direction": ("containment", "which image contains the other"),
+    "model": ("transform model", "the simplest model that explains the alignment"),
+    "refused": ("no transform because", "the plausibility test that failed"),
 }
 
 
 class MatchInspector(ipw.VBox):
-    """Two pictures, their matches, the query laid onto the reference, and what each branch said."""
+    """Two images with their matches, the query warped onto the reference, the evidence, and the part of
+    each branch in the score."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
-        self._ids: dict[Side, str] = {}
-        self._pair: Pair | None = None
-        self._compared: Compared | None = None
+        self._key: tuple[str, str] | None = None
+        self._matcher: PairMatcher | None = None
+        self._matches: MatchedPoints | None = None
+        self._aligned: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self.ratio = slider("ratio (squared)", 1.15, 1.0, 3.0, 0.05)
         self.keypoints = ipw.IntSlider(
             value=0, min=0, max=2000, step=50, description="keypoints (0: all)", style=WIDE
         )
         self.keypoints.layout.width = "470px"
-        self.reading = ipw.ToggleButtons(
-            options={"as found": "found", "plain": False, "mirrored": True},
+        self.mirroring = ipw.ToggleButtons(
+            options={"as verified": "verified", "plain": False, "mirrored": True},
             style={"button_width": "92px"},
         )
-        self.outliers = ipw.Checkbox(
-            value=True, description="show matches that do not fit", indent=False
-        )
+        self.outliers = ipw.Checkbox(value=True, description="show outliers", indent=False)
         self.single = ipw.IntSlider(
             value=0, min=0, max=0, description="one match (0: all)", style=WIDE
         )
@@ -67,38 +105,38 @@ class MatchInspector(ipw.VBox):
         self.blend = slider("query", 0.5, 0.0, 1.0, 0.05)
         self.blend.style.description_width = "48px"
         self.blend.layout.width = "98%"
-        self.matches, self.laid, self.said = pane(), pane(), pane()
+        self.matches, self.overlay, self.summary = pane(), pane(), pane()
         self.facts, self.branches = (pane(flex=share) for share in ("1 1 250px", "1 1 270px"))
         self.pager = Pager(
             {
-                "all pairs, surest first": lambda: self._pairs(slice(None)),
+                "all pairs, highest score first": lambda: self._pairs(slice(None)),
                 "best of each query": lambda: self._pairs(results.pairs["rank"] == 0),
-                "nearest to the threshold": self._near,
-                "copies under the threshold": lambda: self._judged(True),
-                "false pairs above the threshold": lambda: self._judged(False),
+                "nearest to the threshold": self._nearest_to_threshold,
+                "missed copies (below the threshold)": lambda: self._errors(True),
+                "false alarms (above the threshold)": lambda: self._errors(False),
             },
             self._open,
             "query or reference id",
             lambda key, text: text in key,
         )
         self.ratio.observe(self._match, "value")
-        self.reading.observe(self._match, "value")
+        self.mirroring.observe(self._match, "value")
         self.keypoints.observe(self._load, "value")
-        self.outliers.observe(self._draw, "value")
-        self.single.observe(self._draw, "value")
-        self.mode.observe(self._lay, "value")
-        self.blend.observe(self._lay, "value")
-        knobs = ipw.HBox(
+        self.outliers.observe(self._draw_matches, "value")
+        self.single.observe(self._draw_matches, "value")
+        self.mode.observe(self._draw_overlay, "value")
+        self.blend.observe(self._draw_overlay, "value")
+        controls = ipw.HBox(
             [
                 ipw.VBox([self.ratio, self.keypoints, self.single]),
-                ipw.VBox([self.reading, self.outliers]),
+                ipw.VBox([self.mirroring, self.outliers]),
             ],
             layout=ipw.Layout(**WRAPPED),
         )
         below = ipw.HBox(
             [
                 ipw.VBox(
-                    [self.mode, self.blend, self.laid],
+                    [self.mode, self.blend, self.overlay],
                     layout=ipw.Layout(flex="1 1 250px", max_width="480px"),
                 ),
                 self.facts,
@@ -106,7 +144,7 @@ class MatchInspector(ipw.VBox):
             ],
             layout=ipw.Layout(**WRAPPED),
         )
-        super().__init__([self.pager, self.said, self.matches, knobs, below])
+        super().__init__([self.pager, self.summary, self.matches, controls, below])
         self.pager.refresh()
 
     def look_at(self, query_id: str, reference_id: str) -> None:
@@ -116,20 +154,21 @@ class MatchInspector(ipw.VBox):
         if self.pager.key != key:
             self._open(key)
 
-    # ------------------------------------------------------------------------------ what to show
+    # --------------------------------------------------------------------------------- filters
 
-    def _pairs(self, where) -> list[tuple[str, str]]:
+    def _pairs(self, where: Any) -> list[tuple[str, str]]:
         rows = self._results.pairs.loc[where]
         return list(zip(rows["query_id"].tolist(), rows["reference_id"].tolist(), strict=True))
 
-    def _near(self) -> list[tuple[str, str]]:
+    def _nearest_to_threshold(self) -> list[tuple[str, str]]:
         threshold = self._results.threshold
         if threshold is None:
             return []
-        far = (self._results.pairs["score"] - threshold).abs()
-        return self._pairs(far.sort_values(kind="stable").index[:200])
+        distance = (self._results.pairs["score"] - threshold).abs()
+        return self._pairs(distance.sort_values(kind="stable").index[:200])
 
-    def _judged(self, is_true: bool) -> list[tuple[str, str]]:
+    def _errors(self, is_true: bool) -> list[tuple[str, str]]:
+        """True pairs below the threshold, or false pairs at or above it."""
         pairs, threshold = self._results.pairs, self._results.threshold
         if "is_true" not in pairs or threshold is None:
             return []
@@ -137,157 +176,140 @@ class MatchInspector(ipw.VBox):
         above = pairs["score"] >= threshold
         return self._pairs(wanted & (~above if is_true else above))
 
+    # --------------------------------------------------------------------------------- the pair
+
     def _open(self, key: tuple[str, str] | None) -> None:
+        self._key, self._matcher, self._matches, self._aligned = key, None, None, None
         if key is None:
-            self.said.value = sentence("No pair fits this filter.")
-            self.matches.value = self.laid.value = self.facts.value = self.branches.value = ""
-            self._ids, self._pair, self._compared = {}, None, None
+            self.summary.value = sentence("No pair matches this filter.")
+            self.matches.value = self.overlay.value = self.facts.value = self.branches.value = ""
             return
-        results = self._results
-        self._ids = {"query": key[0], "reference": key[1]}
-        self._sizes = [results.size(side, i) for side, i in self._ids.items()]
-        pictures = [results.picture(side, i) for side, i in self._ids.items()]
-        self._pictures = pictures
+        results, (query_id, reference_id) = self._results, key
+        self._sizes = results.size("query", query_id), results.size("reference", reference_id)
+        pictures = results.picture("query", query_id), results.picture("reference", reference_id)
         self._jpegs = [svg.small_jpeg(picture, 560) for picture in pictures]
         self._evidence = results.best_evidence(*key)
-        self._map = homography_of(self._evidence)
         self._outlines = results.outlines(*key)
-        # A match of the last pair, or how that was read, says nothing of this one.
-        self._compared = self._pair = None
-        self.single.value, self.reading.index = 0, 0
-        # What is seen comes before what takes longer to say.
+        # The choice of one match, or of mirroring, does not carry over from the last pair.
+        self.single.value, self.mirroring.index = 0, 0
+        # The images appear before the explanations, which take longer.
         self._load()
-        self._warp()
-        self._tell(key)
+        homography = homography_of(self._evidence)
+        if homography is not None:
+            self._aligned = warp_query(*pictures, *self._sizes, homography)
+        self._draw_overlay()
+        self._explain(key)
 
     def _load(self, _: object = None) -> None:
-        if not self._ids:
-            return
-        self._pair = pair_of(self._results, *self._ids.values(), self.keypoints.value)
-        self._match()
+        if self._key is not None:
+            self._matcher = pair_matcher(self._results, *self._key, self.keypoints.value)
+            self._match()
 
     def _match(self, _: object = None) -> None:
-        if self._pair is None:
+        if self._matcher is None:
             return
-        mirrored = self.reading.value
-        if mirrored == "found":
+        mirrored = self.mirroring.value
+        if mirrored == "verified":
             mirrored = self._evidence is not None and bool(self._evidence.get("mirrored", False))
-        self._compared = self._pair.matches(self.ratio.value, mirrored)
-        self.single.max = len(self._compared.query_xy)
-        self._draw()
+        self._matches = self._matcher.matches(self.ratio.value, mirrored)
+        self.single.max = len(self._matches.query_xy)
+        self._draw_matches()
 
-    def _draw(self, _: object = None) -> None:
-        compared = self._compared
-        if compared is None:
+    def _draw_matches(self, _: object = None) -> None:
+        matches, matcher = self._matches, self._matcher
+        if matches is None or matcher is None:
             return
-        inside = compared.found.inliers
-        words = [
-            f"match {row + 1}: {'fits the map' if fits else 'does not fit'}"
-            f"{', brightness inverted' if turned else ''}"
-            for row, (fits, turned) in enumerate(zip(inside, compared.inverted, strict=True))
+        verification = matches.verification
+        inliers = verification.inliers
+        texts = [
+            f"match {row + 1}: {'inlier' if inlier else 'outlier'}"
+            f"{', contrast reversed' if contrast_reversed else ''}"
+            for row, (inlier, contrast_reversed) in enumerate(
+                zip(inliers, matches.contrast_reversed, strict=True)
+            )
         ]
         drawn = svg.matches(
             *self._jpegs,
             *self._sizes,
-            compared.query_xy,
-            compared.reference_xy,
-            inside,
-            words,
+            matches.query_xy,
+            matches.reference_xy,
+            inliers,
+            texts,
             outliers=self.outliers.value,
             highlight=self.single.value - 1 if self.single.value else None,
             query_outline=self._outlines[0],
             reference_outline=self._outlines[1],
         )
-        refused = REFUSALS.get(compared.found.refused, "")
-        said = f"{int(inside.sum())} of {len(inside)} matches agree on one map"
-        said += f"; no map: {refused}" if refused else f" ({compared.found.model})"
-        said += f". Keypoints: {len(self._pair.query):,} and "
-        said += f"{len(self._pair.reference):,}."
-        self.matches.value = drawn + sentence(said)
+        refused = REFUSALS.get(verification.refused, "")
+        text = f"{int(inliers.sum())} of {len(inliers)} putative matches are inliers"
+        text += f"; no transform: {refused}" if refused else f" ({verification.model})"
+        text += f". Keypoints: {len(matcher.query):,} and {len(matcher.reference):,}."
+        self.matches.value = drawn + sentence(text)
 
-    # --------------------------------------------------------------------- laid on each other
-
-    def _warp(self) -> None:
-        self._laid = None
-        if self._map is not None:
-            self._laid = warp_query(*self._pictures, *self._sizes, self._map)
-        self._lay()
-
-    def _lay(self, _: object = None) -> None:
-        if not self._ids:
+    def _draw_overlay(self, _: object = None) -> None:
+        if self._key is None:
             return
-        if self._laid is None:
-            self.laid.value = sentence("No map between the pictures: nothing to lay on each other.")
+        if self._aligned is None:
+            self.overlay.value = sentence("No transform between the images, so no overlay.")
             return
-        warped, ground, inside = self._laid
+        warped, reference, inside = self._aligned
+        size = reference.shape[1], reference.shape[0]
         if self.mode.value == "flicker":
-            over = np.where(inside[:, :, None], warped, ground)
-            pictures = svg.small_jpeg(ground, 420), svg.small_jpeg(over, 420)
-            self.laid.value = svg.layers(*pictures, ground.shape[1::-1], 1.0, flicker=True)
+            above = np.where(inside[:, :, None], warped, reference)
+            jpegs = svg.small_jpeg(reference, 420), svg.small_jpeg(above, 420)
+            self.overlay.value = svg.layers(*jpegs, size, 1.0, flicker=True)
             return
-        mixed = overlay(
-            warped,
-            ground,
-            inside,
-            blend=self.blend.value,
-            difference=self.mode.value == "difference",
-        )
-        self.laid.value = svg.picture(svg.small_jpeg(mixed, 420), mixed.shape[1::-1])
+        difference = self.mode.value == "difference"
+        mixed = overlay(warped, reference, inside, blend=self.blend.value, difference=difference)
+        self.overlay.value = svg.picture(svg.small_jpeg(mixed, 420), size)
 
-    # ---------------------------------------------------------------------------------- in words
+    # ---------------------------------------------------------------------------- explanations
 
-    def _tell(self, key: tuple[str, str]) -> None:
-        results, evidence = self._results, self._evidence
-        pairs = results.pairs
+    def _explain(self, key: tuple[str, str]) -> None:
+        evidence, pairs = self._evidence, self._results.pairs
+        text = f"Evidence: {evidence_in_words(evidence)}."
         rows = pairs[(pairs["query_id"] == key[0]) & (pairs["reference_id"] == key[1])]
-        said = f"Evidence: {evidence_in_words(evidence)}."
         if len(rows):
             row = rows.iloc[0]
-            said = f"Score {viz.number(row['score'])}, rank {row['rank'] + 1} of its query. {said}"
+            text = f"Score {viz.number(row['score'])}, rank {row['rank'] + 1} of its query. {text}"
             if "is_true" in rows and pd.notna(row["is_true"]):
-                said += " Known truth: a copy." if row["is_true"] else " Known truth: not a copy."
-        self.said.value = sentence(said, strong=True)
+                text += f" Ground truth: {'a copy' if row['is_true'] else 'not a copy'}."
+        self.summary.value = sentence(text, strong=True)
         facts: list[tuple[str, object]] = [("query", key[0]), ("reference", key[1])]
-        for name, words in SHOWN.items():
+        for name, (label, _) in SHOWN.items():
             value = None if evidence is None else evidence.get(name)
             if value is None or value == "" or pd.isna(value):
                 continue
-            number = isinstance(value, float | np.floating)
-            facts.append((words, f"{value:.3g}" if number else str(value).replace("_", " ")))
-        self.facts.value = facts_table(facts)
-        rows, hints = self._added(*key)
-        self.branches.value = facts_table([*self._branch_rows(*key), *rows], hints)
+            decimal = isinstance(value, float | np.floating)
+            facts.append((label, f"{value:.3g}" if decimal else str(value).replace("_", " ")))
+        self.facts.value = facts_table(facts, dict(SHOWN.values()))
+        contributions, hints = self._contribution_rows(*key)
+        self.branches.value = facts_table([*self._branch_rows(*key), *contributions], hints)
 
     def _branch_rows(self, query_id: str, reference_id: str) -> list[tuple[str, str]]:
-        found = self._results.candidates_of(query_id, reference_id)
-        if not len(found):
+        """How each branch proposed the pair, and the score without each branch."""
+        candidates = self._results.candidates_of(query_id, reference_id)
+        if not len(candidates):
             return [("proposed by", "no branch")]
-        rows = [
-            (
-                f"branch {row.branch}",
-                f"rank {row.rank + 1}, "
-                + (
-                    f"similarity {row.score:.3f}"
-                    if row.branch == "global"
-                    else f"{row.score:g} votes"
-                )
-                + (" mirrored" if row.mirrored else "")
-                + (", accepted" if row.accepted else ""),
-            )
-            for branch in BRANCHES
-            for row in found[found["branch"] == branch].itertuples()
-        ]
+        columns = ["rank", "score", "mirrored", "accepted"]
+        rows = []
+        for branch in BRANCHES:
+            of_branch = candidates.loc[candidates["branch"] == branch, columns]
+            for rank, score, mirrored, accepted in of_branch.itertuples(index=False):
+                value = f"similarity {score:.3f}" if branch == "global" else f"{score:g} votes"
+                text = f"rank {rank + 1}, {value}{' mirrored' if mirrored else ''}"
+                rows.append((f"branch {branch}", text + (", accepted" if accepted else "")))
         for name, score in self._results.scores_without(query_id, reference_id).items():
-            rows.append((name, "not proposed" if score is None else viz.number(score)))
+            rows.append((f"score, {name}", "not proposed" if score is None else viz.number(score)))
         return rows
 
-    def _added(
+    def _contribution_rows(
         self, query_id: str, reference_id: str
     ) -> tuple[list[tuple[str, str]], dict[str, str]]:
-        """What each kind of evidence adds to the score's log-odds, and what each means."""
+        """The contribution of each feature to the log-odds, and the meaning of each as a tooltip."""
         rows, hints = [], {}
         for name, value in self._results.contributions(query_id, reference_id).items():
-            words = f"{'for' if value >= 0 else 'against'} it: {name.replace('_', ' ')}"
-            rows.append((words, f"{value:+.2f}"))
-            hints[words] = FEATURES.get(name, "")
+            label = f"log-odds: {name.replace('_', ' ')}"
+            rows.append((label, f"{value:+.2f}"))
+            hints[label] = FEATURES.get(name, "")
         return rows, hints

@@ -1,0 +1,319 @@
+"""Checkpoints of descriptor models: reading published layouts, preprocessing, inference.
+
+`imgfp.descriptors.registry.load_model` is the way in. Weights are read as tensors only: safetensors,
+PyTorch files with `weights_only`, TorchScript.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+
+from imgfp.descriptors.base import (
+    ModelError,
+    check_image,
+    l2_normalise,
+    prepared_batches,
+    resize_square,
+)
+from imgfp.descriptors.networks import CopyNet, EsViT, IscNet
+from imgfp.inference import SHIPPED, sha256_of
+
+#: The shipped weights.
+DESCRIPTOR_WEIGHTS = SHIPPED / "descriptor.safetensors"
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Preprocessing of an image: resized to a square of side_px with `interpolation` ("area", "bilinear"
+    or "bicubic"), scaled to 0..1, `mean` subtracted, divided by `std` (RGB)."""
+
+    side_px: int
+    mean: tuple[float, float, float] = IMAGENET[0]
+    std: tuple[float, float, float] = IMAGENET[1]
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):  # JSON gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+
+class TorchModel:
+    """A network with its preprocessing; an `imgfp.descriptors.base.Model`.
+
+    The network runs in float32 on the CPU, in float16 on a GPU.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        weights_hash: str,
+        device: str = "cpu",
+    ):
+        self.name, self.weights_hash = name, weights_hash
+        self.preprocessing, self.device = preprocessing, torch.device(device)
+        self.network = network.eval().to(self.device)
+        shape = (1, 3, 1, 1)
+        self._mean = torch.tensor(preprocessing.mean, device=self.device).reshape(shape)
+        self._std = torch.tensor(preprocessing.std, device=self.device).reshape(shape)
+        blank = np.zeros((preprocessing.side_px, preprocessing.side_px, 3), np.uint8)
+        self.dim = self._run(blank[None]).shape[1]
+
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
+        """(side_px,side_px,3) uint8: the image resized to a square."""
+        steps = self.preprocessing
+        return resize_square(check_image(image), steps.side_px, steps.interpolation)
+
+    def embed(self, images: Iterable[np.ndarray], batch_size: int = 32) -> np.ndarray:
+        """See `imgfp.descriptors.base.Model.embed`."""
+        parts = [
+            self._run(batch) for batch in prepared_batches(images, self.preprocess, batch_size)
+        ]
+        return l2_normalise(np.concatenate(parts)) if parts else np.empty((0, self.dim), np.float32)
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        half = self.device.type != "cpu"
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.float16, enabled=half):
+            pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float() / 255
+            pixels = ((pixels - self._mean) / self._std).contiguous(
+                memory_format=torch.channels_last
+            )
+            return self.network(pixels).float().cpu().numpy()
+
+
+# Weights
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Tensors by name from a .safetensors or PyTorch file.
+
+    Of nested dictionaries the one named teacher, state_dict or model is taken; the prefix "module." of
+    training wrappers is removed. Raises ModelError for a file with anything but tensors and plain values.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # Published checkpoints carry their command line, an argparse.Namespace of plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch passes every error of its readers on
+        reason = str(error).split("\n")[0]
+        raise ModelError(f"{path} cannot be read as a file of tensors only: {reason}") from error
+    for key in ("teacher", "state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    tensors = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def fill(network: nn.Module, tensors: dict[str, torch.Tensor], path: str, advice: str) -> None:
+    """Load `tensors` into `network`. Raises ModelError naming keys that are missing, unknown or of
+    another shape, followed by `advice`."""
+    expected = network.state_dict()
+    missing = sorted(expected.keys() - tensors.keys())
+    unknown = sorted(tensors.keys() - expected.keys())
+    shapes = [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if expected[name].shape != tensors[name].shape
+    ]
+    faults = [("missing", missing), ("unknown", unknown), ("of another shape", shapes)]
+    differences = [f"{len(keys)} {what}: {', '.join(keys[:4])}" for what, keys in faults if keys]
+    if differences:
+        raise ModelError(f"{path} does not fit this model; keys {'; '.join(differences)}. {advice}")
+    network.load_state_dict(tensors)
+
+
+def esvit_layout(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of the published layout of EsViT, and of its linear evaluation head, under the names of
+    `imgfp.descriptors.networks.EsViT`."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix("backbone.")
+        if name.startswith("linear."):
+            renamed[name] = tensor
+        # Left out: the heads of self-supervised training, and buffers that timm computes.
+        elif not name.startswith("head") and "relative_position_index" not in name:
+            parts = name.split(".")
+            if "downsample" in parts:  # published at the end of a stage, in timm before the next
+                parts[1] = str(int(parts[1]) + 1)
+            renamed["swin." + ".".join(parts)] = tensor
+    return renamed
+
+
+# Models by name
+
+
+def _load_copynet(name: str, paths: list[str], device: str) -> TorchModel:
+    return TorchModel(name, *unpack_copynet(paths[0]), sha256_of(paths[0]), device)
+
+
+def _read_copynet(path: str) -> tuple[dict[str, torch.Tensor], dict]:
+    tensors = {name: tensor.float() for name, tensor in read_weights(path).items()}
+    config = None
+    if Path(path).suffix == ".safetensors":
+        with safetensors.safe_open(path, "pt") as file:
+            config = (file.metadata() or {}).get("config")
+    if config is None:
+        raise ModelError(f"{path} does not name its backbone; export it with notebook 21")
+    # Batch norm counts batches in integers, which a float16 file does not store exactly.
+    return {
+        name: tensor.long() if name.endswith("num_batches_tracked") else tensor
+        for name, tensor in tensors.items()
+    }, json.loads(config)
+
+
+def pack_copynet(network: CopyNet, preprocessing: Preprocessing) -> bytes:
+    """A float16 safetensors file with everything that `load_model("imgfp", path)` needs."""
+    config = {"network": network.shape, "preprocessing": asdict(preprocessing)}
+    tensors = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    return safetensors.torch.save(tensors, {"config": json.dumps(config)})
+
+
+def unpack_copynet(path: str | Path) -> tuple[CopyNet, Preprocessing]:
+    """What `pack_copynet` wrote, in float32. Raises ModelError for a file of another layout."""
+    tensors, config = _read_copynet(str(path))
+    network = CopyNet(**config["network"])
+    fill(network, tensors, str(path), MODELS["imgfp"].advice)
+    return network, Preprocessing(**config["preprocessing"])
+
+
+def _load_esvit(name: str, paths: list[str], device: str) -> TorchModel:
+    network = EsViT(dim=0 if name == "esvit-swin-b-features" else 256)
+    tensors = esvit_layout({k: v for path in paths for k, v in read_weights(path).items()})
+    if name == "esvit-swin-b-features":
+        tensors = {k: v for k, v in tensors.items() if not k.startswith("linear.")}
+    fill(network, tensors, " and ".join(paths), MODELS[name].advice)
+    return TorchModel(name, network, Preprocessing(224), _hash(paths), device)
+
+
+def _load_isc(name: str, paths: list[str], device: str) -> TorchModel:
+    network = IscNet()
+    fill(network, read_weights(paths[0]), paths[0], MODELS[name].advice)
+    half = (0.5, 0.5, 0.5)
+    return TorchModel(
+        name, network, Preprocessing(512, half, half, "bilinear"), _hash(paths), device
+    )
+
+
+def _load_sscd(name: str, paths: list[str], device: str) -> TorchModel:
+    try:
+        network = torch.jit.load(paths[0], map_location="cpu")
+    except RuntimeError as error:
+        raise ModelError(f"{paths[0]} is not a TorchScript file. {MODELS[name].advice}") from error
+    steps = Preprocessing(320, interpolation="bilinear")
+    return TorchModel(name, network, steps, _hash(paths), device)
+
+
+def _load_timm(name: str, paths: list[str], device: str) -> TorchModel:
+    """A model of timm, which knows the layouts of its own models: pooled features without classifier."""
+    overlay = {"state_dict": read_weights(paths[0])} if paths else None
+    try:
+        # The classifier is removed after loading, because timm checks the keys of whole models only.
+        network: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+        network.reset_classifier(0)
+    except Exception as error:  # the hub client raises any error of its transport
+        source = paths[0] if paths else "the hub"
+        reason = " ".join(str(error).split())[:400]
+        raise ModelError(
+            f"no weights of {name!r} from {source}: {reason}. Set `weights` to the path of a "
+            "file in timm's or the authors' layout, or connect to the hub"
+        ) from error
+    config = timm.data.resolve_model_data_config(network)
+    method = config["interpolation"] if config["interpolation"] == "bilinear" else "bicubic"
+    steps = Preprocessing(config["input_size"][1], config["mean"], config["std"], method)
+    tensor_bytes = (v.numpy().tobytes() for v in network.state_dict().values())
+    weights_hash = _hash(paths) if paths else _digest(tensor_bytes)
+    return TorchModel(name, network, steps, weights_hash, device)
+
+
+def _hash(paths: list[str]) -> str:
+    return "+".join(sha256_of(path) for path in paths)
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part)
+    return whole.hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model by name: function that loads it, (name, paths, device) -> model; where its weights are."""
+
+    load: Callable[[str, list[str], str], TorchModel]
+    advice: str
+
+
+_ESVIT = (
+    "The backbone is published as the full checkpoint of EsViT (Swin-B, W=14) in the README of "
+    "github.com/microsoft/esvit"
+)
+#: Models by name, besides those of `timm.list_models()`.
+MODELS: dict[str, Entry] = {
+    "imgfp": Entry(
+        _load_copynet, "Leave weights empty for the shipped file, or train with notebook 21"
+    ),
+    "esvit-swin-b": Entry(
+        _load_esvit,
+        f"{_ESVIT}; the linear head (linear.weight (256,3072), linear.bias) is in the same file or "
+        f"in a second one, both paths joined by {os.pathsep!r}",
+    ),
+    "esvit-swin-b-features": Entry(_load_esvit, _ESVIT),
+    "isc21-dt1": Entry(
+        _load_isc,
+        "isc_ft_v107.pth.tar is published in the releases of "
+        "github.com/lyakaap/ISC21-Descriptor-Track-1st",
+    ),
+    "sscd": Entry(
+        _load_sscd,
+        "sscd_disc_mixup.torchscript.pt is linked in the README of "
+        "github.com/facebookresearch/sscd-copy-detection",
+    ),
+}
+
+
+def load(name: str, weights: str, device: str) -> TorchModel:
+    """See `imgfp.descriptors.registry.load_model`."""
+    paths = [path for path in weights.split(os.pathsep) if path]
+    for path in paths:
+        if not Path(path).is_file():
+            advice = MODELS[name].advice if name in MODELS else "Check the path"
+            raise ModelError(f"weights file {path} does not exist. {advice}")
+    if name not in MODELS:
+        if timm.is_model(name.split(".")[0]):
+            return _load_timm(name, paths, device)
+        raise ModelError(
+            f"unknown descriptor model {name!r}; choose gist-grid, {', '.join(MODELS)}, phash, pdq "
+            "or a name of timm.list_models()"
+        )
+    if name == "imgfp" and not paths:
+        paths = [str(DESCRIPTOR_WEIGHTS)]
+        if not DESCRIPTOR_WEIGHTS.is_file():
+            raise ModelError(
+                f"the shipped weights {DESCRIPTOR_WEIGHTS} are missing; reinstall imgfp"
+            )
+    if not paths:
+        raise ModelError(f"model {name!r} needs a weights file. {MODELS[name].advice}")
+    return MODELS[name].load(name, paths, device)

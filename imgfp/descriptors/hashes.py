@@ -1,0 +1,61 @@
+"""Perceptual hashes of 256 bits as unit vectors, as baselines for learned descriptors.
+
+A bit becomes +1/16 or -1/16, so that the dot product of two vectors is 1 - 2 d / 256 for a Hamming
+distance of d bits. Hashes are therefore searched like any other descriptor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from PIL import Image
+
+from imgfp.descriptors.base import ModelError, check_image, prepared_batches
+
+
+class Hash:
+    """An `imgfp.descriptors.base.Model` of 256 bits."""
+
+    dim = 256
+
+    def __init__(self, name: str, bits: Callable[[np.ndarray], np.ndarray]):
+        self.name = self.weights_hash = name
+        self._bits = bits
+
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
+        """The 256 bits (256,) bool."""
+        return np.asarray(self._bits(check_image(image)), bool).ravel()
+
+    def embed(self, images: Iterable[np.ndarray], batch_size: int = 32) -> np.ndarray:
+        """See `imgfp.descriptors.base.Model.embed`."""
+        parts = list(prepared_batches(images, self.preprocess, batch_size))
+        bits = np.concatenate(parts) if parts else np.empty((0, self.dim), bool)
+        return np.where(bits, 1 / 16, -1 / 16).astype(np.float32)
+
+
+def _phash() -> Callable[[np.ndarray], np.ndarray]:
+    import imagehash
+
+    return lambda image: imagehash.phash(Image.fromarray(image), hash_size=16).hash
+
+
+def _pdq() -> Callable[[np.ndarray], np.ndarray]:
+    import pdqhash
+
+    return lambda image: pdqhash.compute(image)[0]
+
+
+_HASHES = {"phash": _phash, "pdq": _pdq}
+#: pHash of ImageHash with 16 x 16 bits, PDQ of pdqhash.
+NAMES = tuple(_HASHES)
+
+
+def load(name: str) -> Hash:
+    """A hash by name. Raises ModelError where its package is not installed."""
+    try:
+        return Hash(name, _HASHES[name]())
+    except ImportError as error:
+        raise ModelError(
+            f"{name} needs a package that is not installed ({error.name}); install imgfp[peers]"
+        ) from error

@@ -1,0 +1,325 @@
+"""The page `report.html`: results of a run, their reliability, and its errors.
+
+The page is a single file without scripts and without external resources; its content security policy
+forbids both. The template engine escapes every name, and control characters are shown as escapes.
+"""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from imgfp import __version__, viz
+from imgfp.report.figures import (
+    branch_figure,
+    curve_figure,
+    edit_figure,
+    reliability_figure,
+    score_figure,
+)
+from imgfp.report.pairs import best_of_each_query, duplicate_sheet, error_sheets, sheet
+from imgfp.results import Results
+from imgfp.scoring.errors import branch_breakdown, breakdown, duplicate_references, edit_groups
+from imgfp.scoring.metrics import bootstrap
+from imgfp.scoring.thresholds import ThresholdCard, drift, threshold_for_precision
+
+#: Target precisions in the table of thresholds.
+TARGETS = (0.8, 0.9, 0.95, 0.99)
+_LIBRARIES = ("numpy", "opencv-contrib-python-headless", "faiss-cpu", "torch", "scikit-learn")
+
+
+def build(
+    results: Results,
+    *,
+    target_precision: float = 0.9,
+    rounds: int = 300,
+    seed: int = 0,
+) -> str:
+    """The report of a run as HTML text.
+
+    target_precision: for the recall and the threshold that are shown first; rounds: of the bootstrap,
+    0 for no intervals; seed: of the bootstrap. With a meta.csv beside the truth, recall is also shown
+    per edit.
+    """
+    facts: dict[str, Any] = {
+        "name": viz.label(results.run.name),
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "summary": _summary(results),
+        "sheets": [],
+        "cards": [],
+        "figures": [],
+        "tables": [],
+    }
+    truth = results.truth
+    if truth is not None and len(truth):
+        _add_with_truth(facts, results, truth, target_precision, rounds, seed)
+    else:
+        _add_without_truth(facts, results)
+    facts["warning"] = _drift_warning(results)
+    facts["rejects"] = _rejects(results)
+    facts["settings"] = sorted((name, _text(value)) for name, value in results.params.items())
+    facts["stages"] = [_stage(*item) for item in results.status.items()]
+    facts["versions"] = _versions()
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text("utf-8"))
+    return template.render(facts)
+
+
+# ------------------------------------------------------------------------------------- with truth
+
+
+def _add_with_truth(
+    facts: dict[str, Any],
+    results: Results,
+    truth: pd.DataFrame,
+    target: float,
+    rounds: int,
+    seed: int,
+) -> None:
+    labelled = results.pairs[results.pairs["is_true"].notna()]
+    predictions = labelled[["query_id", "reference_id", "score"]]
+    scores, labels = labelled["score"].to_numpy(), labelled["is_true"].to_numpy(bool)
+    copies = int((truth["reference_id"] != "").sum())
+    candidates = results.candidates
+    # Without a threshold nothing is reported.
+    threshold = float("inf") if results.threshold is None else results.threshold
+    interval = None
+    if rounds and copies:
+        interval = bootstrap(predictions, truth, target_precision=target, rounds=rounds, seed=seed)
+    facts["tiles"] = _tiles(results, interval, f"{100 * target:g} %")
+    facts["cards"] = [
+        _card(
+            threshold_for_precision(
+                scores,
+                labels,
+                goal,
+                queries=labelled["query_id"].to_numpy(),
+                positives=copies,
+                rounds=max(rounds, 1),
+                seed=seed,
+            )
+        )
+        for goal in sorted({*TARGETS, target})
+    ]
+    facts["figures"] += [score_figure(results), curve_figure(predictions, truth, target)]
+    if results.fusion_model is not None and len(scores):
+        facts["figures"].append(reliability_figure(scores, labels))
+    branches = branch_breakdown(predictions, truth, candidates, threshold)
+    facts["figures"].append(branch_figure(branches))
+    facts["tables"].append(_branch_table(branches))
+    if results.meta is not None:
+        edits = edit_groups(results.meta)
+        facts["figures"].append(
+            edit_figure(breakdown(predictions, truth, edits, threshold, candidates))
+        )
+        if "strengths" in results.meta:
+            edits = edit_groups(results.meta, by_strength=True)
+            facts["tables"].append(_strength_table(breakdown(predictions, truth, edits, threshold)))
+    note = "The highest scores of this run, best first"
+    facts["sheets"] = [
+        sheet(results, "Best matches", note, best_of_each_query(results)),
+        *error_sheets(results),
+    ]
+    duplicates = duplicate_references(predictions, threshold)
+    if len(duplicates):
+        facts["sheets"].append(duplicate_sheet(results, duplicates))
+        facts["tables"].append(_duplicate_table(duplicates))
+
+
+def _tiles(results: Results, interval: pd.DataFrame | None, target: str) -> list[dict]:
+    metrics = results.metrics
+    spans: dict[Any, str] = {}
+    if interval is not None:
+        limits = zip(interval.index, interval["low"], interval["high"], strict=True)
+        spans = {name: f"{low:.3f} to {high:.3f}" for name, low, high in limits}
+    wanted = [
+        ("micro_ap", "Average precision", "over one ranked list of all pairs (uAP)"),
+        ("recall_at_p90", "Recall", f"share of the copies found at {target} precision"),
+        ("recall_at_1", "Recall at rank 1", "copies whose best pair is the true one"),
+        ("candidate_recall", "Proposed", "share of the copies that any branch proposes"),
+        ("threshold_at_p90", "Threshold", f"precision is at least {target} from this score on"),
+    ]
+    tiles = []
+    for key, title, meaning in wanted:
+        value = metrics.get(key)
+        shown = (
+            "–" if value is None else viz.number(value) if "threshold" in key else f"{value:.3f}"
+        )
+        tiles.append(
+            {"title": title, "value": shown, "meaning": meaning, "interval": spans.get(key, "")}
+        )
+    return tiles
+
+
+def _card(card: ThresholdCard) -> dict:
+    """A threshold card as text."""
+    if card.threshold is None:
+        return {"target": card.target_precision, "threshold": None}
+    return {
+        "target": card.target_precision,
+        "threshold": viz.number(card.threshold),
+        "precision": f"{card.precision:.3f}",
+        "precision_span": f"{card.precision_low:.3f} to {card.precision_high:.3f}",
+        "recall": f"{card.recall:.3f}",
+        "recall_span": f"{card.recall_low:.3f} to {card.recall_high:.3f}",
+    }
+
+
+# ---------------------------------------------------------------------------------- without truth
+
+
+def _add_without_truth(facts: dict[str, Any], results: Results) -> None:
+    pairs, threshold = results.pairs, results.threshold
+    best = pairs[pairs["rank"] == 0]
+    facts["tiles"] = [
+        {"title": "Queries", "value": f"{len(results.queries):,}", "meaning": "that could be read"},
+        {
+            "title": "References",
+            "value": f"{len(results.references):,}",
+            "meaning": "in the library",
+        },
+        {"title": "Scored pairs", "value": f"{len(pairs):,}", "meaning": "proposed and verified"},
+    ]
+    if threshold is not None:
+        above = int((best["score"] >= threshold).sum())
+        meaning = f"queries with a pair that scores {viz.number(threshold)} or more"
+        facts["tiles"].append({"title": "Likely copies", "value": f"{above:,}", "meaning": meaning})
+    for tile in facts["tiles"]:
+        tile["interval"] = ""
+    facts["figures"].append(score_figure(results))
+    note = "There is no ground truth. The highest scores of this run, best first"
+    facts["sheets"].append(
+        sheet(results, "Best matches", note, best_of_each_query(results), count=12)
+    )
+    if threshold is not None:
+        near = best.iloc[(best["score"] - threshold).abs().argsort(kind="stable")]
+        note = "The scores are least certain here: review these pairs first"
+        facts["sheets"].append(sheet(results, "Around the threshold", note, near, count=12))
+
+
+# ---------------------------------------------------------------------------------------- tables
+
+
+class _Branch(NamedTuple):
+    """A row of `errors.branch_breakdown`."""
+
+    branches: str
+    pairs: int
+    true_pairs: int
+    kept: int
+    kept_true: int
+    micro_ap: float
+
+
+def _branch_table(branches: pd.DataFrame) -> dict:
+    return {
+        "title": "Branches",
+        "note": "Pairs that each branch, or exactly one combination of branches, proposes; kept: at or above the threshold.",
+        "head": ["branches", "pairs", "copies", "kept", "kept copies", "uAP of these pairs"],
+        "rows": [
+            [
+                row.branches,
+                f"{row.pairs:,}",
+                f"{row.true_pairs:,}",
+                f"{row.kept:,}",
+                f"{row.kept_true:,}",
+                "–" if np.isnan(row.micro_ap) else f"{row.micro_ap:.3f}",
+            ]
+            for row in map(_Branch._make, branches[list(_Branch._fields)].itertuples(index=False))
+        ],
+    }
+
+
+def _strength_table(groups: pd.DataFrame) -> dict:
+    """Groups of `errors.edit_groups` by strength: one row per edit, one column per third."""
+    names = groups["group"].str.rsplit(" ", n=1, expand=True)
+    recall = groups["recall"].map("{:.0%}".format) + groups["positives"].map(" of {:,}".format)
+    recall = recall.where(groups["positives"] > 0, "–")
+    thirds = ["weak", "medium", "strong"]
+    shown = recall.groupby([names[0], names[1]]).first().unstack().reindex(columns=thirds)
+    return {
+        "title": "Copies found, by edit and strength",
+        "note": "Thirds of the strength range 0 to 1. A query with several edits counts in several rows.",
+        "head": ["edit", *thirds],
+        "rows": [[viz.label(row[0], 60), *row[1:]] for row in shown.fillna("–").itertuples()],
+    }
+
+
+def _duplicate_table(duplicates: pd.DataFrame) -> dict:
+    columns = ["reference_id", "other_id", "queries", "score"]
+    return {
+        "title": "Possible duplicate references",
+        "note": f"{len(duplicates):,} pairs of references are reported together for one query.",
+        "head": ["reference", "other reference", "queries with both", "score"],
+        "rows": [
+            [viz.label(one, 60), viz.label(other, 60), queries, viz.number(score)]
+            for one, other, queries, score in duplicates[columns].head(20).itertuples(index=False)
+        ],
+    }
+
+
+def _rejects(results: Results) -> dict:
+    shown = results.rejects.head(50)
+    return {
+        "count": len(results.rejects),
+        "rows": [
+            (viz.label(path, 90), viz.label(reason, 120))
+            for path, reason in shown[["path", "reason"]].itertuples(index=False)
+        ],
+    }
+
+
+def _stage(name: str, entry: dict) -> tuple[str, str, str]:
+    seconds = f"{entry['seconds']:.1f} s" if "seconds" in entry else ""
+    state = str(entry.get("state", ""))
+    return name.replace("_", " "), "wrote this page" if state == "running" else state, seconds
+
+
+def _text(value: Any) -> str:
+    return viz.label(value, 120) if value != "" else "(blank)"
+
+
+def _versions() -> list[tuple[str, str]]:
+    versions = [("imgfp", __version__), ("Python", platform.python_version())]
+    for name in _LIBRARIES:
+        try:
+            versions.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            continue
+    return [*versions, ("system", f"{platform.system()} {platform.machine()}")]
+
+
+def _drift_warning(results: Results) -> str:
+    """A warning if the scores of this run are distributed unlike those of the fit, else ""."""
+    model = results.fusion_model
+    if model is None or not model.scores:
+        return ""
+    best = results.pairs.loc[results.pairs["rank"] == 0, "score"].to_numpy()
+    return drift(np.array(model.scores), best).warning
+
+
+def _summary(results: Results) -> str:
+    """The result of the run in a few sentences."""
+    queries, references = len(results.queries), len(results.references)
+    summary = f"{queries:,} queries were compared with {references:,} references"
+    threshold = results.threshold
+    if threshold is None:
+        return f"{summary}. No threshold is set, so no pair is reported as a copy."
+    kept = results.pairs[results.pairs["score"] >= threshold]
+    reported = kept["query_id"].nunique()
+    summary += (
+        f". {reported:,} queries are reported as copies (score {viz.number(threshold)} or more)."
+    )
+    positives = results.metrics.get("positives")
+    if positives and "is_true" in kept:
+        true = int(kept["is_true"].fillna(False).sum())
+        summary += f" According to the ground truth, {true:,} of {len(kept):,} reported pairs are"
+        summary += f" correct, and {true:,} of {positives:,} copies were found."
+    return summary

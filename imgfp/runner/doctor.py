@@ -1,0 +1,163 @@
+"""Is this installation sound? Each check prints one line, and what to do where it fails."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from imgfp.inference import SHIPPED
+
+#: Wheels that install into one folder: two of a group overwrite each other silently.
+RIVALS = (
+    (
+        "opencv-python",
+        "opencv-python-headless",
+        "opencv-contrib-python",
+        "opencv-contrib-python-headless",
+    ),
+    ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs"),
+)
+#: Modules that the extras bring.
+EXTRAS = {
+    "torch": ("torch", "timm", "torchvision"),
+    "train": ("ultralytics", "pytorch_metric_learning", "onnx"),
+    "lab": ("jupyterlab", "voila"),
+    "peers": ("imagehash", "pdqhash", "poselib"),
+}
+#: Python, torch and Faiss together; below this a run of the demo may be killed.
+MIN_FREE_GIB = 2
+
+
+def checks() -> list[tuple[bool, str, str]]:
+    """Rows of (sound, what was checked, what to do otherwise)."""
+    rows = [
+        (
+            (3, 11) <= sys.version_info[:2] <= (3, 14),
+            f"Python {sys.version.split()[0]}",
+            "use Python 3.11 to 3.14: make setup finds or brings one",
+        )
+    ]
+    for group in RIVALS:
+        there = _builds(group)
+        rows.append(
+            (
+                len(there) <= 1,  # whether it loads is checked below
+                f"no two of {group[0].split('-')[0]}: {', '.join(there) or 'not from a wheel'}",
+                f"uninstall all of {', '.join(group)}, then run make setup",
+            )
+        )
+    rows += [_opencv(), _pillow(), _faiss(), _torch(), *_extras(), _memory(), _weights()]
+    return rows
+
+
+def report() -> int:
+    """Print every check; returns 0 when all are sound, else 1."""
+    rows = checks()
+    for sound, what, remedy in rows:
+        print(f"{'ok  ' if sound else 'BAD '} {what}" + ("" if sound else f"\n     -> {remedy}"))
+    return 0 if all(sound for sound, _, _ in rows) else 1
+
+
+def _builds(group: tuple[str, ...]) -> list[str]:
+    """Which of these wheels are installed; those of conda count as one, under whatever names."""
+    wheels: list[str] = []
+    from_conda: list[str] = []
+    for name in group:
+        try:
+            installer = importlib.metadata.distribution(name).read_text("INSTALLER") or ""
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        # conda-forge's OpenCV answers to two names; its installer file says conda or cmake.
+        (from_conda if installer.strip() in ("conda", "cmake") else wheels).append(name)
+    return wheels + ([f"conda's {' and '.join(from_conda)}"] if from_conda else [])
+
+
+def _opencv() -> tuple[bool, str, str]:
+    try:
+        import cv2
+
+        whole = hasattr(cv2, "SIFT_create") and hasattr(cv2.xfeatures2d, "BEBLID_create")
+    except (ImportError, AttributeError) as error:
+        return False, f"OpenCV does not load: {error}", "pip install opencv-contrib-python-headless"
+    return (
+        whole,
+        f"OpenCV {cv2.__version__} with its contrib modules",
+        "pip install --force-reinstall --no-deps opencv-contrib-python-headless",
+    )
+
+
+def _pillow() -> tuple[bool, str, str]:
+    from PIL import Image, ImageFile
+
+    clean = Image.open.__module__ == "PIL.Image" and not ImageFile.LOAD_TRUNCATED_IMAGES
+    return (
+        clean,
+        "Pillow's reader is its own and refuses truncated files",
+        "another package replaced PIL.Image.open: do not import ultralytics beside imgfp",
+    )
+
+
+def _faiss() -> tuple[bool, str, str]:
+    try:
+        import faiss
+    except ImportError as error:
+        return False, f"Faiss does not load: {error}", "pip install faiss-cpu"
+    return True, f"Faiss {faiss.__version__}, {faiss.get_num_gpus()} GPUs", ""
+
+
+def _torch() -> tuple[bool, str, str]:
+    try:
+        import torch
+        import torchvision
+    except ModuleNotFoundError as error:
+        return True, f"no {error.name}: add it by pip install 'imgfp[torch]'", ""
+    except (ImportError, RuntimeError, OSError) as error:
+        return False, f"torch does not load: {error}", "make setup (one build of both packages)"
+    gpu = "a GPU" if torch.cuda.is_available() else "no GPU"
+    return True, f"torch {torch.__version__}, torchvision {torchvision.__version__}, {gpu}", ""
+
+
+def _extras() -> list[tuple[bool, str, str]]:
+    """Which extras are there; none of them has to be."""
+    rows = []
+    for extra, modules in EXTRAS.items():
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        what = f"extra {extra}: " + (
+            f"without {', '.join(missing)}; add them by pip install 'imgfp[{extra}]'"
+            if missing
+            else ", ".join(modules)
+        )
+        rows.append((True, what, ""))
+    return rows
+
+
+def _memory() -> tuple[bool, str, str]:
+    import psutil
+
+    free = psutil.virtual_memory().available / 2**30
+    disk = shutil.disk_usage(Path.cwd()).free / 2**30
+    return (
+        min(free, disk) >= MIN_FREE_GIB,
+        f"{os.cpu_count()} cores, {free:.1f} GiB of memory and {disk:.1f} GiB of disk free",
+        f"free at least {MIN_FREE_GIB} GiB of each",
+    )
+
+
+def _weights() -> tuple[bool, str, str]:
+    names = [
+        "crop_detector.onnx",
+        "box_scorer.onnx",
+        "descriptor.safetensors",
+        "fusion.json",
+        "pair_classifier.onnx",
+    ]
+    missing = [name for name in names if not (SHIPPED / name).is_file()]
+    return (
+        not missing,
+        f"shipped weights{': missing ' if missing else ''}{', '.join(missing)}",
+        ("reinstall imgfp, or name other models in the parameter file"),
+    )

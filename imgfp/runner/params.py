@@ -1,0 +1,269 @@
+"""Parameter files: one flat YAML per profile, checked against the schema and the notebooks."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 64 * 1024
+#: Keys of a profile that speak to the runner, not to a notebook.
+RUNNER_KEYS = ("stages",)
+#: Former names, still accepted with a warning: former -> present.
+RENAMED = {
+    "pair_judge": "pair_classifier",
+    "local_readings": "descriptor_variants",
+    "judge_scenes": "scorer_scenes",
+    "judge_photographs": "scorer_photographs",
+    "outsiders": "negatives",
+    "doubles": "synthetic",
+    "plan_readings": "plan_variants",
+}
+#: Former words of a parameter's value, by its present name.
+RENAMED_WORDS = {"descriptor_variants": {"inverted": "contrast_reversed"}}
+#: Parameters that name a file which a stage reads, and those that name a folder or a manifest file.
+FILES = (
+    "truth", "fusion_model", "pair_classifier", "descriptor_weights", "descriptor_file", "background",
+    "groups_csv", "check_boxes", "check_truth", "check_meta", "init_weights", "start_weights",
+)  # fmt: skip
+FOLDERS = (
+    "reference_dir", "query_dir", "photo_dir", "check_dir", "check_references", "other_run_dir",
+    "before_run", "after_run",
+)  # fmt: skip
+#: What stands for a detector that is no file.
+DETECTORS = ("imgfp", "classical", "none")
+
+
+class ParameterError(ValueError):
+    """A parameter file that cannot be used; the message names the line or key and the remedy."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A parameter as its notebook declares it: type name, default as source text, meaning."""
+
+    name: str
+    type: str
+    default: str
+    help: str
+
+
+def read_profile(path: Path) -> dict[str, Any]:
+    """The keys and values of a flat YAML file, former names translated. Raises ParameterError,
+    FileNotFoundError.
+
+    YAML 1.2: `1e-3` is a number, `yes` and `no` are text, a key given twice is an error.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"parameter file {path} {what}")
+    if path.stat().st_size > MAX_BYTES:
+        raise ParameterError(f"{path} is larger than {MAX_BYTES:,} bytes; is it a parameter file?")
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text("utf-8")) or {}
+    except (MarkedYAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ParameterError(f"{path}{where}: {' '.join(str(problem).split())}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ParameterError(f"{path} must be lines of `name: value`")
+    nested = [key for key, value in values.items() if isinstance(value, dict)]
+    if nested:
+        raise ParameterError(f"{path}: '{nested[0]}' holds a mapping; parameter files are flat")
+    return renamed(values)
+
+
+def write_value(path: Path, name: str, value: Any) -> None:
+    """Set one key of a parameter file, leaving its comments and its order as they are."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    from imgfp import store
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 200
+    values = yaml.load(path.read_text("utf-8"))
+    values[name] = value
+    out = io.StringIO()
+    yaml.dump(values, out)
+    store.write_bytes(path, out.getvalue().encode())
+
+
+def declared_by(notebook: Path) -> dict[str, Declared]:
+    """The parameters that a notebook declares in its cell tagged `parameters`."""
+    import papermill
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    found = papermill.inspect_notebook(str(notebook))
+    return {
+        name: Declared(name, entry["inferred_type_name"], entry["default"], entry["help"])
+        for name, entry in found.items()
+    }
+
+
+def override(assignments: list[str], known: dict[str, Declared]) -> dict[str, Any]:
+    """Parse `key=value` words of a command line, each by the type that its notebook declares."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    values: dict[str, Any] = {}
+    for word in assignments:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ParameterError(f"{word!r} is not of the form name=value")
+        declared = known.get(RENAMED.get(name, name))
+        is_text = (declared is not None and declared.type == "str") or name in RUNNER_KEYS
+        try:
+            values[name] = text if is_text else YAML(typ="safe", pure=True).load(text)
+        except (YAMLError, RecursionError):
+            raise ParameterError(f"{word!r}: the value is not YAML") from None
+    return renamed(values)
+
+
+def renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Values under the present names of their parameters; each former name or word warns on stderr.
+
+    Raises ParameterError where a parameter is given under both names.
+    """
+    present: dict[str, Any] = {}
+    for given, value in values.items():
+        name = RENAMED.get(given, given)
+        if name in present or (name != given and name in values):
+            raise ParameterError(f"'{given}' is the former name of '{name}'; give one of them")
+        words = RENAMED_WORDS.get(name, {})
+        if isinstance(value, list):
+            old = [word for word in value if isinstance(word, str) and word in words]
+            value = [words.get(word, word) if isinstance(word, str) else word for word in value]
+        else:
+            old = []
+        if name != given:
+            print(f"imgfp: parameter '{given}' is now '{name}'", file=sys.stderr)
+        for word in old:
+            print(f"imgfp: {name}: '{word}' is now '{words[word]}'", file=sys.stderr)
+        present[name] = value
+    return present
+
+
+def check(values: dict[str, Any], known: dict[str, Declared]) -> dict[str, Any]:
+    """Values with whole numbers widened where a float is declared.
+
+    known: what the notebooks declare. Raises ParameterError for a name that no notebook declares, naming
+    the nearest one; for a value of another type than declared; and for one outside the range or the
+    choices of the schema.
+    """
+    from imgfp.runner import schema
+
+    checked = {}
+    for name, value in values.items():
+        if name in RUNNER_KEYS:
+            checked[name] = str(value)
+            continue
+        if name not in known:
+            hint = _nearest(name, [*known, *RUNNER_KEYS])
+            raise ParameterError(f"no notebook knows the parameter '{name}'{hint}")
+        wanted = known[name].type
+        if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not _fits(value, wanted):
+            raise ParameterError(
+                f"parameter '{name}' must be {wanted}, got {value!r} ({type(value).__name__})"
+            )
+        # A notebook of the user's own may declare parameters that the schema does not know.
+        if name in schema.Parameters.model_fields:
+            _check_range(name, value)
+        checked[name] = value
+    return checked
+
+
+def check_choice(name: str, value: str | list[str]) -> None:
+    """Raises ParameterError, naming the nearest, for a word that the schema does not allow."""
+    _check_range(name, value)
+
+
+def _check_range(name: str, value: Any) -> None:
+    from pydantic import ValidationError
+
+    from imgfp.runner import schema
+
+    words = schema.choices(name)
+    for word in value if isinstance(value, list) else [value]:
+        if words and word not in words:
+            hint = _nearest(word, words) if isinstance(word, str) else ""
+            raise ParameterError(
+                f"parameter '{name}': expected {schema.allowed(name)}, got {word!r}{hint}"
+            )
+    try:
+        schema.Parameters.model_validate({name: value})
+    except ValidationError as error:
+        allowed = schema.allowed(name)
+        # A list is refused for its length, or for one of its items.
+        reason = allowed if error.errors()[0]["type"] in _RANGES else error.errors()[0]["msg"]
+        raise ParameterError(f"parameter '{name}': expected {reason}, got {value!r}") from None
+
+
+_RANGES = {
+    "greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number",
+    "string_pattern_mismatch",
+}  # fmt: skip
+
+
+def check_files(values: dict[str, Any], *, made: Sequence[str] = ()) -> None:
+    """What the values name is there: files, folders, a detector, a device.
+
+    values: checked values of a profile; made: parameters whose file or folder an earlier stage of the
+    same run makes. Raises FileNotFoundError or ParameterError in one line.
+    """
+    from imgfp.store import project_path
+
+    for name in (*FILES, *FOLDERS, "crop_detector"):
+        value = values.get(name)
+        if not value or name in made or (name == "crop_detector" and value in DETECTORS):
+            continue
+        path = project_path(value)
+        there = path.exists() if name in FOLDERS else path.is_file()
+        if not there:
+            what = "folder or file" if name in FOLDERS else "file"
+            hint = f"; or one of {', '.join(DETECTORS)}" if name == "crop_detector" else ""
+            raise FileNotFoundError(f"{name}: there is no {what} {value}; check the path{hint}")
+    for name in ("device", "descriptor_device"):
+        if values.get(name, "cpu") != "cpu":
+            _check_cuda(name, values[name])
+
+
+def _check_cuda(name: str, device: str) -> None:
+    try:
+        import torch
+    except ImportError:
+        raise ParameterError(
+            f"{name}: {device} needs torch, which is not installed: pip install 'imgfp[torch]'"
+        ) from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = int(device.partition(":")[2] or 0)
+    if number >= count:
+        raise ParameterError(
+            f"{name}: {device} is not there; torch sees {count} CUDA devices; use cpu"
+        )
+
+
+def _nearest(word: str, words: Sequence[Any]) -> str:
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _fits(value: Any, wanted: str) -> bool:
+    inner = re.fullmatch(r"list\[(\w+)\]", wanted)
+    if inner:
+        return isinstance(value, list) and all(_fits(item, inner[1]) for item in value)
+    kind = {"str": str, "int": int, "float": float, "bool": bool, "list": list}[wanted]
+    return type(value) is kind

@@ -1,0 +1,57 @@
+"""Where notebooks and profiles lie: in the user's project, in the package, or in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imgfp.store.files import StoreError, project_path, show, write_bytes
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def shipped(folder: str) -> Path:
+    """`notebooks` or `params` as they came with imgfp: inside an installed package, or at the top of a
+    checkout. Raises FileNotFoundError for an installation that lacks them."""
+    places = (_PACKAGE / "shipped" / folder, _PACKAGE.parent / folder)
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        raise FileNotFoundError(f"imgfp's own {folder}/ are missing; install imgfp again")
+    return found
+
+
+def notebooks() -> Path:
+    """The notebooks that a run executes: the project's own, else the shipped ones.
+
+    The project is the nearest folder, from the working folder upward, that holds `params/`.
+    """
+    own = project_path("notebooks")
+    return own if any(own.glob("[0-9][0-9]_*.ipynb")) else shipped("notebooks")
+
+
+def profile(given: Path) -> Path:
+    """The parameter file that is meant: the one given, else the shipped one of that name.
+
+    `demo` and `params/demo.yaml` both name the shipped demo where there is no such file.
+    """
+    if given.exists():
+        return given
+    named = shipped("params") / f"{given.name.removesuffix('.yaml')}.yaml"
+    return named if given.parent in (Path(), Path("params")) and named.is_file() else given
+
+
+def init(folder: Path) -> list[Path]:
+    """Lay out notebooks/ and params/ in a folder for a user to change; returns the files written.
+
+    Raises StoreError, and writes nothing, where one of them is there already.
+    """
+    sources = {
+        folder / name / source.name: source
+        for name, pattern in (("notebooks", "*.ipynb"), ("params", "*.yaml"))
+        for source in sorted(shipped(name).glob(pattern))
+    }
+    there = [path for path in sources if path.exists()]
+    if there:
+        raise StoreError(f"{show(there[0])} is there already; take another folder")
+    for path, source in sources.items():
+        write_bytes(path, source.read_bytes())
+    return list(sources)

@@ -1,0 +1,342 @@
+"""Score fusion: one score per pair from the evidence of all branches, as a sum or as a probability.
+
+The evidence table has one row per view of a query (whole image or crop), reference and branch:
+query_id, reference_id, branch, score (of the branch: votes or cosine), mean_squared_distance (of
+descriptors in the global branch) and the columns of `imgfp.verify.evidence`. Scores: higher is more
+similar.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from imgfp.inference import SHIPPED
+
+_Counts = TypeVar("_Counts", np.ndarray, pd.Series)
+_PAIR = ["query_id", "reference_id"]
+_SHIPPED_MODEL = SHIPPED / "fusion.json"
+_FORMAT = "imgfp fusion 1"
+
+_NUMERIC = (
+    "inliers", "guided_inliers", "exact_inliers", "distinct_inliers", "inlier_ratio", "consistency",
+    "reprojection_error_px", "angle_error_deg", "tilt_deg", "shear_deg", "perspective",
+    "ncc_inlier_ratio", "ncc_chance", "ncc_best_rectangle", "ncc_fine", "ncc_edges", "ncc_stable",
+    "ncc_p80", "ncc_inlier_blocks", "aligned_blocks", "localisable_blocks", "displaced_blocks",
+    "model_consistency", "copy_probability", "query_area", "reference_area",
+)  # fmt: skip
+
+#: Features of the calibrated score. Each rises with the similarity of the pair and is about 0..1.
+FEATURES: dict[str, str] = {
+    "inliers": "inlier matches of the homography, as log(1 + n) / log(201), at most 1",
+    "inlier_ratio": "inliers / putative matches inside the overlap",
+    "consistency": "ratio-test matches inside the overlap: within 1.5 frame px / (1 + all)",
+    "exactness": "exp(-median reprojection error / 1 px) of the inliers; 0 without inliers",
+    "alignment": "exp(-median angle error / 5 degrees) of the inliers; 0 without inliers",
+    "uprightness": "exp(-tilt / 1 degree) times trust: sides stay parallel, as after most edits",
+    "rigidity": "exp(-shear / 1 degree) / (1 + 20 perspective) times trust: no second camera",
+    "ncc_excess": "block NCC inlier ratio of the overlap, less its chance level",
+    "ncc_rectangle_excess": "block NCC inlier ratio of the best rectangle; less for few blocks",
+    "ncc_fine": "block NCC inlier ratio of fine detail",
+    "ncc_edges": "block NCC inlier ratio of edges, less its chance level",
+    "stability": "of blocks that correlate nearby, the share that does best undisplaced: no parallax",
+    "extent": "NCC inlier blocks, as log(1 + n) / log(201), at most 1",
+    "stable_extent": "stability times extent: a large part of the image, and not displaced",
+    "sharpness": "80th percentile of the block NCC",
+    "undisplaced": "1 - displaced blocks / localisable blocks",
+    "copy_probability": "classifier log-odds, clipped to [-6, 6] and scaled to 0..1; 0 if it did not run",
+    "second_view": "ncc_excess of the second best view of the query with this reference",
+    "margin": "stable NCC excess plus exact inliers, less that of the best other reference, -2..2",
+    "query_area": "share of the query that the overlap covers",
+    "reference_area": "share of the reference that the overlap covers",
+    "votes": "keypoint votes in the search, whole query or crop, as log(1 + n) / log(201), at most 1",
+    "confirmation": "1 - votes (1 - stability): low for votes that stable pixels do not confirm",
+    "likeness": "cosine of the global descriptors, scaled: query's last candidate 0, identical 1",
+}
+#: Former names of features -> names of today, for files that an older version wrote.
+RENAMED_FEATURES = {
+    "agreement": "ncc_excess",
+    "pasted_agreement": "ncc_rectangle_excess",
+    "fine_agreement": "ncc_fine",
+    "edge_agreement": "ncc_edges",
+    "steadiness": "stability",
+    "steady_extent": "stable_extent",
+    "unmoved": "undisplaced",
+    "judged": "copy_probability",
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A logistic regression over FEATURES, stored as JSON.
+
+    weights: feature -> weight, none below 0; intercept; neutral: feature -> the value that
+    contributes nothing and replaces a missing one; scores: 101 quantiles of the best score of each
+    fitted query, for `thresholds.drift`; origin: what it was fitted on, in words and counts.
+    """
+
+    weights: Mapping[str, float]
+    intercept: float
+    neutral: Mapping[str, float]
+    scores: tuple[float, ...]
+    origin: Mapping[str, object]
+
+
+def merge(evidence: pd.DataFrame, rule: str, model: Model | None = None) -> pd.DataFrame:
+    """Predictions according to `rule`: "sum" or "calibrated", see `seed_sum` and `calibrated`.
+
+    model: for "calibrated"; None: the shipped one. Raises ValueError for another rule.
+    """
+    if rule == "sum":
+        return seed_sum(evidence)
+    if rule == "calibrated":
+        return calibrated(evidence, model or load_model())
+    raise ValueError(f"fusion rule {rule!r}: expected 'sum' or 'calibrated'")
+
+
+def seed_sum(evidence: pd.DataFrame) -> pd.DataFrame:
+    """The rule of the 2021 system: `matches` of the same pair summed over its branches.
+
+    Returns query_id, reference_id, score, best first; pairs without evidence are left out.
+    """
+    known = evidence.dropna(subset=["matches"])
+    return _predictions(known.groupby(_PAIR)["matches"].sum().rename("score").reset_index())
+
+
+def calibrated(evidence: pd.DataFrame, model: Model) -> pd.DataFrame:
+    """Probability (0..1) of `model` that each pair is a copy: query_id, reference_id, score, best first.
+
+    The probability holds for queries like those of the fit, with the same share of copies. Elsewhere
+    the ranking is still valid, but the threshold must be set again. Pairs without evidence are left
+    out.
+    """
+    table = features(evidence)
+    return _predictions(table[_PAIR].assign(score=_probability(_logit(table, model))))
+
+
+def _predictions(table: pd.DataFrame) -> pd.DataFrame:
+    return (
+        table[[*_PAIR, "score"]]
+        .astype({"score": "float64"})
+        .sort_values(["score", *_PAIR], ascending=[False, True, True], ignore_index=True)
+    )
+
+
+def features(evidence: pd.DataFrame) -> pd.DataFrame:
+    """One row per pair, ordered by the ids: query_id, reference_id, then FEATURES as float64.
+
+    The features of a pair are those of its view with the strongest evidence; votes and likeness of a
+    branch that did not propose the pair are 0.
+    """
+    rows = evidence.dropna(subset=["inliers"]).copy()
+    known = {name: rows[name].to_numpy(np.float64) for name in _NUMERIC}
+    kept = (rows["refused"].fillna("") == "").to_numpy().astype(float)
+    placed = kept * (known["inliers"] >= 3)  # fewer determine no homography
+    rows["inliers"] = kept * _log_share(
+        np.minimum(known["guided_inliers"], 2 * known["distinct_inliers"])
+    )
+    rows["inlier_ratio"] = placed * known["inlier_ratio"]
+    rows["consistency"] = placed * known["consistency"]
+    rows["exactness"] = placed * np.exp(-np.nan_to_num(known["reprojection_error_px"], nan=np.inf))
+    rows["alignment"] = placed * np.exp(-np.nan_to_num(known["angle_error_deg"], nan=np.inf) / 5)
+    # Tilt and shear count only where many blocks are consistent with the homography: a single edge
+    # fits many homographies.
+    trust = (
+        kept * known["model_consistency"] * known["aligned_blocks"] / (known["aligned_blocks"] + 20)
+    )
+    tilt, shear, perspective = (
+        np.nan_to_num(known[name], nan=np.inf) for name in ("tilt_deg", "shear_deg", "perspective")
+    )
+    rows["uprightness"] = trust * np.exp(-tilt)
+    rows["rigidity"] = trust * np.exp(-shear) / (1 + 20 * perspective)
+    rows["undisplaced"] = 1 - kept * known["displaced_blocks"] / (known["localisable_blocks"] + 5)
+    with np.errstate(divide="ignore"):
+        odds = np.log(known["copy_probability"]) - np.log1p(-known["copy_probability"])
+    rows["copy_probability"] = kept * (np.clip(odds, -6, 6) / 12 + 0.5)
+    rows["ncc_excess"] = kept * np.clip(known["ncc_inlier_ratio"] - known["ncc_chance"], 0, 1)
+    enough = np.minimum(known["ncc_inlier_blocks"] / 20, 1)
+    rows["ncc_rectangle_excess"] = kept * known["ncc_best_rectangle"] * enough
+    rows["ncc_fine"] = kept * known["ncc_fine"]
+    rows["ncc_edges"] = kept * np.clip(known["ncc_edges"], 0, 1)
+    rows["stability"] = kept * known["ncc_stable"]
+    rows["extent"] = kept * _log_share(known["ncc_inlier_blocks"])
+    rows["stable_extent"] = rows["stability"] * rows["extent"]
+    rows["query_area"] = kept * known["query_area"]
+    rows["reference_area"] = kept * known["reference_area"]
+    rows["sharpness"] = kept * known["ncc_p80"]
+    exact = placed * _log_share(known["exact_inliers"])
+    rows["strength"] = rows["ncc_excess"] * rows["stability"] + exact
+    rows = rows.sort_values([*_PAIR, "strength"], ascending=[True, True, False], kind="stable")
+    table = rows.groupby(_PAIR, sort=False).head(1).set_index(_PAIR)
+    # Branches that share a view repeat its evidence; a repetition is not a second view.
+    views = rows.drop_duplicates([*_PAIR, "ncc_excess", "inliers"])
+    second = views[views.groupby(_PAIR, sort=False).cumcount() == 1].set_index(_PAIR)
+    table["second_view"] = second["ncc_excess"].reindex(table.index).fillna(0.0)
+    table["votes"] = _votes(rows).reindex(table.index).fillna(0.0)
+    table["confirmation"] = 1 - table["votes"] * (1 - table["stability"])
+    table["likeness"] = _likeness(rows).reindex(table.index).fillna(0.0)
+    table = table.reset_index()
+    table["margin"] = table["strength"] - _best_other(table)
+    return table[[*_PAIR, *FEATURES]].astype(dict.fromkeys(FEATURES, "float64"))
+
+
+def _log_share(count: _Counts) -> _Counts:
+    """Counts as log(1 + n) / log(201), at most 1."""
+    return np.minimum(np.log1p(count) / np.log(201), 1)
+
+
+def _votes(rows: pd.DataFrame) -> pd.Series:
+    """Pair -> its most votes in a keypoint search, as `_log_share`."""
+    searched = rows[rows["branch"].isin(["local", "crop"])]
+    return _log_share(searched.groupby(_PAIR)["score"].max().fillna(0))
+
+
+def _likeness(rows: pd.DataFrame) -> pd.Series:
+    """Pair -> its cosine, scaled so that the query's last candidate has 0 and an identical vector 1.
+
+    The scale makes descriptors comparable: they differ in the similarity of unrelated images, and so
+    do their last candidates.
+    """
+    proposed = rows[rows["branch"] == "global"]
+    cosine = 1 - proposed["mean_squared_distance"] / 2
+    last = cosine.groupby(proposed["query_id"]).transform("min")
+    lead: pd.Series = (cosine - last) / np.maximum(1 - last, 1e-6)
+    return lead.groupby([proposed[name] for name in _PAIR]).max()
+
+
+def _best_other(table: pd.DataFrame) -> np.ndarray:
+    """For each pair, the highest strength among the query's other references, 0 without any."""
+    ranked = table.sort_values(["query_id", "strength"], ascending=[True, False], kind="stable")
+    place = ranked.groupby("query_id", sort=False).cumcount()
+    first, second = (
+        ranked[place == n]
+        .set_index("query_id")["strength"]
+        .reindex(table["query_id"], fill_value=0)
+        for n in (0, 1)
+    )
+    leads = table.index.isin(ranked.index[place == 0])
+    return np.where(leads, second, first)
+
+
+def _filled(table: pd.DataFrame, model: Model) -> pd.DataFrame:
+    return table[list(model.weights)].fillna(dict(model.neutral))
+
+
+def _logit(table: pd.DataFrame, model: Model) -> np.ndarray:
+    weights = np.array(list(model.weights.values()))
+    return _filled(table, model).to_numpy(np.float64) @ weights + model.intercept
+
+
+def _probability(logit: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logit))
+
+
+def contributions(evidence: pd.DataFrame, model: Model) -> pd.DataFrame:
+    """Contribution of each feature to the log-odds of each pair, relative to its neutral value.
+
+    Columns: query_id, reference_id, one per feature, base (the log-odds of an all-neutral pair) and
+    score. The features and the base sum to the log-odds of the score.
+    """
+    table = features(evidence)
+    weights = pd.Series(dict(model.weights))
+    neutral = pd.Series(dict(model.neutral))[weights.index]
+    parts = (_filled(table, model) - neutral) * weights
+    parts["base"] = model.intercept + float(neutral.to_numpy() @ weights.to_numpy())
+    score = _probability(_logit(table, model))
+    return pd.concat([table[_PAIR], parts, pd.Series(score, name="score")], axis=1)
+
+
+def fit(evidence: pd.DataFrame, labels: pd.DataFrame, seed: int = 0, **origin: object) -> Model:
+    """Fit the calibrated score on labelled pairs.
+
+    evidence: see the module. labels: query_id, reference_id, label (bool: is a copy), one row per
+    pair; pairs without a label are not used. origin: words or counts to keep with the model.
+    The pairs come from `training.calibration` or from reviewed decisions, never from the truth that
+    a run is then measured on. Constant features and those with a negative weight are left out.
+    Raises ValueError without pairs of both classes.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    table = features(evidence).merge(labels[[*_PAIR, "label"]], on=_PAIR, validate="one_to_one")
+    label = table["label"].to_numpy(bool)
+    if label.all() or not label.any():
+        raise ValueError(
+            f"{label.sum()} of {len(label)} labelled pairs are copies; "
+            "fitting needs both copies and negatives"
+        )
+    neutral = table[list(FEATURES)].median()
+    # Half way between copies and negatives is evidence neither for nor against a copy.
+    middle = (table[label][list(FEATURES)].median() + table[~label][list(FEATURES)].median()) / 2
+    neutral = neutral.where(neutral.isna(), middle)
+    used = [name for name in FEATURES if table[name].nunique() > 1]
+    while True:
+        values = table[used].fillna(neutral)
+        model = LogisticRegression(C=1.0, max_iter=2000, random_state=seed)
+        weights = pd.Series(model.fit(values, label).coef_[0], index=used)
+        if weights.min() >= 0:
+            break
+        used.remove(str(weights.idxmin()))
+    fitted = Model(
+        weights={name: round(float(weights[name]), 6) for name in used},
+        intercept=round(float(model.intercept_[0]), 6),
+        neutral={name: round(float(neutral[name]), 6) for name in used},
+        scores=(),
+        origin={
+            "pairs": len(label),
+            "copies": int(label.sum()),
+            "queries": int(table["query_id"].nunique()),
+            "seed": seed,
+            **origin,
+        },
+    )
+    score = pd.Series(_probability(_logit(table, fitted)))
+    best = score.groupby(table["query_id"]).max()
+    quantiles = tuple(float(q) for q in np.quantile(best, np.linspace(0, 1, 101)).round(6))
+    return replace(fitted, scores=quantiles)
+
+
+def to_json(model: Model) -> str:
+    """The model as readable text; its numbers are finite by construction of `fit`."""
+    return json.dumps({"format": _FORMAT, **asdict(model)}, indent=1, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Model:
+    """The model that `to_json` wrote, in this or an older version (see RENAMED_FEATURES). Raises
+    ValueError naming what is wrong with it."""
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+        if data.pop("format") != _FORMAT:
+            raise KeyError("format")
+        for field in ("weights", "neutral"):
+            data[field] = {RENAMED_FEATURES.get(n, n): value for n, value in data[field].items()}
+        model = Model(**{**data, "scores": tuple(data["scores"])})
+        numbers = [*model.weights.values(), model.intercept, *model.neutral.values()]
+        known = set(model.weights) <= set(FEATURES) and set(model.weights) == set(model.neutral)
+        numeric = all(isinstance(x, (int, float)) for x in [*numbers, *model.scores])
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"not a fusion model ({_FORMAT!r}): {error}; fit one again") from None
+    if not (known and numeric):
+        raise ValueError(
+            f"fusion model: its features must be among {', '.join(FEATURES)}, with numbers for "
+            "weights and neutral values; fit it again"
+        )
+    return model
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"fusion model contains {name} instead of a number; fit it again")
+
+
+def load_model(path: str = "") -> Model:
+    """The model in a JSON file of `to_json`; "": the shipped one. Raises ValueError naming the file."""
+    file = Path(path) if path else _SHIPPED_MODEL
+    try:
+        return from_json(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"fusion model {str(file)!r}: {error}") from None

@@ -1,0 +1,171 @@
+"""Score thresholds: choice, expected precision and recall, calibration, and drift of the scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class ThresholdCard:
+    """The threshold for a target precision: pairs with score >= threshold are kept.
+
+    threshold is None where no threshold reaches the target; precision and recall are then None too.
+    precision, recall: of the labelled pairs at this threshold; *_low, *_high: 95 % (or `level`)
+    bootstrap interval over queries of either at the same threshold. pairs: labelled pairs;
+    positives: copies among all pairs, see `threshold_for_precision`.
+    """
+
+    target_precision: float
+    threshold: float | None
+    precision: float | None = None
+    precision_low: float | None = None
+    precision_high: float | None = None
+    recall: float | None = None
+    recall_low: float | None = None
+    recall_high: float | None = None
+    pairs: int = 0
+    positives: int = 0
+
+
+def threshold_for_precision(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    target_precision: float = 0.9,
+    *,
+    queries: np.ndarray | None = None,
+    positives: int | None = None,
+    rounds: int = 500,
+    level: float = 0.95,
+    seed: int = 0,
+) -> ThresholdCard:
+    """The threshold of highest recall whose precision reaches the target, with bootstrap intervals; of
+    several with the same recall the highest, as in `metrics.evaluate`.
+
+    scores (n,): higher is more similar. labels (n,) bool: the pair is a copy. queries (n,): query of
+    each pair; all pairs of a query are resampled together (None: each pair on its own). Ties are never
+    split. positives: number of copies, including those that were never scored (None: those in
+    `labels`); recall is relative to it. Raises ValueError for scores that are not finite and for a
+    target outside 0..1.
+    """
+    scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
+    if not np.isfinite(scores).all():
+        raise ValueError("every score must be finite; remove pairs without a score")
+    if not 0 < target_precision <= 1:
+        raise ValueError(f"target_precision must be above 0 and at most 1, got {target_precision}")
+    total = int(labels.sum()) if positives is None else positives
+    nothing = ThresholdCard(target_precision, None, pairs=len(scores), positives=total)
+    order = np.argsort(-scores, kind="stable")
+    ranked, true = scores[order], np.cumsum(labels[order])
+    ties = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)[: len(ranked)]
+    reached = [row for row in ties if true[row] > 0 and true[row] >= target_precision * (row + 1)]
+    if not reached or not total:
+        return nothing
+    row = next(row for row in reached if true[row] == true[reached[-1]])
+    kept = scores >= ranked[row]
+    groups = np.arange(len(scores)) if queries is None else pd.factorize(np.asarray(queries))[0]
+    size = groups.max() + 1
+    kept_by, true_by, missed_by = (
+        np.bincount(groups, weights, minlength=size)
+        for weights in (kept, kept & labels, ~kept & labels)
+    )
+    draws = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=rounds)
+    found = draws @ true_by
+    # Copies that were never scored belong to no group; they are missed in every round.
+    missed = draws @ missed_by + (total - labels.sum())
+    with np.errstate(invalid="ignore"):
+        precisions, recalls = found / (draws @ kept_by), found / (found + missed)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.nanquantile(precisions, tails), np.nanquantile(recalls, tails)
+    return ThresholdCard(
+        target_precision=target_precision,
+        threshold=float(ranked[row]),
+        precision=float(true[row] / (row + 1)),
+        precision_low=float(low[0]),
+        precision_high=float(low[1]),
+        recall=float(true[row] / total),
+        recall_low=float(high[0]),
+        recall_high=float(high[1]),
+        pairs=len(scores),
+        positives=total,
+    )
+
+
+def reliability(scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> pd.DataFrame:
+    """Reliability diagram of probabilities: one row per non-empty bin of equal width.
+
+    Columns: low, high (limits of the bin), pairs, predicted (mean score), observed (share of copies);
+    the last two are equal for a calibrated score. scores (n,), labels (n,) bool. Raises ValueError for
+    scores outside 0..1.
+    """
+    scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
+    if len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
+        raise ValueError(
+            "reliability is defined for probabilities: every score must be within 0..1"
+        )
+    row = np.minimum((scores * bins).astype(int), bins - 1)
+    table = pd.DataFrame({"bin": row, "predicted": scores, "observed": labels})
+    grouped = table.groupby("bin")
+    result = grouped.mean()
+    result.insert(0, "pairs", grouped.size())
+    result.insert(0, "high", (result.index + 1) / bins)
+    result.insert(0, "low", result.index / bins)
+    return result.reset_index(drop=True)
+
+
+def brier(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean squared difference of probability and label (Brier 1950); lower is better, NaN for no
+    pairs."""
+    difference = np.asarray(scores, float) - np.asarray(labels, bool)
+    return float((difference**2).mean()) if len(difference) else float("nan")
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Difference between the scores of a batch and those that a model was fitted on.
+
+    stability: population stability index over ten bins, NaN for fewer than 50 queries; queries: their
+    number; warning: one line, "" for none.
+    """
+
+    stability: float
+    queries: int
+    warning: str
+
+
+#: Rule of thumb of credit scoring (Siddiqi 2006): under 0.1 no change, over 0.25 a major one.
+DRIFT_WARNS = 0.25
+_ENOUGH_QUERIES = 50
+
+
+def drift(fitted: np.ndarray, batch: np.ndarray) -> Drift:
+    """Compare the best scores of a batch's queries with those of the fitted queries.
+
+    fitted: `fusion.Model.scores`, or the best scores of an earlier batch; batch (n,): one score per
+    query. Ten bins hold a tenth of the fitted scores each (fewer bins where scores are equal). Warns
+    above DRIFT_WARNS, and for fewer than 50 queries. Raises ValueError without fitted scores.
+    """
+    fitted, batch = np.asarray(fitted, float), np.asarray(batch, float)
+    if not len(fitted):
+        raise ValueError("no fitted scores to compare with; fit the model again")
+    if len(batch) < _ENOUGH_QUERIES:
+        too_few = f"only {len(batch)} queries: too few to detect a drift of the scores"
+        return Drift(float("nan"), len(batch), too_few)
+    edges = np.unique(np.quantile(fitted, np.linspace(0.1, 0.9, 9)))
+    shares = [
+        np.bincount(np.searchsorted(edges, side, side="right"), minlength=len(edges) + 1)
+        / len(side)
+        for side in (fitted, batch)
+    ]
+    before, now = (np.maximum(share, 1e-3) for share in shares)
+    stability = float(((now - before) * np.log(now / before)).sum())
+    warning = ""
+    if stability > DRIFT_WARNS:
+        warning = (
+            f"the best scores of these {len(batch)} queries are distributed unlike the fitted "
+            f"ones (stability index {stability:.2f}, limit {DRIFT_WARNS}): "
+            "set the threshold again on reviewed pairs"
+        )
+    return Drift(stability, len(batch), warning)

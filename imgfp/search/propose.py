@@ -1,0 +1,138 @@
+"""Candidate references of a query, from its keypoints or its global vectors.
+
+Pure functions on arrays. The stages that search a library and the calibration of scores both call them, so
+that a score is fitted on the candidates that a run produces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from imgfp import sift
+from imgfp.search import index, voting
+from imgfp.search.normalisation import background_similarity, best_over_views, normalise_scores
+
+#: Variants of a query's descriptors that can be searched.
+DESCRIPTOR_VARIANTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "plain": lambda descriptors: descriptors,
+    "mirrored": sift.mirror_descriptors,
+    "contrast_reversed": sift.reverse_contrast,
+}
+
+
+def from_keypoints(
+    indexes: Any | Sequence[Any],
+    offsets: np.ndarray,
+    keypoints: np.ndarray,
+    descriptors: np.ndarray,
+    *,
+    nprobe: int,
+    neighbours: int,
+    variants: Sequence[str],
+    candidates: int,
+    rule: str,
+    ratio: float,
+    **acceptance: Any,
+) -> pd.DataFrame:
+    """The references that the keypoints of one query (or crop) vote for, best first.
+
+    indexes, offsets: reference descriptors and the owners of their numbers, as in `index.search` and
+    `index.rows_of_ids`; keypoints (n,>=2) and descriptors (n,128) uint8 of the query; neighbours:
+    reference keypoints searched per query keypoint; variants: keys of DESCRIPTOR_VARIANTS, each voting
+    on its own; candidates: references kept, each with its best variant; rule: "seed" counts every hit,
+    "robust" counts one hit per place and reference keypoint and applies `ratio` (see `voting.vote`);
+    acceptance: min_hits, min_hits_single, max_mean_squared_distance of `voting.accept_seed`.
+
+    Returns reference_row int64, score float32 (votes, higher is more alike), mean_squared_distance float32
+    of the votes, mirrored bool, accepted bool. A query without keypoints has no rows.
+    """
+    tables = []
+    for variant in variants if len(keypoints) else []:
+        distances, ids = index.search(
+            indexes, DESCRIPTOR_VARIANTS[variant](descriptors), neighbours, nprobe
+        )
+        rows = index.rows_of_ids(ids, offsets)
+        if rule == "robust":
+            cells = voting.cells(keypoints)
+            votes = voting.vote(rows, distances, ratio=ratio, hit_ids=ids, cells=cells)
+        else:
+            votes = voting.vote(rows, distances)
+        accepted = voting.accept_seed(votes, **acceptance)
+        votes["accepted"] = (votes.index == 0) & accepted
+        tables.append(votes.head(candidates).assign(mirrored=variant == "mirrored"))
+    columns = ["reference_row", "votes", "mean_squared_distance", "accepted", "mirrored"]
+    best = pd.concat(tables) if tables else pd.DataFrame(columns=columns)
+    order = ["votes", "mean_squared_distance"]
+    best = best.sort_values(order, ascending=[False, True], kind="stable")
+    best = best.drop_duplicates("reference_row").head(candidates)
+    return pd.DataFrame(
+        {
+            "reference_row": best["reference_row"].to_numpy(np.int64),
+            "score": best["votes"].to_numpy(np.float32),
+            "mean_squared_distance": best["mean_squared_distance"].to_numpy(np.float32),
+            "mirrored": best["mirrored"].to_numpy(bool),
+            "accepted": best["accepted"].to_numpy(bool),
+        }
+    )
+
+
+def from_vectors(
+    indexes: Any | Sequence[Any],
+    vectors: np.ndarray,
+    queries: Sequence[Any] | np.ndarray,
+    *,
+    nprobe: int,
+    candidates: int,
+    normalise_neighbours: int,
+    background: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """The references most similar to each query, over all vectors of the query; per query, best first.
+
+    indexes: reference vectors, numbered by reference; vectors (n,d) float32 of unit norm, of whole queries,
+    their views and crops; queries (n,): the query that each vector belongs to; candidates: references kept
+    per query. normalise_neighbours: subtract from every cosine the mean cosine of the vector to this many
+    nearest background vectors; 0 is off. background (b,d): None takes the references themselves and leaves
+    out the nearest, which may be the source of the query.
+
+    Returns query_id (sorted), vector_row (of `vectors`, the one with the best score), reference_row,
+    rank, score (normalised cosine, higher is more alike) and mean_squared_distance of the two vectors.
+    """
+    if not len(vectors):
+        columns = ["query_id", "vector_row", "reference_row", "rank"]
+        return pd.DataFrame(columns=[*columns, "score", "mean_squared_distance"])
+    from_references = normalise_neighbours if background is None else 0
+    wanted = max(candidates, 1 + from_references)
+    distances, ids = index.search(indexes, vectors, wanted, nprobe)
+    cosine = 1 - distances / 2
+    means = np.zeros(len(cosine), np.float32)
+    if normalise_neighbours and background is not None:
+        means = background_similarity(vectors, background, normalise_neighbours)
+    elif normalise_neighbours:
+        others = slice(1, 1 + normalise_neighbours)
+        known = ids[:, others] >= 0  # a small library has fewer neighbours
+        means = np.where(known, cosine[:, others], 0).sum(axis=1)
+        means = means / np.maximum(known.sum(axis=1), 1)
+    scores = normalise_scores(cosine, means)
+    tables = []
+    for query_id, rows in pd.Series(np.arange(len(vectors))).groupby(np.asarray(queries, object)):
+        at = rows.to_numpy()
+        best, best_ids, best_views = best_over_views(scores[at], ids[at], len(at), candidates)
+        kept = best_ids[0] >= 0
+        vector_row = at[best_views[0][kept]]
+        tables.append(
+            pd.DataFrame(
+                {
+                    "query_id": query_id,
+                    "vector_row": vector_row,
+                    "reference_row": best_ids[0][kept],
+                    "rank": np.arange(kept.sum()),
+                    "score": best[0][kept],
+                    "mean_squared_distance": 2 - 2 * (best[0][kept] + means[vector_row]),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,112 @@
+"""From keypoint hits to candidate references. Pure functions on arrays and tables.
+
+A search gives every query keypoint its k nearest reference keypoints. Each can vote for the image it belongs
+to. The system of 2021 counts the single nearest; the other rules restrict the votes, because a keypoint with
+many similar ones carries little information about the image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+#: Side of a cell, whose query keypoints share one vote per image, in pixels of a 300-px frame.
+CELL_PX = 8
+
+
+def vote(
+    image_rows: np.ndarray,
+    squared_distances: np.ndarray,
+    *,
+    ratio: float = 1.0,
+    max_squared_distance: float = 0.0,
+    hit_ids: np.ndarray | None = None,
+    cells: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Votes of the keypoints of one query for reference images.
+
+    image_rows (q,k) int64: reference image of each neighbour, nearest first, -1: none (`index.search`
+    and `index.rows_of_ids`); squared_distances (q,k). A keypoint votes once for every image among its
+    neighbours, with its nearest hit there, subject to:
+    ratio: a hit votes if the last neighbour is more than this many times as far, in squared distance (after
+        Jegou, Douze and Schmid, "Exploiting descriptor distances for precise image search", 2011). Text,
+        logos and repeated texture then have no votes, nor has an image of which the library holds k copies.
+        1 or less: off.
+    max_squared_distance: hits at least this far do not vote; 0: off.
+    hit_ids (q,k): number of the reference keypoint hit; each counts only its nearest voter, so that one
+        reference keypoint cannot collect the votes of a whole page. None: off.
+    cells (q,) int64: the cell of each query keypoint; a cell has one vote per image. None: off.
+
+    Returns reference_row int64, votes int64 (higher is more alike) and mean_squared_distance of the
+    votes; most votes first, then least distance, then lowest row. Equal distances are resolved by the
+    order of keypoints and neighbours. No votes: no rows.
+    """
+    image_rows, squared_distances = np.asarray(image_rows), np.asarray(squared_distances)
+    if image_rows.ndim != 2 or image_rows.shape != squared_distances.shape:
+        raise ValueError(
+            f"expected image_rows and squared_distances of one shape (q,k), got {image_rows.shape} "
+            f"and {squared_distances.shape}"
+        )
+    allowed = (image_rows >= 0) & np.isfinite(squared_distances)
+    if ratio > 1:
+        allowed &= squared_distances * ratio < squared_distances[:, -1:]
+    if max_squared_distance:
+        allowed &= squared_distances < max_squared_distance
+    keypoint = np.nonzero(allowed)[0]
+    rows, distances = image_rows[allowed], squared_distances[allowed]
+    kept = _nearest_of_each(keypoint if cells is None else cells[keypoint], rows, distances)
+    if hit_ids is not None:
+        kept = kept[_nearest_of_each(hit_ids[allowed][kept], rows[kept], distances[kept])]
+    return _count(rows[kept], distances[kept])
+
+
+def cells(keypoints: np.ndarray) -> np.ndarray:
+    """The cell (q,) int64 of each keypoint (q,>=2) of a query, x and y first, in a grid of CELL_PX with the
+    query scaled to about 300 pixels."""
+    low, high = keypoints[:, :2].min(axis=0), keypoints[:, :2].max(axis=0)
+    step = max(float((high - low).min()), 1.0) * CELL_PX / 300
+    x, y = np.floor((keypoints[:, :2] - low) / step).astype(np.int64).T
+    return y * (1 << 20) + x
+
+
+def accept_seed(
+    votes: pd.DataFrame,
+    *,
+    min_hits: int = 3,
+    max_mean_squared_distance: float = 8000.0,
+    min_hits_single: int = 5,
+) -> bool:
+    """Whether the system of 2021 proposes the first reference of a table of `vote`.
+
+    The reference needs more than `min_hits` votes, strictly more than the runner-up, and a mean squared distance
+    under `max_mean_squared_distance`; if only one reference was hit at all, more than
+    `min_hits_single` votes and the same distance.
+    """
+    if votes.empty or not votes["mean_squared_distance"].iloc[0] < max_mean_squared_distance:
+        return False
+    hits = votes["votes"].to_numpy()
+    if len(hits) == 1:
+        return bool(hits[0] > min_hits_single)
+    return bool(hits[0] > min_hits and hits[0] > hits[1])
+
+
+def _nearest_of_each(first: np.ndarray, second: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Positions, ascending, of the nearest of every pair (first, second), the earliest of equal ones."""
+    order = np.lexsort((distances, second, first))
+    first, second = first[order], second[order]
+    starts = np.ones(len(order), bool)
+    starts[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    return np.sort(order[starts])
+
+
+def _count(rows: np.ndarray, distances: np.ndarray) -> pd.DataFrame:
+    references, at, votes = np.unique(rows, return_inverse=True, return_counts=True)
+    means = np.bincount(at, distances, len(references)) / np.maximum(votes, 1)
+    order = np.lexsort((references, means, -votes))
+    return pd.DataFrame(
+        {
+            "reference_row": references[order].astype(np.int64),
+            "votes": votes[order].astype(np.int64),
+            "mean_squared_distance": means[order],
+        }
+    )

@@ -1,0 +1,210 @@
+"""Notebook 06: one vector per image; queries also by their crops and in several views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from imgfp import store
+from imgfp.crops.rule import CORNERS
+from imgfp.datatypes import Descriptors, table
+from imgfp.descriptors.registry import load_model
+from imgfp.descriptors.views import VIEWS, query_views
+from imgfp.images import cut_box
+from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
+from imgfp.runner.params import check_choice
+from imgfp.stages.crops import read_crops
+from imgfp.stages.inventory import decoded, image_tasks, read_images
+from imgfp.store import Collection, Library, Run, formats
+
+#: Separates what was described from the view of it: `<query or crop id>@<view>`. Only ever parsed from
+#: the right, and names of views hold none.
+VIEW_SEPARATOR = "@"
+
+
+def describe_references(
+    library: Library, *, file: str = "", cluster: str = "local", workers: int = 0, **model: Any
+) -> MapReport:
+    """One vector per reference. model: the keywords model, weights and device of `load_model`, and
+    batch_size. file: a challenge HDF5 file of vectors that were computed elsewhere and are read
+    instead; "": none. Raises ModelError, FileNotFoundError."""
+    tasks = image_tasks(library, library.descriptors, ".h5")
+    return _map(library, tasks, ["whole"], file, cluster, workers, **model)
+
+
+def describe_queries(
+    run: Run,
+    *,
+    views: Sequence[str] = (),
+    described: str = "all",
+    file: str = "",
+    cluster: str = "local",
+    workers: int = 0,
+    **model: Any,
+) -> MapReport:
+    """One vector per view of each query and of its crops. views: names of `VIEWS`, empty for all;
+    described: see `query_tasks`; the rest as in `describe_references`. With a file, there is one
+    vector per query."""
+    crops = table("crops") if file else read_crops(run)
+    tasks = query_tasks(run, crops, described=described)
+    return _map(run, tasks, list(views or VIEWS), file, cluster, workers, **model)
+
+
+def _map(collection, tasks, views, file, cluster, workers, *, model, weights, device, batch_size):
+    function: Callable[..., ShardResult] = imported if file else describe
+    if file:
+        settings = file_settings(file, "query" if isinstance(collection, Run) else "reference")
+    else:
+        settings = {
+            "model": model,
+            "weights": weights,
+            "device": device,
+            "batch_size": batch_size,
+            "weights_hash": load_model(model, weights, device).weights_hash,
+            "views": views,
+        }
+    return map_shards(
+        function,
+        tasks,
+        settings,
+        cluster=cluster,
+        workers=workers,
+        title=f"descriptors of {collection.contents}",
+        lock_dir=collection.root,
+    )
+
+
+def query_tasks(run: Run, crops: pd.DataFrame, *, described: str) -> list[Task]:
+    """One task per shard of queries: "all", the query and all its crops, or "sure", the global crop
+    where there is one, else the query. Raises ParameterError for another word."""
+    check_choice("global_described", described)
+    crops = crops if described == "all" else crops[crops["is_global"]]
+    boxes_of = dict(tuple(crops.groupby("query_id")))
+    tasks = []
+    for task in image_tasks(run, run.descriptors, ".h5"):
+        items = []
+        for record in task.arguments["images"]:
+            boxes = boxes_of.get(record["image_id"], crops.head(0))
+            if described == "all" or boxes.empty:
+                items.append(record)
+            for box in boxes[["crop_id", *CORNERS]].to_dict("records"):
+                items.append({**record, "image_id": box.pop("crop_id"), **box})
+        marks = [store.hash_of({k: v for k, v in item.items() if k != "path"}) for item in items]
+        tasks.append(Task(task.path, (*task.inputs, *marks), {"images": items}, len(items)))
+    return tasks
+
+
+@store.produces("descriptors", formerly=["imgfp.stages.vectors.describe"])
+def describe(
+    images: list[dict],
+    *,
+    model: str,
+    weights: str,
+    device: str,
+    batch_size: int,
+    weights_hash: str,
+    views: list[str],
+) -> ShardResult:
+    """Vectors of each image (or the box of it that a record names) in each view, the views of one
+    image in consecutive rows. `weights_hash` distinguishes states of the weights in the fingerprint.
+    """
+    loaded = _model(model, weights, device, weights_hash)
+    ids: list[str] = []
+    rejects: list[tuple[str, str]] = []
+
+    def shown():
+        for record, image in decoded(images, rejects):
+            part = image
+            if "x0" in record:
+                part = cut_box(image, np.array([record[corner] for corner in CORNERS]))
+            for name, view in zip(views, query_views(part, views), strict=True):
+                plain = views == ["whole"]
+                ids.append(record["image_id"] + ("" if plain else VIEW_SEPARATOR + name))
+                yield view
+
+    vectors = loaded.embed(shown(), batch_size)
+    return ShardResult(Descriptors(np.array(ids, dtype=object), vectors), rejects)
+
+
+@store.produces("imported_descriptors", formerly=["imgfp.stages.vectors.imported"])
+def imported(images: list[dict], *, path: str, file_hash: str, side: str) -> ShardResult:
+    """One vector per image, computed elsewhere: the `side` ("query" or "reference") of a challenge
+    HDF5 file. An image without one is rejected. `file_hash` distinguishes states of the file."""
+    held, row_of = _file_side(path, file_hash, side)
+    found, rejects = [], []
+    for record in images:
+        if record["image_id"] in row_of:
+            found.append(record["image_id"])
+        else:
+            rejects.append((record["path"], f"{Path(path).name} holds no {side} of this id"))
+    rows = np.array([row_of[image_id] for image_id in found], np.int64)
+    return ShardResult(Descriptors(np.array(found, dtype=object), held.vectors[rows]), rejects)
+
+
+def file_settings(path: str, side: Literal["query", "reference"]) -> dict[str, str]:
+    """Settings of `imported`. Raises FileNotFoundError."""
+    whole = store.project_path(path)
+    return {"path": str(whole), "file_hash": store.sha256_of(whole), "side": side}
+
+
+@lru_cache(maxsize=2)
+def _file_side(path: str, file_hash: str, side: str) -> tuple[Descriptors, dict[str, int]]:
+    held = formats.read_descriptors(Path(path))[side == "reference"]
+    return held, {image_id: row for row, image_id in enumerate(held.image_ids)}
+
+
+@lru_cache(maxsize=1)
+def _model(name: str, weights: str, device: str, weights_hash: str):
+    return load_model(name, weights, device)
+
+
+def read_descriptors(collection: Collection) -> Descriptors:
+    """All vectors of a library or run, in order. Raises ValueError when there are none."""
+    paths = store.shards(collection.descriptors, ".h5")
+    return Descriptors.concatenate([store.load(path) for path in paths])
+
+
+def query_of_each_view(run: Run) -> dict[str, str]:
+    """The query of each view that can be searched with: of itself, and of its crops."""
+    queries = read_images(run, ["image_id"])["image_id"]
+    crops = read_crops(run)
+    query_of = dict(zip(queries, queries, strict=True))
+    return query_of | dict(zip(crops["crop_id"], crops["query_id"], strict=True))
+
+
+def view_of_vector(vector_id: str, query_of: Mapping[str, str]) -> str:
+    """The query or crop that a vector describes; query_of: of `query_of_each_view`."""
+    return vector_id if vector_id in query_of else vector_id.rpartition(VIEW_SEPARATOR)[0]
+
+
+def first_views(run: Run) -> Descriptors:
+    """One vector per query, for tools that know of no views: of its global crop, else its own."""
+    query_of, crops = query_of_each_view(run), read_crops(run)
+    preferred = set(crops.loc[crops["is_global"], "crop_id"])
+    every = read_descriptors(run)
+    rows: dict[str, int] = {}
+    of_crop: set[str] = set()
+    for row, vector_id in enumerate(every.image_ids):
+        view = view_of_vector(vector_id, query_of)
+        query = query_of[view]
+        if view in preferred and query not in of_crop:
+            of_crop.add(query)
+            rows[query] = row
+        elif view == query:
+            rows.setdefault(query, row)
+    return Descriptors(np.array(list(rows), dtype=object), every.vectors[list(rows.values())])
+
+
+def closest_pairs(descriptors: Descriptors, count: int, limit: int = 5000) -> list[tuple]:
+    """The most similar pairs among the first `limit` images: (id, other id, cosine), best first."""
+    vectors = descriptors.vectors[:limit]
+    cosine = np.triu(vectors @ vectors.T, 1) - np.tri(len(vectors)) * 2
+    best = np.argsort(-cosine, axis=None, kind="stable")[:count]
+    rows, columns = np.unravel_index(best, cosine.shape)
+    ids = descriptors.image_ids
+    return [(ids[i], ids[j], float(cosine[i, j])) for i, j in zip(rows, columns, strict=True)]

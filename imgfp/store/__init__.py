@@ -1,0 +1,64 @@
+"""Every file of a library or a run: written whole, described by a sidecar, read only when sound."""
+
+from imgfp.inference import sha256_of
+from imgfp.store.artefacts import (
+    REDO,
+    describe,
+    digest_of,
+    is_current,
+    load,
+    load_rows,
+    load_tables,
+    remove,
+    save,
+    shards,
+    what_differs,
+)
+from imgfp.store.features import FeatureLookup, feature_counts
+from imgfp.store.files import (
+    StoreError,
+    hash_of,
+    make_folder,
+    project_path,
+    show,
+    write_bytes,
+    write_csv,
+)
+from imgfp.store.layout import Collection, IndexFolder, IndexKind, Library, Run
+from imgfp.store.locks import Journal, is_locked, lock
+from imgfp.store.provenance import Origin, origin, produces
+
+__all__ = [
+    "REDO",
+    "Collection",
+    "FeatureLookup",
+    "IndexFolder",
+    "IndexKind",
+    "Journal",
+    "Library",
+    "Origin",
+    "Run",
+    "StoreError",
+    "describe",
+    "digest_of",
+    "feature_counts",
+    "hash_of",
+    "is_current",
+    "is_locked",
+    "load",
+    "load_rows",
+    "load_tables",
+    "lock",
+    "make_folder",
+    "origin",
+    "produces",
+    "project_path",
+    "remove",
+    "save",
+    "sha256_of",
+    "shards",
+    "show",
+    "what_differs",
+    "write_bytes",
+    "write_csv",
+]

@@ -1,0 +1,254 @@
+"""Every artefact's one reader and one writer.
+
+An artefact is a file with a sidecar `<file>.json` beside it, which holds its origin (kind, version, code,
+settings, inputs: see `provenance`), size and SHA-256. The file is written beside its place, flushed, read
+back and renamed; the sidecar is written last and read first. So an artefact is whole or absent, and one of
+the same origin is never computed again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imgfp import __version__
+from imgfp.datatypes import RENAMED_COLUMNS, RENAMED_VALUES, Descriptors, LocalFeatures
+from imgfp.inference import sha256_of
+from imgfp.store.files import StoreError, hash_of, write_bytes
+from imgfp.store.provenance import Origin
+
+#: Rows that a table keeps together on disk: the least that `load_rows` reads.
+ROW_GROUP = 32
+#: Environment variable that is set for the notebook of a stage that the user asked to redo.
+REDO = "IMGFP_REDO"
+#: What version 0.1.0 called the function that made evidence tables.
+_EVIDENCE_OF_0_1 = "imgfp.stages.pairs.score_pairs"
+#: What has been redone in this process.
+_redone: set[Path] = set()
+
+
+def save(path: Path, record: Any, made: Origin, **facts: Any) -> dict[str, Any]:
+    """Write a record and its sidecar; returns the sidecar.
+
+    The suffix must fit the record: `.parquet` DataFrame, `.h5` LocalFeatures or Descriptors, `.json`
+    plain values, `.faiss` bytes (read back as a map of the file, which processes share). made: see
+    `provenance.origin`; facts: kept beside it.
+    """
+    sidecar = _sidecar(path)
+    sidecar.unlink(missing_ok=True)
+    data = _ENCODERS[path.suffix](record)
+    digest = write_bytes(path, data)
+    described = {
+        **made.described(),
+        "sha256": digest,
+        "bytes": len(data),
+        "rows": len(record),
+        "imgfp": __version__,
+        **facts,
+    }
+    write_bytes(sidecar, json.dumps(described, indent=1, sort_keys=True, default=str).encode())
+    return described
+
+
+def load(path: Path, columns: Sequence[str] | None = None) -> Any:
+    """Read an artefact, its bytes checked against the sidecar. `columns`: of a table, only these.
+
+    Raises StoreError naming the file when it is missing, half-written or damaged.
+    """
+    verify(path)
+    if path.suffix == ".parquet":
+        if describe(path).get("maker") == _EVIDENCE_OF_0_1:
+            return _read_renamed(path, columns)
+        return _read_table(path, columns)
+    return _DECODERS[path.suffix](path)
+
+
+def load_rows(path: Path, rows: Sequence[int], columns: Sequence[str]) -> pd.DataFrame:
+    """Single rows of a stored table that holds pictures, in the order asked; the rest stays on disk."""
+    verify(path)
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        groups = sorted({row // ROW_GROUP for row in rows})
+        arrow = file.read_row_groups(groups, columns=list(columns))
+    arrow.validate(full=True)
+    base = {group: number * ROW_GROUP for number, group in enumerate(groups)}
+    places = [base[row // ROW_GROUP] + row % ROW_GROUP for row in rows]
+    return arrow.take(places).to_pandas()
+
+
+def describe(path: Path) -> dict:
+    """The sidecar of an artefact. Raises StoreError when there is none."""
+    try:
+        return json.loads(_sidecar(path).read_bytes())
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing or unfinished; run the stage that makes it") from None
+    except ValueError:
+        raise StoreError(f"{_sidecar(path)} is damaged; delete it and run again") from None
+
+
+def is_current(path: Path, wanted: Origin) -> bool:
+    """True when the artefact is there, whole in size, and was made as `wanted`.
+
+    Where the runner redoes a stage, False at the first question about each path.
+    """
+    if os.environ.get(REDO) and path not in _redone:
+        _redone.add(path)
+        return False
+    try:
+        found = describe(path)
+        return not wanted.differences(found) and path.stat().st_size == found["bytes"]
+    except (StoreError, OSError, KeyError):
+        return False
+
+
+def what_differs(path: Path, wanted: Origin) -> str:
+    """In words, how a stored artefact was made otherwise than `wanted`; blank when it is absent or was
+    made so."""
+    try:
+        return wanted.differences(describe(path))
+    except StoreError:
+        return ""
+
+
+def remove(path: Path) -> None:
+    """Delete an artefact, sidecar first so that it is never read as whole."""
+    _sidecar(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def shards(folder: Path, suffix: str) -> list[Path]:
+    """The finished shards of a folder in order."""
+    return sorted(p for p in folder.glob(f"shard-*{suffix}") if _sidecar(p).exists())
+
+
+def load_tables(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """All table shards of a folder, joined in order. Raises StoreError when there are none."""
+    parts = [load(path, columns) for path in shards(folder, ".parquet")]
+    if not parts:
+        raise StoreError(f"{folder} holds nothing yet; run the stage that fills it")
+    return pd.concat(parts, ignore_index=True)
+
+
+def digest_of(root: Path, patterns: Sequence[str]) -> str:
+    """One hash over every artefact and file below `root` that matches; changes when any byte does."""
+    found = sorted({p for pattern in patterns for p in root.glob(pattern) if p.is_file()})
+    parts = []
+    for path in found:
+        if path.name.startswith("."):
+            continue
+        if path.suffix == ".json" and path.with_suffix("").exists():
+            continue  # a sidecar; its artefact speaks for it
+        side = _sidecar(path)
+        whole = json.loads(side.read_bytes())["sha256"] if side.exists() else sha256_of(path)
+        parts.append((path.relative_to(root).as_posix(), whole, path.stat().st_size))
+    return hash_of(parts)
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def verify(path: Path) -> None:
+    wanted = describe(path)["sha256"]
+    try:
+        status = path.stat()
+    except OSError:
+        raise StoreError(f"{path} is missing; run the stage that makes it") from None
+    if _checked_digest(path, status.st_size, status.st_mtime_ns) != wanted:
+        raise StoreError(
+            f"{path} is damaged (its SHA-256 is not the one written); delete it, run again"
+        )
+
+
+@lru_cache(maxsize=100_000)
+def _checked_digest(path: Path, size: int, mtime_ns: int) -> str:
+    return sha256_of(path)
+
+
+def _encode_table(frame: pd.DataFrame) -> bytes:
+    out = io.BytesIO()
+    arrow = pa.Table.from_pandas(frame, preserve_index=False)
+    pictures = ROW_GROUP if any(pa.types.is_binary(kind) for kind in arrow.schema.types) else None
+    pq.write_table(
+        arrow, out, compression="zstd", write_page_checksum=True, row_group_size=pictures
+    )
+    return out.getvalue()
+
+
+def _read_table(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
+    arrow = pq.read_table(path, columns=columns, page_checksum_verification=True)
+    arrow.validate(full=True)
+    return arrow.to_pandas()
+
+
+def _read_renamed(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
+    """Evidence of version 0.1.0 under the present names of its columns and values."""
+    former = {new: old for old, new in RENAMED_COLUMNS.items()}
+    wanted = None if columns is None else [former.get(name, name) for name in columns]
+    found = _read_table(path, wanted).rename(columns=RENAMED_COLUMNS)
+    return found.replace({name: RENAMED_VALUES[name] for name in RENAMED_VALUES if name in found})
+
+
+def _encode_h5(record: LocalFeatures | Descriptors) -> bytes:
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        file.attrs["record"] = type(record).__name__
+        ids = [str(i) for i in record.image_ids]
+        file.create_dataset("image_ids", data=ids, dtype=h5py.string_dtype())
+        names = ("vectors",) if isinstance(record, Descriptors) else _FEATURE_ARRAYS
+        for name in names:
+            array = getattr(record, name)
+            chunked = {"chunks": True, "fletcher32": True} if array.size else {}
+            file.create_dataset(name, data=array, **chunked)
+    return out.getvalue()
+
+
+_FEATURE_ARRAYS = ("offsets", "keypoints", "descriptors")
+
+
+def open_h5(path: Path) -> h5py.File:
+    file = h5py.File(path, "r")
+    for name in file:
+        # A link or an outside storage could make the file read another file of this machine.
+        data = file[name]
+        linked = not isinstance(file.get(name, getlink=True), h5py.HardLink)
+        if linked or not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
+            raise StoreError(f"{path}: '{name}' points outside the file; it is not one of ours")
+    return file
+
+
+def _decode_h5(path: Path) -> LocalFeatures | Descriptors:
+    with open_h5(path) as file:
+        ids = np.array(file["image_ids"].asstr()[:], dtype=object)
+        if file.attrs["record"] == "Descriptors":
+            return Descriptors(ids, file["vectors"][:])
+        return LocalFeatures(ids, *(file[name][:] for name in _FEATURE_ARRAYS))
+
+
+def _map_bytes(path: Path) -> mmap.mmap:
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+    ".parquet": _encode_table,
+    ".h5": _encode_h5,
+    ".json": lambda value: json.dumps(value, indent=1, default=str).encode(),
+    ".faiss": bytes,
+}
+_DECODERS: dict[str, Callable[[Path], Any]] = {
+    ".h5": _decode_h5,
+    ".json": lambda path: json.loads(path.read_bytes()),
+    ".faiss": _map_bytes,
+}

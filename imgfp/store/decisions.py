@@ -1,0 +1,143 @@
+"""Decisions of reviewers about pairs: an append-only log, one JSON line per decision.
+
+Nothing is ever rewritten: an undo is a line too. Each line is one write to a file opened for appending
+and flushed to disk before the call returns, so that a killed kernel loses nothing and two reviewers can
+work on one run at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from imgfp import store
+
+#: What a reviewer can decide about a pair, and whether the pair then counts as a copy (None: undecided).
+DECISIONS: dict[str, bool | None] = {
+    "copy": True,
+    "same_scene": False,
+    "shared_overlay": False,
+    "unrelated": False,
+    "skip": None,
+}
+UNDO = "undo"
+COLUMNS = ["time", "reviewer", "query_id", "reference_id", "decision", "reason"]
+
+
+def append(
+    path: Path,
+    query_id: str,
+    reference_id: str,
+    decision: str,
+    *,
+    reviewer: str,
+    reason: str = "",
+) -> None:
+    """Add one decision (a key of DECISIONS) or `UNDO`, which takes back this reviewer's last decision
+    on the pair. Raises ValueError for another word or a blank reviewer, StoreError when the disk
+    refuses."""
+    if decision not in DECISIONS and decision != UNDO:
+        raise ValueError(f"decision must be one of {[*DECISIONS, UNDO]}, got {decision!r}")
+    if not reviewer.strip():
+        raise ValueError("a decision needs the reviewer's name; enter one first")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    values = (now, reviewer.strip(), query_id, reference_id, decision, reason)
+    # Escaped to ASCII, so that no character of an id can be taken for a line end.
+    line = json.dumps(dict(zip(COLUMNS, values, strict=True))) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(handle, (_ends_torn(handle) + line).encode("ascii"))
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise store.StoreError(f"cannot write {store.show(path)}: {error.strerror}") from None
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Every line of the log in order, with COLUMNS; a line that a crash cut short is left out."""
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    rows = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            rows.append([str(entry[name]) for name in COLUMNS])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return pd.DataFrame(rows, columns=COLUMNS, dtype="str")
+
+
+def consensus(log: pd.DataFrame) -> pd.DataFrame:
+    """The decisions in force: one row per pair, in the order of the last decision on it.
+
+    COLUMNS of that last decision, `reviewers` (how many decided, skips not counted) and `conflicting`
+    (bool: they decided differently).
+    """
+    last = [said[-1] for said in _in_force(log).values() if said]
+    now = log.iloc[sorted(last)]
+    opinions = now[now["decision"] != "skip"].groupby(["query_id", "reference_id"])["decision"]
+    facts = opinions.agg(reviewers="size", kinds="nunique")
+    pairs = now.drop_duplicates(["query_id", "reference_id"], keep="last")
+    pairs = pairs.join(facts, on=["query_id", "reference_id"])
+    pairs["reviewers"] = pairs["reviewers"].fillna(0).astype(int)
+    pairs["conflicting"] = pairs.pop("kinds").fillna(0) > 1
+    return pairs.reset_index(drop=True)
+
+
+def last_of(log: pd.DataFrame, reviewer: str) -> tuple[str, str] | None:
+    """(query_id, reference_id) of a reviewer's last decision that was not undone; None where there is none."""
+    last = [
+        (said[-1], query_id, reference_id)
+        for (query_id, reference_id, who), said in _in_force(log).items()
+        if said and who == reviewer.strip()
+    ]
+    return max(last)[1:] if last else None
+
+
+def labels(log: pd.DataFrame) -> pd.DataFrame:
+    """Decided pairs as training data: query_id, reference_id, label (bool: is a copy), as
+    `fusion.fit` reads them; skipped and conflicting pairs are left out."""
+    pairs = consensus(log)
+    pairs["label"] = pairs["decision"].map(DECISIONS)
+    said = pairs[pairs["label"].notna() & ~pairs["conflicting"]]
+    said = said[["query_id", "reference_id", "label"]].reset_index(drop=True)
+    return said.astype({"label": bool})
+
+
+def export_csv(log: pd.DataFrame, path: Path) -> None:
+    """Write the decisions in force as CSV for people and spreadsheets.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front, as spreadsheets do.
+    """
+    pairs = consensus(log)
+    for name in COLUMNS:
+        risky = pairs[name].str.match(r"[=+\-@\t\r]")
+        pairs.loc[risky, name] = "'" + pairs.loc[risky, name]
+    store.write_csv(path, pairs)
+
+
+def _in_force(log: pd.DataFrame) -> dict[tuple[str, str, str], list[int]]:
+    """(query_id, reference_id, reviewer) -> the rows of decisions that were not undone, in order."""
+    held: dict[tuple[str, str, str], list[int]] = {}
+    columns = (
+        log[name].astype(str) for name in ("query_id", "reference_id", "reviewer", "decision")
+    )
+    for row, (query_id, reference_id, reviewer, decision) in enumerate(zip(*columns, strict=True)):
+        said = held.setdefault((query_id, reference_id, reviewer), [])
+        if decision != UNDO:
+            said.append(row)
+        elif said:
+            said.pop()
+    return held
+
+
+def _ends_torn(handle: int) -> str:
+    """A line end where the last line of an open log lacks its own, else nothing."""
+    size = os.fstat(handle).st_size
+    return "\n" if size and os.pread(handle, 1, size - 1) != b"\n" else ""

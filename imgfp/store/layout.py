@@ -1,0 +1,163 @@
+"""Where everything lies inside `library/<name>/` and `runs/<name>/`. Every path is spelled here, once.
+
+A property names a folder of shards, or a single file; the name of a file ends with its format.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from imgfp.datatypes import Branch
+from imgfp.store.files import project_path
+
+IndexKind = Literal["local", "global"]
+
+
+@dataclass(frozen=True, init=False)
+class Collection:
+    """A folder of images with what was computed from each: the common part of a library and a run.
+
+    A relative root counts from the project root, see `store.project_path`. `contents` is the word for
+    its images.
+    """
+
+    root: Path
+    contents: ClassVar[str] = "images"
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        object.__setattr__(self, "root", project_path(root))
+
+    def __fspath__(self) -> str:
+        return str(self.root)
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def local_features(self) -> Path:
+        return self.root / "local_features"
+
+    @property
+    def descriptors(self) -> Path:
+        return self.root / "descriptors"
+
+
+@dataclass(frozen=True)
+class IndexFolder:
+    """One Faiss index: its trained and empty form, its parts, and which image owns which vectors."""
+
+    root: Path
+
+    @property
+    def trained(self) -> Path:
+        return self.root / "trained.faiss"
+
+    @property
+    def owners(self) -> Path:
+        return self.root / "owners.parquet"
+
+    def part(self, number: int) -> Path:
+        return self.root / f"part-{number:03d}.faiss"
+
+    def parts(self) -> list[Path]:
+        """The parts on disk, in order."""
+        return sorted(self.root.glob("part-*.faiss"))
+
+
+@dataclass(frozen=True, init=False)
+class Library(Collection):
+    """The reference side, built once and shared by many runs."""
+
+    contents: ClassVar[str] = "references"
+
+    def index(self, kind: IndexKind) -> IndexFolder:
+        return IndexFolder(self.root / "index" / kind)
+
+
+@dataclass(frozen=True, init=False)
+class Run(Collection):
+    """The query side: everything that was computed about one batch of queries."""
+
+    contents: ClassVar[str] = "queries"
+
+    @property
+    def detections(self) -> Path:
+        return self.root / "crops/detections"
+
+    @property
+    def crops_parquet(self) -> Path:
+        return self.root / "crops/crops.parquet"
+
+    @property
+    def crop_features(self) -> Path:
+        return self.root / "crops/local_features"
+
+    def candidates(self, branch: Branch) -> Path:
+        return self.root / "candidates" / branch
+
+    @property
+    def evidence(self) -> Path:
+        return self.root / "evidence"
+
+    @property
+    def descriptors_h5(self) -> Path:
+        """One vector per image of both sides, in the layout of the ISC2021 challenge."""
+        return self.root / "descriptors.h5"
+
+    @property
+    def predictions_csv(self) -> Path:
+        return self.root / "predictions.csv"
+
+    @property
+    def metrics_json(self) -> Path:
+        return self.root / "metrics.json"
+
+    @property
+    def errors_csv(self) -> Path:
+        return self.root / "errors.csv"
+
+    @property
+    def rejects_csv(self) -> Path:
+        return self.root / "rejects.csv"
+
+    @property
+    def report_html(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def fusion_json(self) -> Path:
+        """A fusion model that was fitted on the decisions of this run."""
+        return self.root / "fusion.json"
+
+    @property
+    def decisions_jsonl(self) -> Path:
+        """The log of reviewed pairs."""
+        return self.root / "decisions.jsonl"
+
+    @property
+    def decisions_csv(self) -> Path:
+        """The decisions that hold, exported for other tools."""
+        return self.root / "decisions.csv"
+
+    @property
+    def params_yaml(self) -> Path:
+        """The resolved parameters."""
+        return self.root / "params.yaml"
+
+    @property
+    def status_json(self) -> Path:
+        """The state of each stage."""
+        return self.root / "status.json"
+
+    @property
+    def notebooks(self) -> Path:
+        """The executed copies of the notebooks."""
+        return self.root / "notebooks"

@@ -1,0 +1,183 @@
+"""The whole pipeline through papermill on a small demo corpus: figures, reuse, kills, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from imgfp import store
+from imgfp.stages.inventory import read_images
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.pipeline
+
+
+def words(folder: Path, run: str = "run", library: str = "library", *more: str) -> list[str]:
+    corpus = folder / "corpus"
+    return [
+        sys.executable,
+        "-m",
+        "imgfp",
+        "run",
+        str(ROOT / "params" / "demo.yaml"),
+        f"demo_dir={corpus}",
+        f"reference_dir={corpus}/references",
+        f"query_dir={corpus}/queries",
+        f"truth={corpus}/truth.csv",
+        f"run_dir={folder / run}",
+        f"library_dir={folder / library}",
+        "demo_painted=24",
+        "demo_positives=24",
+        "demo_negatives=8",
+        "shard_images=12",
+        "bootstrap_rounds=20",
+        *more,
+    ]
+
+
+def execute(*command: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder with a finished small demo run."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    out = execute(*words(folder)).stdout
+    assert "micro-AP" in out and "report.html" in out
+    return folder
+
+
+def test_figures_and_artefacts(finished):
+    metrics = json.loads((finished / "run/metrics.json").read_text())
+    assert metrics["positives"] == 24 and metrics["queries"] == 32
+    assert metrics["micro_ap"] > 0.6 and metrics["candidate_recall"] > 0.75
+    predictions = pd.read_csv(finished / "run/predictions.csv")
+    assert list(predictions.columns) == ["query_id", "reference_id", "score"]
+    assert predictions["score"].is_monotonic_decreasing
+    report = (finished / "run/report.html").read_text()
+    assert len(report) < 5e6 and "http://" not in report.replace("http://www.w3.org", "")
+    assert pd.read_csv(finished / "run/rejects.csv").empty
+    lost = pd.read_csv(finished / "run/errors.csv")
+    missed = 24 - round(24 * (metrics["recall_at_p90"] or 0))
+    assert (lost["kind"] == "missed").sum() == missed and lost["cause"].notna().all()
+    copies = sorted(p.stem for p in (finished / "run/notebooks").glob("*.ipynb"))
+    assert copies[0] == "00_demo_corpus" and copies[-1] == "09_merge_and_evaluate"
+    assert all(p.stat().st_size < 10e6 for p in (finished / "run/notebooks").glob("*.ipynb"))
+
+
+def test_again_nothing_is_computed(finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.glob("**/shard-*") if p.is_file()}
+    out = execute(*words(finished)).stdout
+    assert out.count("up to date") == 9  # all but 01, which looks into the folders
+    assert before == {p: p.stat().st_mtime_ns for p in finished.glob("**/shard-*") if p.is_file()}
+
+
+def test_without_crops_nothing_of_them_is_left(finished):
+    run = store.Run(finished / "run")
+    assert store.shards(run.candidates("crop"), ".parquet")
+    again = store.Run(finished / "no_crops")
+    shutil.copytree(run, again)
+    execute(*words(finished, "no_crops", "library", "crop_detector=none", "stages=02-05"))
+    assert not store.shards(again.crop_features, ".h5")
+    assert not store.shards(again.candidates("crop"), ".parquet")
+
+
+def test_matching_threshold_recomputes_no_feature(finished):
+    kept = ["library/**/*", "run/local_features/*", "run/crops/**/*", "run/descriptors/*"]
+    files = [p for pattern in kept for p in finished.glob(pattern) if p.is_file()]
+    before = {p: p.stat().st_mtime_ns for p in files if not p.name.startswith(".")}
+    assert len(before) > 20
+    execute(*words(finished, "run", "library", "match_ratio=2.0"))
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    execute(*words(finished))
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.75])
+def test_killed_run_goes_on_to_the_same_bytes(finished, fraction):
+    stages = json.loads((finished / "run/status.json").read_text())["stages"]
+    total = sum(entry["seconds"] for name, entry in stages.items() if name > "01")
+    for name in ("killed", "killed_library"):
+        shutil.rmtree(finished / name, ignore_errors=True)
+    command = words(finished, "killed", "killed_library", "stages=01-09")
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    time.sleep(max(8.0, fraction * total))
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    execute(*command)
+    same = (finished / "killed/predictions.csv").read_bytes()
+    assert same == (finished / "run/predictions.csv").read_bytes()
+
+
+def test_bad_input_is_rejected_and_new_references_only_cost_themselves(finished, photograph):
+    from imgfp.images import encode_jpeg
+
+    corpus, mixed, library = (finished / name for name in ("corpus", "mixed", "mixed_library"))
+    shutil.copytree(finished / "library", library)
+    shutil.copytree(corpus / "queries", mixed / "queries")
+    (mixed / "references").mkdir()
+    for number in range(3):
+        part = photograph[40 * number : 40 * number + 200, :300]
+        (mixed / "references" / f"new{number}.jpg").write_bytes(encode_jpeg(part))
+    whole = next((corpus / "queries").iterdir()).read_bytes()
+    (mixed / "queries" / "cut.jpg").write_bytes(whole[: len(whole) // 3])
+    (mixed / "queries" / "empty.jpg").write_bytes(b"")
+    (mixed / "queries" / "text.png").write_text("not a picture")
+    hostile = 'a "b",<i>$x$'
+    (mixed / "queries" / f"{hostile}.jpg").write_bytes(whole)
+    before = {p: p.stat().st_mtime_ns for p in library.glob("local_features/*.h5")}
+    execute(
+        *words(finished, "run_mixed", "mixed_library", "stages=01-09"),
+        f"reference_dir={mixed}/references",
+        f"query_dir={mixed}/queries",
+    )
+    rejects = pd.read_csv(finished / "run_mixed/rejects.csv")
+    assert sorted(Path(p).name for p in rejects["path"]) == ["cut.jpg", "empty.jpg", "text.png"]
+    assert rejects["reason"].str.len().min() > 5
+    assert hostile in set(read_images(store.Run(finished / "run_mixed"))["image_id"])
+    assert "<i>$x$" not in (finished / "run_mixed/report.html").read_text()
+    after = {p: p.stat().st_mtime_ns for p in library.glob("local_features/*.h5")}
+    assert {p: after.get(p) for p in before} == before and len(after) == len(before) + 1
+    predictions = pd.read_csv(finished / "run_mixed/predictions.csv")
+    assert (predictions["query_id"] == hostile).any()  # found among the references of both folders
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["query_dir=/nowhere/at/all"], "does not exist; check the path"),
+        (["match_ration=2"], "did you mean 'match_ratio'"),
+    ],
+)
+def test_mistakes_are_one_clear_line(finished, more, says):
+    command = [*words(finished, "other", "library", "stages=01-09"), *more]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode in (1, 2)
+    assert says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_damaged_artefact_is_made_again(finished):
+    path = store.shards(store.Run(finished / "run").local_features, ".h5")[0]
+    whole, made = path.read_bytes(), store.load(path)
+    path.write_bytes(whole[:-100])
+    execute(*words(finished))
+    again = store.load(path)
+    assert store.describe(path)["rejects"] == []
+    assert list(again.image_ids) == list(made.image_ids)
+    np.testing.assert_array_equal(again.offsets, made.offsets)
+    np.testing.assert_array_equal(again.keypoints, made.keypoints)
+    np.testing.assert_array_equal(again.descriptors, made.descriptors)
+    equal = path.read_bytes() == whole
+    assert equal, "the same features, but not the same bytes of the file"

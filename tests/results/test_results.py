@@ -1,0 +1,111 @@
+import shutil
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import small_run
+
+from imgfp import store
+from imgfp.datatypes import table
+from imgfp.results import Results
+
+
+def test_a_missing_run_says_what_to_do(tmp_path):
+    with pytest.raises(store.StoreError, match="does not exist; run notebooks"):
+        Results(tmp_path / "nothing")
+
+
+def test_a_run_that_has_only_begun_opens_empty(tmp_path):
+    (tmp_path / "run").mkdir()
+    results = Results(tmp_path / "run")
+    assert not len(results.candidates) and not len(results.evidence) and not len(results.crops)
+    assert not len(results.candidates_of("q")) and not len(results.boxes_of("q"))
+    assert results.metrics == {} and results.truth is None and results.threshold is None
+    with pytest.raises(store.StoreError, match="run notebook 09"):
+        _ = results.predictions
+
+
+def test_pairs_carry_rank_and_truth(finished_run):
+    pairs = Results(finished_run).pairs
+    assert pairs["score"].is_monotonic_decreasing
+    assert (pairs.loc[pairs["rank"] == 0, "query_id"].value_counts() == 1).all()
+    best = pairs.set_index(["query_id", "reference_id"])["is_true"]
+    assert best["q-pasted", "china"] and not best["q-stranger", "coffee"]
+
+
+def test_pairs_of_queries_that_the_truth_does_not_list_are_unknown(finished_run, tmp_path):
+    other = shutil.copytree(finished_run.parent, tmp_path / "copy") / "run"
+    truth = pd.read_csv(finished_run.parent / "truth.csv", keep_default_na=False)
+    truth[truth["query_id"] != "q-whole"].to_csv(tmp_path / "less.csv", index=False)
+    values = (other / "params.yaml").read_text() + '\n"score_threshold": 12.0\n'
+    values = values.replace(str(finished_run.parent / "truth.csv"), str(tmp_path / "less.csv"))
+    (other / "params.yaml").write_text(values)
+    results = Results(other, finished_run.parent / "library")
+    pairs = results.pairs.set_index(["query_id", "reference_id"])
+    assert pd.isna(pairs.loc[("q-whole", "china"), "is_true"])
+    assert results.threshold == 12
+
+
+def test_parameters_given_replace_those_that_the_run_lacks(finished_run, tmp_path):
+    other = shutil.copytree(finished_run.parent, tmp_path / "copy")
+    (other / "run/params.yaml").unlink()
+    bare = Results(other / "run", other / "library")
+    assert bare.truth is None and not len(bare.errors)
+    told = Results(other / "run", other / "library", truth=str(other / "truth.csv"), fusion="sum")
+    pd.testing.assert_frame_equal(told.errors, Results(finished_run).errors)
+    assert told.score_scale == "log" and len(told.errors)
+
+
+def test_thumbnails_replace_originals_that_are_gone(tmp_path):
+    run = small_run.build(tmp_path, hostile=False, keep_originals=False)
+    results = Results(run)
+    picture = results.picture("query", "q-pasted")
+    assert picture.shape[:2] == (96, 128)
+    assert results.size("query", "q-pasted") == (480, 360)
+
+
+def test_an_original_that_was_replaced_is_not_shown_as_the_query(finished_run, tmp_path):
+    other = shutil.copytree(finished_run.parent, tmp_path / "copy")
+    results = Results(other / "run")
+    path = results.queries.loc["q-pasted", "path"]
+    assert results.picture("query", "q-pasted").shape == (360, 480, 3)
+    facts = results.queries
+    facts.loc["q-whole", "path"] = path
+    width, height = results.size("query", "q-whole")
+    shown = results.picture("query", "q-whole")
+    assert shown.shape[1] / shown.shape[0] == pytest.approx(width / height, rel=0.02)
+
+
+def test_features_of_queries_crops_and_references(finished_run):
+    results = Results(finished_run)
+    crop = results.crops["crop_id"].iloc[0]
+    for side, view in (("query", "q-pasted"), ("query", crop), ("reference", "china")):
+        keypoints, descriptors = results.features(side, view)
+        assert keypoints.shape == (len(descriptors), 4) and len(descriptors) > 10
+    assert [part.shape for part in results.features("query", "no such view")] == [(0, 4), (0, 128)]
+
+
+def test_hostile_ids_are_read_back_as_they_are(hostile_run):
+    results = Results(hostile_run)
+    assert set(small_run.HOSTILE[:3]) <= set(results.queries.index)
+    assert set(small_run.HOSTILE[3:]) <= set(results.pairs["reference_id"])
+    assert results.pairs["is_true"].sum() >= 5
+
+
+def test_a_run_of_fifty_thousand_pairs_opens_in_seconds(tmp_path):
+    count = 50_000
+    run = tmp_path / "run"
+    rng = np.random.default_rng(0)
+    queries = [f"Q{n:06d}" for n in range(count)]
+    references = [f"R{n:06d}" for n in rng.integers(0, 10**6, count)]
+    scores = rng.exponential(0.2, count)
+    pairs = table("predictions", query_id=queries, reference_id=references, score=scores)
+    run.mkdir()
+    store.write_csv(run / "predictions.csv", pairs)
+    truth = table("truth", query_id=queries, reference_id=references)
+    store.write_csv(tmp_path / "truth.csv", truth)
+    (run / "params.yaml").write_text(f"truth: {tmp_path / 'truth.csv'}\n")
+    began = time.process_time()
+    assert len(Results(run).pairs) == count
+    assert time.process_time() - began < 10  # about 0.3 on an idle core

@@ -1,0 +1,119 @@
+"""Shards are computed once, in worker processes, and a killed map goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pandas as pd
+import pytest
+
+from imgfp import store
+from imgfp.images import ImageError
+from imgfp.runner import cluster
+from imgfp.runner.cluster import ShardResult, Task
+
+
+@store.produces("doubled")
+def doubled(numbers: list[int], *, factor: int) -> ShardResult:
+    if factor < 0:
+        raise ValueError("factor must not be negative")
+    bad = [(str(n), "odd") for n in numbers if n % 2]
+    return ShardResult(pd.DataFrame({"n": [n * factor for n in numbers]}), bad)
+
+
+@store.produces("fragile")
+def fragile(names: list[str]) -> ShardResult:
+    """Dies on every name that starts with a skull, as a decoder that crashes does."""
+    kept, rejects = [], []
+    for name in names:
+        try:
+            cluster.mark_in_progress(name)
+        except ImageError as error:
+            rejects.append((name, error.reason))
+            continue
+        if name.startswith("skull"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        kept.append(name)
+    return ShardResult(pd.DataFrame({"name": kept}), rejects)
+
+
+def tasks(folder, count: int = 3) -> list[Task]:
+    return [
+        Task(folder / f"shard-{i:05d}.parquet", (str(i),), {"numbers": [i, i + 10]}, 2)
+        for i in range(count)
+    ]
+
+
+def test_no_tasks_no_work(tmp_path):
+    assert str(cluster.map_shards(doubled, [], {"factor": 2})) == "0 computed, 0 reused, 0 refused"
+
+
+def test_computed_once_then_reused_then_remade(tmp_path, capsys):
+    options = {"workers": 1, "lock_dir": tmp_path, "title": "doubled"}
+    with cluster.processes(1) as address:
+        options["cluster"] = address
+        first = cluster.map_shards(doubled, tasks(tmp_path), {"factor": 2}, **options)
+        assert (first.computed, first.reused, len(first.rejects)) == (6, 0, 2)
+        stamp = (tmp_path / "shard-00000.parquet").stat().st_mtime_ns
+        again = cluster.map_shards(doubled, tasks(tmp_path), {"factor": 2}, **options)
+        assert (again.computed, again.reused) == (0, 6) and again.rejects == first.rejects
+        assert (tmp_path / "shard-00000.parquet").stat().st_mtime_ns == stamp
+        (tmp_path / "shard-00001.parquet").write_bytes(b"torn")
+        repaired = cluster.map_shards(doubled, tasks(tmp_path, 4), {"factor": 2}, **options)
+        assert (repaired.computed, repaired.reused) == (4, 4)
+        cluster.map_shards(doubled, tasks(tmp_path), {"factor": 3}, **options)
+        assert "factor 2 -> 3" in capsys.readouterr().out
+        assert store.load(tmp_path / "shard-00002.parquet")["n"].tolist() == [6, 36]
+        with pytest.raises(ValueError, match="not be negative"):
+            cluster.map_shards(doubled, tasks(tmp_path), {"factor": -1}, **options)
+
+
+def test_files_that_kill_their_reader_are_refused_and_the_rest_is_done(tmp_path):
+    path = tmp_path / "shard-00000.parquet"
+    names = ["a", "skull 1", "b", "skull 2", "c"]
+    made = cluster.map_shards(fragile, [Task(path, ("x",), {"names": names}, 5)], {}, workers=1)
+    assert store.load(path)["name"].tolist() == ["a", "b", "c"]
+    assert [name for name, _ in made.rejects] == ["skull 1", "skull 2"]
+    assert "ended the process" in made.rejects[0][1]
+    assert not list(tmp_path.glob(".*.working"))
+
+
+def test_shards_of_other_settings_are_gone(tmp_path):
+    """Fewer queries with crops, or none: what was made from the old crops must not be read."""
+    folder = tmp_path / "crops"
+    options = {"workers": 1, "output_dir": folder}
+    cluster.map_shards(doubled, tasks(folder, 3), {"factor": 2}, **options)
+    assert len(store.shards(folder, ".parquet")) == 3
+    again = cluster.map_shards(doubled, tasks(folder, 2), {"factor": 2}, **options)
+    assert again.reused == 4
+    assert [p.stem for p in store.shards(folder, ".parquet")] == ["shard-00000", "shard-00001"]
+    cluster.map_shards(doubled, [], {"factor": 2}, **options)
+    assert not list(folder.glob("shard-*"))
+
+
+def test_a_run_ended_from_outside_condemns_no_file(tmp_path):
+    path = tmp_path / "shard-00000.parquet"
+    store.Journal(path, "first").__enter__().begin("in hand when the run was stopped")
+    with store.Journal(path, "second") as later:
+        assert later.begin("in hand when the run was stopped")
+    with store.Journal(path, "third") as clean:
+        assert clean.fatal == []
+
+
+def test_fewer_than_no_workers_are_refused():
+    with pytest.raises(ValueError, match="workers: expected 0"), cluster.processes(-1):
+        pass
+
+
+def test_wrong_scheduler_is_one_clear_line(tmp_path, monkeypatch):
+    import distributed
+
+    def unreachable(*_args, **_options):
+        raise OSError("Timed out trying to connect")
+
+    monkeypatch.setattr(distributed, "Client", unreachable)
+    with pytest.raises(ValueError, match="no Dask scheduler answers at 'tcp://nowhere:1'"):
+        cluster.map_shards(
+            doubled, tasks(tmp_path), {"factor": 2}, cluster="tcp://nowhere:1", lock_dir=tmp_path
+        )

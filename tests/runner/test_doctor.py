@@ -1,0 +1,64 @@
+"""The check of an installation: one build of each library, from wheels or from conda."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from imgfp.runner import doctor
+
+OPENCV = doctor.RIVALS[0]
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """An empty installation, and a way to put packages into it."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+
+    def put(name: str, installer: str) -> None:
+        folder = tmp_path / f"{name.replace('-', '_')}-5.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 5.0\n")
+        (folder / "INSTALLER").write_text(f"{installer}\n")
+
+    return put
+
+
+def test_two_wheels_in_one_folder_are_two_builds(install):
+    install("opencv-python", "pip")
+    install("opencv-contrib-python-headless", "uv")
+    assert len(doctor._builds(OPENCV)) == 2
+
+
+def test_condas_opencv_is_one_build_under_two_names(install):
+    install("opencv-python", "conda")
+    install("opencv-python-headless", "conda")
+    assert len(doctor._builds(OPENCV)) == 1
+    install("opencv-contrib-python", "pip")
+    assert len(doctor._builds(OPENCV)) == 2
+
+
+def test_this_installation_has_one_build_of_each():
+    assert [len(doctor._builds(group)) for group in doctor.RIVALS] == [1, 1]
+
+
+def test_a_missing_extra_is_named_with_its_remedy_and_is_no_fault(monkeypatch):
+    monkeypatch.setitem(doctor.EXTRAS, "train", ("json", "a_module_that_is_nowhere"))
+    rows = {what: sound for sound, what, _ in doctor._extras()}
+    said = next(what for what in rows if what.startswith("extra train"))
+    assert (
+        said
+        == "extra train: without a_module_that_is_nowhere; add them by pip install 'imgfp[train]'"
+    )
+    assert all(rows.values())
+
+
+def test_only_supported_pythons_are_sound(monkeypatch):
+    def sound() -> bool:
+        return doctor.checks()[0][0]
+
+    assert sound()
+    for version in ((3, 10, 9), (3, 15, 0)):
+        monkeypatch.setattr(sys, "version_info", version)
+        assert not sound()

@@ -1,0 +1,161 @@
+"""Parameter files: YAML 1.2, flat, checked, with the nearest right name."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from imgfp import store
+from imgfp.runner import params
+from imgfp.runner.params import Declared, ParameterError
+from imgfp.runner.schema import Parameters
+from imgfp.stages import search, verification
+
+KNOWN = {
+    "match_ratio": Declared("match_ratio", "float", "1.8", ""),
+    "max_crops": Declared("max_crops", "int", "1", ""),
+    "truth": Declared("truth", "str", '""', ""),
+    "views": Declared("views", "list[str]", "[]", ""),
+    "mirrored": Declared("mirrored", "bool", "True", ""),
+}
+
+
+def written(tmp_path, text: str):
+    path = tmp_path / "p.yaml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_empty_file_is_no_parameters(tmp_path):
+    assert params.read_profile(written(tmp_path, "# nothing\n")) == {}
+
+
+def test_numbers_are_yaml_1_2(tmp_path):
+    text = "a: 1e-3\nb: 5E-1\nc: 1e6\nd: 010\ne: 12:30\nf: no\n"
+    values = params.read_profile(written(tmp_path, text))
+    assert values == {"a": 1e-3, "b": 0.5, "c": 1e6, "d": 10, "e": "12:30", "f": "no"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: 1\na: 2\n", "line 2.*duplicate"),
+        ("a: {b: 1}\n", "flat"),
+        ("- a\n", "name: value"),
+        ("a: [1\n", "line"),
+        ("a: !!python/object/apply:os.system ['true']\n", "could not determine"),
+        ("a: " + "x" * 70_000, "larger than"),
+    ],
+)
+def test_bad_files_say_where(tmp_path, text, says):
+    with pytest.raises(ParameterError, match=says):
+        params.read_profile(written(tmp_path, text))
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(ParameterError, match="'match_ration'; did you mean 'match_ratio'"):
+        params.check({"match_ration": 2.0}, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("match_ratio", "1.8"),
+        ("match_ratio", True),
+        ("max_crops", 1.5),
+        ("max_crops", True),
+        ("truth", None),
+        ("views", "whole"),
+        ("views", [1]),
+        ("mirrored", 1),
+    ],
+)
+def test_wrong_types_are_refused(name, value):
+    with pytest.raises(ParameterError, match=f"'{name}' must be"):
+        params.check({name: value}, KNOWN)
+
+
+def test_whole_number_serves_as_float():
+    assert params.check({"match_ratio": 2}, KNOWN) == {"match_ratio": 2.0}
+
+
+def test_command_line_values_follow_the_declared_type():
+    values = params.override(
+        ["truth=007", "max_crops=3", "match_ratio=1e-1", "views=[a, b]"], KNOWN
+    )
+    assert values == {"truth": "007", "max_crops": 3, "match_ratio": 0.1, "views": ["a", "b"]}
+    with pytest.raises(ParameterError, match="name=value"):
+        params.override(["oops"], KNOWN)
+
+
+def test_a_value_that_is_no_choice_is_refused_with_the_nearest(tmp_path):
+    fusion = Declared("fusion", "str", '"calibrated"', "")
+    run, library = store.Run(tmp_path), store.Library(tmp_path)
+    with pytest.raises(
+        ParameterError, match="'fusion': expected calibrated or sum, got 'calibrat'"
+    ):
+        params.check({"fusion": "calibrat"}, {"fusion": fusion})
+    said = "'candidates_scored': expected all or accepted, got 'acepted'; did you mean 'accepted'"
+    with pytest.raises(ParameterError, match=said):
+        verification.verify_pairs(run, library, candidates_scored="acepted")
+    settings = {"nprobe": 1, "neighbours": 1, "candidates": 1, "ratio": 1.0}
+    for name, mistake in (("rule", "robsut"), ("variants", ["plian"])):
+        right = {"rule": "seed", "variants": ["plain"]}
+        with pytest.raises(ParameterError, match=r"did you mean '(robust|plain)'"):
+            search.votes_of(run.local_features, library, "q", **settings, **right | {name: mistake})
+
+
+def test_write_value_keeps_comments(tmp_path):
+    path = written(tmp_path, "# page\nmatch_ratio: 1.8  # squared\nmax_crops: 1\n")
+    params.write_value(path, "match_ratio", 1.5)
+    assert path.read_text() == "# page\nmatch_ratio: 1.5  # squared\nmax_crops: 1\n"
+
+
+def test_former_names_and_words_are_translated_with_a_warning(tmp_path, capsys):
+    path = written(tmp_path, "local_readings: [plain, inverted]\npair_judge: mine.onnx\n")
+    assert params.read_profile(path) == {
+        "descriptor_variants": ["plain", "contrast_reversed"],
+        "pair_classifier": "mine.onnx",
+    }
+    said = capsys.readouterr().err
+    assert "'pair_judge' is now 'pair_classifier'" in said
+    assert "descriptor_variants: 'inverted' is now 'contrast_reversed'" in said
+    with pytest.raises(ParameterError, match="'pair_judge' is the former name of"):
+        params.read_profile(written(tmp_path, "pair_judge: a\npair_classifier: b\n"))
+    known = {"pair_classifier": Declared("pair_classifier", "str", '""', "")}
+    assert params.override(["pair_judge=007"], known) == {"pair_classifier": "007"}
+
+
+def test_no_name_is_both_former_and_present():
+    assert not set(params.RENAMED) & set(Parameters.model_fields)
+    assert set(params.RENAMED.values()) <= set(Parameters.model_fields)
+    named = {*params.FILES, *params.FOLDERS}
+    assert named <= set(Parameters.model_fields)
+
+
+def test_files_and_folders_are_there_before_anything_starts(tmp_path):
+    params.check_files({"truth": "", "crop_detector": "classical", "reference_dir": str(tmp_path)})
+    for name, what in (
+        ("truth", "file"),
+        ("query_dir", "folder or file"),
+        ("crop_detector", "file"),
+    ):
+        with pytest.raises(FileNotFoundError, match=f"{name}: there is no {what} .*absent"):
+            params.check_files({name: str(tmp_path / "absent")})
+    params.check_files({"truth": str(tmp_path / "absent")}, made=["truth"])
+    with pytest.raises(FileNotFoundError, match="truth: there is no file"):
+        params.check_files({"truth": str(tmp_path)})
+
+
+def test_a_device_that_is_not_there_is_refused():
+    torch = pytest.importorskip("torch")
+    number = torch.cuda.device_count()
+    with pytest.raises(ParameterError, match=f"descriptor_device: cuda:{number} is not there"):
+        params.check_files({"descriptor_device": f"cuda:{number}"})
+
+
+def test_a_device_without_torch_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ParameterError, match=r"cuda needs torch.*pip install 'imgfp\[torch\]'"):
+        params.check_files({"device": "cuda"})

@@ -1,0 +1,151 @@
+"""Candidates from keypoints and from vectors, on arrays small enough to check by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("faiss")
+
+from imgfp import sift
+from imgfp.search import index, propose
+
+SEED = {
+    "nprobe": 1,
+    "neighbours": 1,
+    "variants": ["plain"],
+    "candidates": 5,
+    "rule": "seed",
+    "ratio": 1.0,
+    "min_hits": 3,
+    "min_hits_single": 5,
+    "max_mean_squared_distance": 8000.0,
+}
+ROBUST = SEED | {"neighbours": 3, "rule": "robust", "ratio": 1.5}
+
+
+@pytest.fixture
+def library(rng):
+    """Three references with 8, 6 and 4 keypoints: descriptors, index, offsets."""
+    descriptors = rng.integers(0, 256, (18, 128), np.uint8)
+    return descriptors, index.build(descriptors, "local"), np.array([0, 8, 14, 18])
+
+
+def spread(count: int) -> np.ndarray:
+    """Keypoints (count,4) far from each other."""
+    return np.stack([100.0 * np.arange(count), 50.0 * np.arange(count), *np.ones((2, count))], 1)
+
+
+def test_each_hit_is_a_vote_and_the_best_is_accepted(library):
+    descriptors, searched, offsets = library
+    query = descriptors[[0, 1, 2, 3, 4, 8, 9]]
+    found = propose.from_keypoints(searched, offsets, spread(7), query, **SEED)
+    assert found["reference_row"].tolist() == [0, 1] and found["score"].tolist() == [5, 2]
+    assert found["mean_squared_distance"].tolist() == [0, 0]
+    assert found["accepted"].tolist() == [True, False] and not found["mirrored"].any()
+    one = propose.from_keypoints(searched, offsets, spread(7), query, **SEED | {"candidates": 1})
+    assert one["reference_row"].tolist() == [0]
+
+
+def test_a_mirrored_query_is_found_by_the_mirrored_variant_alone(library):
+    descriptors, searched, offsets = library
+    query = sift.mirror_descriptors(descriptors[8:14])
+    settings = ROBUST | {"variants": ["plain", "mirrored"]}
+    found = propose.from_keypoints(searched, offsets, spread(6), query, **settings)
+    best = found.iloc[0]
+    assert (best["reference_row"], best["score"], best["mirrored"]) == (1, 6, True)
+    assert not found["reference_row"].duplicated().any()
+    reversed_ = propose.from_keypoints(
+        searched, offsets, spread(6), sift.reverse_contrast(descriptors[8:14]), **settings
+    )
+    assert not len(reversed_) or reversed_["score"].max() < 6
+    every = settings | {"variants": list(propose.DESCRIPTOR_VARIANTS)}
+    reversed_ = propose.from_keypoints(
+        searched, offsets, spread(6), sift.reverse_contrast(descriptors[8:14]), **every
+    )
+    assert reversed_["score"].iloc[0] == 6 and not reversed_["mirrored"].iloc[0]
+
+
+def test_the_robust_rule_counts_one_vote_per_place(library):
+    descriptors, searched, offsets = library
+    query = descriptors[[0, 1, 2, 3]]
+    together = np.ones((4, 4))
+    seed = propose.from_keypoints(searched, offsets, together, query, **SEED)
+    robust = propose.from_keypoints(searched, offsets, together, query, **ROBUST)
+    assert seed["score"].tolist() == [4] and robust["score"].tolist() == [1]
+
+
+def test_a_query_without_keypoints_has_no_candidates(library):
+    _, searched, offsets = library
+    nothing = np.empty((0, 4)), np.empty((0, 128), np.uint8)
+    found = propose.from_keypoints(searched, offsets, *nothing, **SEED)
+    assert found.empty
+    assert found.dtypes.astype(str).to_dict() == {
+        "reference_row": "int64",
+        "score": "float32",
+        "mean_squared_distance": "float32",
+        "mirrored": "bool",
+        "accepted": "bool",
+    }
+
+
+def test_equal_votes_are_ordered_by_distance(library):
+    descriptors, searched, offsets = library
+    query = descriptors[[0, 1, 8, 9]].copy()
+    query[:2, 0] ^= 7  # the hits in the first reference are a little further away
+    found = propose.from_keypoints(searched, offsets, spread(4), query, **SEED)
+    assert found["reference_row"].tolist() == [1, 0] and found["score"].tolist() == [2, 2]
+
+
+# Vectors
+
+SIMILARITY = {"nprobe": 1, "candidates": 2, "normalise_neighbours": 0}
+
+
+def test_a_query_has_its_best_references_over_all_its_vectors():
+    references = index.build(np.eye(4, dtype=np.float32), "global")
+    vectors = np.array([[1, 0, 0, 0], [0, 0.8, 0.6, 0], [0, 0, 0, 1]], np.float32)
+    found = propose.from_vectors(references, vectors, ["b", "b", "a"], **SIMILARITY)
+    assert found["query_id"].tolist() == ["a", "a", "b", "b"]
+    assert found["rank"].tolist() == [0, 1, 0, 1]
+    of_b = found[found["query_id"] == "b"]
+    assert of_b["reference_row"].tolist() == [0, 1] and of_b["vector_row"].tolist() == [0, 1]
+    np.testing.assert_allclose(of_b["score"], [1, 0.8], atol=1e-6)
+    np.testing.assert_allclose(of_b["mean_squared_distance"], [0, 0.4], atol=1e-6)
+
+
+def test_scores_are_normalised_by_the_references_without_the_nearest():
+    references = index.build(np.eye(3, dtype=np.float32), "global")
+    query = np.array([[0.8, 0.6, 0]], np.float32)
+    settings = SIMILARITY | {"candidates": 1}
+    for neighbours, mean in ((1, 0.6), (2, 0.3), (9, 0.3)):  # there are two others at most
+        found = propose.from_vectors(
+            references, query, ["q"], **settings | {"normalise_neighbours": neighbours}
+        )
+        np.testing.assert_allclose(found["score"], 0.8 - mean, atol=1e-6)
+        np.testing.assert_allclose(found["mean_squared_distance"], 2 - 2 * 0.8, atol=1e-6)
+
+
+def test_a_background_of_its_own_is_taken_whole():
+    references = index.build(np.eye(3, dtype=np.float32), "global")
+    query = np.array([[0.8, 0.6, 0]], np.float32)
+    settings = SIMILARITY | {"candidates": 1, "normalise_neighbours": 1}
+    background = np.array([[0, 1, 0], [0, 0, 1]], np.float32)
+    found = propose.from_vectors(references, query, ["q"], background=background, **settings)
+    np.testing.assert_allclose(found["score"], 0.8 - 0.6, atol=1e-6)
+    with pytest.raises(ValueError, match="from a background of 2 vectors"):
+        settings = settings | {"normalise_neighbours": 3}
+        propose.from_vectors(references, query, ["q"], background=background, **settings)
+
+
+def test_no_vectors_have_no_candidates():
+    references = index.build(np.eye(3, dtype=np.float32), "global")
+    assert propose.from_vectors(references, np.empty((0, 3), np.float32), [], **SIMILARITY).empty
+
+
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [("auto", "IDMap2,SQ8_direct"), ("Flat", "IDMap2,Flat"), ("IVF8,Flat", "IVF8,Flat")],
+)
+def test_any_factory_string_keeps_ids(factory, expected):
+    assert index.resolve(factory, 100, "local") == expected

@@ -1,0 +1,221 @@
+"""Artefacts are whole or absent, current or made again, and damage is never read as data."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_run import made_with
+
+from imgfp import store
+from imgfp.datatypes import Descriptors, LocalFeatures
+from imgfp.store import StoreError
+
+HOSTILE = [
+    '<img src=x onerror="1">',
+    "a,b",
+    'quote"d',
+    "line\nbreak",
+    "\u202eevil",
+    "=1+1",
+    "é/ü",
+    "$x$",
+]
+
+
+def features(rng, ids=("a", "b", "c"), counts=(3, 0, 5)) -> LocalFeatures:
+    total = sum(counts)
+    return LocalFeatures(
+        np.array(ids, object),
+        np.cumsum([0, *counts]),
+        rng.random((total, 4), np.float32),
+        rng.integers(0, 256, (total, 128)).astype(np.uint8),
+    )
+
+
+def saved(path, record, **settings):
+    return store.save(path, record, made_with(**settings))
+
+
+def test_empty_records_round_trip(tmp_path):
+    empty = LocalFeatures.concatenate([])
+    saved(tmp_path / "e.h5", empty)
+    assert len(store.load(tmp_path / "e.h5")) == 0
+    saved(tmp_path / "e.parquet", pd.DataFrame({"a": pd.Series(dtype="str")}))
+    assert store.load(tmp_path / "e.parquet").empty
+
+
+def test_records_round_trip(tmp_path, rng):
+    record = features(rng)
+    saved(tmp_path / "f.h5", record)
+    back = store.load(tmp_path / "f.h5")
+    for name in ("image_ids", "offsets", "keypoints", "descriptors"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(record, name))
+    vectors = rng.standard_normal((4, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    saved(tmp_path / "d.h5", Descriptors(np.array(list("wxyz"), object), vectors))
+    np.testing.assert_array_equal(store.load(tmp_path / "d.h5").vectors, vectors)
+
+
+def test_hostile_ids_survive_every_format(tmp_path, rng):
+    record = features(rng, HOSTILE, [1] * len(HOSTILE))
+    saved(tmp_path / "f.h5", record)
+    assert list(store.load(tmp_path / "f.h5").image_ids) == HOSTILE
+    frame = pd.DataFrame({"image_id": HOSTILE})
+    saved(tmp_path / "t.parquet", frame)
+    assert store.load(tmp_path / "t.parquet")["image_id"].tolist() == HOSTILE
+    store.write_csv(tmp_path / "t.csv", frame)
+    assert pd.read_csv(tmp_path / "t.csv")["image_id"].tolist() == HOSTILE
+
+
+def test_lookup_reads_single_images(tmp_path, rng):
+    one, two = features(rng), features(rng, ("d", "e"), (2, 4))
+    saved(tmp_path / "shard-00000.h5", one)
+    saved(tmp_path / "shard-00001.h5", two)
+    lookup = store.FeatureLookup(tmp_path)
+    assert len(lookup) == 5 and "e" in lookup and "x" not in lookup
+    np.testing.assert_array_equal(lookup.of("e")[1], two.of("e")[1])
+    assert lookup.of("b")[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".parquet", ".json", ".faiss"])
+def test_damage_is_found(tmp_path, rng, suffix):
+    record = {
+        ".h5": features(rng),
+        ".parquet": pd.DataFrame({"x": np.arange(1000)}),
+        ".json": {"x": list(range(100))},
+        ".faiss": rng.bytes(2000),
+    }[suffix]
+    path = tmp_path / f"r{suffix}"
+    saved(path, record)
+    whole = path.read_bytes()
+    for number in range(40):
+        damaged = bytearray(whole)
+        place = int(rng.integers(len(whole)))
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bytes(damaged) if number % 2 else whole[:place])
+        os.utime(path, ns=(number, number + 1))
+        with pytest.raises(StoreError, match=r"r\."):
+            store.load(path)
+
+
+def test_without_sidecar_there_is_no_artefact(tmp_path, rng):
+    path = tmp_path / "shard-00000.h5"
+    saved(path, features(rng))
+    (tmp_path / "shard-00000.h5.json").unlink()
+    assert store.shards(tmp_path, ".h5") == []
+    with pytest.raises(StoreError, match="missing or unfinished"):
+        store.load(path)
+
+
+def test_current_only_with_the_same_fingerprint(tmp_path):
+    path = tmp_path / "x.json"
+    store.save(path, [1], made_with("i", a=1))
+    assert store.is_current(path, made_with("i", a=1))
+    for changed in (
+        made_with("i", a=2),
+        made_with("j", a=1),
+        store.origin(_other, {"a": 1}, ["i"]),
+    ):
+        assert not store.is_current(path, changed)
+    assert store.what_differs(path, made_with("i", a=2)) == "a 1 -> 2"
+    path.write_bytes(b"")
+    assert not store.is_current(path, made_with("i", a=1))
+
+
+@store.produces("other")
+def _other() -> None:
+    pass
+
+
+def test_a_redo_makes_each_artefact_again_once(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    saved(path, [1])
+    monkeypatch.setenv(store.REDO, "1")
+    assert not store.is_current(path, made_with())
+    assert store.is_current(path, made_with())
+
+
+def test_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store.files.os, "fsync", full)
+    with pytest.raises(StoreError, match="no space left to write"):
+        store.write_bytes(tmp_path / "x.bin", b"123")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_that_reads_back_wrong_is_never_in_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(store.files, "sha256_of", lambda path: "0" * 64)
+    with pytest.raises(StoreError, match="did not read back"):
+        store.write_bytes(tmp_path / "x.bin", b"123")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_writer_leaves_whole_or_nothing(tmp_path, rng):
+    code = (
+        "import sys, numpy as np, pandas as pd; from pathlib import Path; from imgfp import store\n"
+        "sys.path.insert(0, sys.argv[2]); from small_run import made_with\n"
+        "print('ready', flush=True)\n"
+        "for n in range(10**6): store.save(Path(sys.argv[1]) / f'shard-{n % 3:05d}.parquet',"
+        " pd.DataFrame({'x': np.arange(50_000)}), made_with(n=n))"
+    )
+    tests = str(Path(__file__).resolve().parents[1])
+    for _ in range(6):
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), tests], stdout=subprocess.PIPE
+        )
+        child.stdout.readline()
+        time.sleep(float(rng.uniform(0.05, 0.4)))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        for path in store.shards(tmp_path, ".parquet"):
+            assert len(store.load(path)) == 50_000
+
+
+def test_lock_names_its_holder(tmp_path):
+    with store.lock(tmp_path), pytest.raises(StoreError, match=rf"process {os.getpid()} on"):  # noqa: SIM117
+        with store.lock(tmp_path):
+            pass
+    with store.lock(tmp_path):
+        pass
+
+
+def test_link_to_another_file_is_refused(tmp_path, rng):
+    import h5py
+
+    path = tmp_path / "shard-00000.h5"
+    saved(path, features(rng))
+    other = tmp_path / "other.h5"
+    with h5py.File(other, "w") as file:
+        file["x"] = np.zeros(3)
+    with h5py.File(path, "a") as file:
+        del file["keypoints"]
+        file["keypoints"] = h5py.ExternalLink("other.h5", "x")
+    with pytest.raises(StoreError, match="points outside"):
+        store.artefacts.open_h5(path)
+
+
+def test_evidence_of_version_0_1_is_read_under_the_present_names(tmp_path):
+    import json
+
+    path = tmp_path / "shard-00000.parquet"
+    store.save(
+        path, pd.DataFrame({"agreement": [0.5], "model": ["upright"], "h00": [1.0]}), made_with()
+    )
+    sidecar = path.with_name(path.name + ".json")
+    described = json.loads(sidecar.read_text()) | {"maker": "imgfp.stages.pairs.score_pairs"}
+    sidecar.write_text(json.dumps(described))
+    table = store.load(path)
+    assert list(table) == ["ncc_inlier_ratio", "model", "h00"]
+    assert table["model"].tolist() == ["axis_aligned"]
+    assert store.load(path, ["ncc_inlier_ratio"])["ncc_inlier_ratio"].tolist() == [0.5]

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from imgfp import sift
+from imgfp.datatypes import Descriptors
+from imgfp.store import formats
+from imgfp.store.formats import FormatError
+
+#: Ids that are data: separators of other formats, quotes, other scripts, an expression.
+HOSTILE = ["a_b_1", 'quo"te', "com,ma", "bär/ü", "__import__('os')", "<img onerror=x>"]
+
+
+def descriptors(ids, rng, width=8):
+    vectors = rng.normal(size=(len(ids), width))
+    return Descriptors(ids, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+# ------------------------------------------------------------------------------ keypoint text
+
+
+def test_no_keypoints(tmp_path):
+    path = tmp_path / "none.txt"
+    formats.write_keypoints(path, "q", np.empty((0, 4)), np.empty((0, 128), np.uint8), 1.0)
+    image_id, keypoints, histograms = formats.read_keypoints(path, 1.0)
+    assert path.read_bytes() == b"" and image_id == ""
+    assert keypoints.shape == (0, 4) and histograms.shape == (0, 128)
+
+
+@pytest.mark.parametrize("scale", [1.0, 300 / 608])
+def test_keypoints_of_the_2021_system_round_trip(isc2021, tmp_path, scale):
+    source = isc2021 / "Q24789.sift.txt"
+    image_id, keypoints, histograms = formats.read_keypoints(source, scale)
+    assert image_id == "Q24789" and keypoints.shape == (661, 4)
+    formats.write_keypoints(tmp_path / "again.txt", image_id, keypoints, histograms, scale)
+    assert (tmp_path / "again.txt").read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("scale", [1.0, 300 / 608])
+def test_a_small_file_in_the_layout_of_2021_round_trips(tmp_path, scale):
+    """Sibling of the test above, on lines written out here."""
+    numbers = [list(range(128)), [255 - i for i in range(128)], [7] * 128]
+    places = ["3.1348_65.589_1.76567_-1.09404", "431.038_8.26344_12.5_0", "1.25_299.5_2_3.14159"]
+    lines = [
+        f"Q_1_{i}_{place}||{','.join(map(str, row))}"
+        for i, (place, row) in enumerate(zip(places, numbers, strict=True))
+    ]
+    source = tmp_path / "source.txt"
+    source.write_bytes(("\n".join(lines) + "\n").encode())
+    image_id, keypoints, histograms = formats.read_keypoints(source, scale)
+    assert image_id == "Q_1" and keypoints.shape == (3, 4)
+    expected = [(3.1348 + 0.5) / scale - 0.5, (65.589 + 0.5) / scale - 0.5, 2 * 1.76567 / scale]
+    assert keypoints[0] == pytest.approx([*expected, -1.09404], rel=1e-6)
+    # Of each cell the first orientation stays, the other seven are reversed.
+    assert histograms[0, :16].tolist() == [0, 7, 6, 5, 4, 3, 2, 1, 8, 15, 14, 13, 12, 11, 10, 9]
+    formats.write_keypoints(tmp_path / "again.txt", image_id, keypoints, histograms, scale)
+    assert (tmp_path / "again.txt").read_bytes() == source.read_bytes()
+
+
+def test_features_survive_the_text(photograph, tmp_path):
+    keypoints, histograms = sift.extract(photograph)
+    scale = sift.frame_scale(640, 427, 300)
+    formats.write_keypoints(tmp_path / "p.txt", "my_photo_1", keypoints, histograms, scale)
+    image_id, again, same = formats.read_keypoints(tmp_path / "p.txt", scale)
+    assert image_id == "my_photo_1"
+    assert np.allclose(again, keypoints, rtol=1e-5, atol=0.01)
+    assert np.array_equal(same, histograms)
+
+
+LINE = "q_0_1_2_3_0.5||" + ",".join(["7"] * 128)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "wrong"),
+    [
+        (LINE + "\n" + LINE.replace("||", "|"), "line 2", "expected <id>"),
+        (LINE.replace("_2_", "_"), "line 1", "expected <id>"),
+        (LINE.replace("_2_", "_nan_"), "line 1", "'nan'"),
+        (LINE.replace("_2_", "_x_"), "line 1", "'x'"),
+        (LINE[:-2], "line 1", "127"),
+        (LINE[:-1] + "256", "line 1", "0..255"),
+        (LINE[:-1] + "1+1", "line 1", "whole number"),
+        (LINE + "\n" + LINE.replace("q_", "r_"), "line 2", "'r'"),
+        ("x" * 70_000, "line 1", "longer"),
+    ],
+)
+def test_bad_keypoint_lines_are_named(tmp_path, text, place, wrong):
+    path = tmp_path / "bad.txt"
+    path.write_text(text)
+    with pytest.raises(FormatError) as error:
+        formats.read_keypoints(path, 1.0)
+    assert str(path) in str(error.value) and place in str(error.value)
+    assert wrong in str(error.value)
+
+
+# -------------------------------------------------------------------------------- pairs, scores
+
+
+def test_scores_of_the_2021_system_round_trip(isc2021, tmp_path):
+    source = isc2021 / "final_result_demo.txt"
+    scores = formats.read_scores(source)
+    assert len(scores) == 58_109
+    formats.write_scores(tmp_path / "again.txt", scores)
+    assert (tmp_path / "again.txt").read_bytes() == source.read_bytes()
+
+
+def test_small_scores_in_the_layout_of_2021_round_trip(tmp_path):
+    """Sibling of the test above, on lines written out here."""
+    source = tmp_path / "scores.txt"
+    source.write_bytes(b"Q05429\tR317994\t392\nQ02398\tR810530\t543\nQ05429\tR000001\t0\n")
+    scores = formats.read_scores(source)
+    assert scores["query_id"].tolist() == ["Q05429", "Q02398", "Q05429"]
+    assert scores["score"].tolist() == [392, 543, 0]
+    formats.write_scores(tmp_path / "again.txt", scores)
+    assert (tmp_path / "again.txt").read_bytes() == source.read_bytes()
+
+
+def test_pairs_and_scores(tmp_path):
+    frame = pd.DataFrame(
+        {"query_id": HOSTILE, "reference_id": HOSTILE[::-1], "score": [3, 0.1, 1e-9, 5.5, -2, 1e20]}
+    )
+    path = tmp_path / "pairs.txt"
+    formats.write_scores(path, frame)
+    assert formats.read_scores(path).equals(frame.astype(formats.read_scores(path).dtypes))
+    assert path.read_text().splitlines()[0].endswith("\t3")
+    formats.write_pairs(path, frame)
+    assert formats.read_pairs(path).to_numpy().tolist() == frame.iloc[:, :2].to_numpy().tolist()
+    path.write_text("")
+    assert formats.read_pairs(path).empty and formats.read_scores(path).empty
+
+
+def test_bad_pairs_are_named(tmp_path):
+    path = tmp_path / "pairs.txt"
+    for text, wrong in (("a\tb\t1\na\tb\n", "line 2"), ("a\tb\tinf\n", "'inf'"), ("a b", "2 tab")):
+        path.write_text(text)
+        with pytest.raises(FormatError, match=wrong):
+            (formats.read_pairs if "tab" in wrong else formats.read_scores)(path)
+    with pytest.raises(FormatError, match="cannot hold the id"):
+        formats.write_pairs(path, pd.DataFrame({"query_id": ["a\tb"], "reference_id": ["c"]}))
+
+
+# ------------------------------------------------------------------------------------------ CSV
+
+
+@pytest.mark.parametrize("name", ["ground_truth_dev1.csv", "ground_truth_dev2.csv"])
+def test_truth_of_the_challenge_round_trips(isc2021, tmp_path, name):
+    source = isc2021 / name
+    truth = formats.read_truth(source)
+    assert len(truth) == 25_000 and (truth["reference_id"] == "").any()
+    formats.write_truth(tmp_path / name, truth)
+    assert (tmp_path / name).read_bytes() == source.read_bytes()
+
+
+def test_a_small_truth_in_the_layout_of_the_challenge_round_trips(tmp_path):
+    """Sibling of the test above, on lines written out here."""
+    source = tmp_path / "truth.csv"
+    source.write_bytes(b"query_id,reference_id\nQ25000,R352148\nQ25001,\nQ25002,R000001\n")
+    truth = formats.read_truth(source)
+    assert truth["reference_id"].tolist() == ["R352148", "", "R000001"]
+    formats.write_truth(tmp_path / "again.csv", truth)
+    assert (tmp_path / "again.csv").read_bytes() == source.read_bytes()
+
+
+def test_predictions_with_hostile_ids_round_trip(tmp_path):
+    ids = [*HOSTILE, "line\nbreak", "NA", "007"]
+    frame = pd.DataFrame({"query_id": ids, "reference_id": ids[::-1], "score": np.arange(9) / 7})
+    path = tmp_path / "p.csv"
+    formats.write_predictions(path, frame)
+    again = formats.read_predictions(path)
+    assert again["query_id"].tolist() == ids and again["reference_id"].tolist() == ids[::-1]
+    assert again["score"].tolist() == frame["score"].tolist()
+
+
+def test_columns_are_found_by_name(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes("\ufeffedits,reference_id,query_id\r\nblur,r1,q1\r\n\r\ncrop,,q2\r\n".encode())
+    truth = formats.read_truth(path)
+    assert truth.to_numpy().tolist() == [["q1", "r1"], ["q2", ""]]
+    path.write_text("query_id,reference_id\n")
+    assert formats.read_truth(path).empty
+
+
+@pytest.mark.parametrize(
+    ("data", "wrong"),
+    [
+        (b"", r"lacks \['query_id', 'reference_id', 'score'\]"),
+        (b"query_id,score\n", r"line 1.*reference_id"),
+        (b"query_id,reference_id,score\na,b,1\na,b\n", "line 3: expected 3 values, got 2"),
+        (b"query_id,reference_id,score\na,b,high\n", "line 2: score 'high'"),
+        (b"query_id,reference_id,score\na,\xff,1\n", "UTF-8"),
+        (b'query_id,reference_id,score\na,"b,1\n', "line 2"),
+    ],
+)
+def test_bad_csv_is_named(tmp_path, data, wrong):
+    path = tmp_path / "p.csv"
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match=wrong):
+        formats.read_predictions(path)
+
+
+def test_manifest_paths_count_from_its_folder(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("image_id,path\na,one.jpg\nb,../two.jpg\nc,/three.jpg\n")
+    manifest = formats.read_manifest(path)
+    expected = [tmp_path / "one.jpg", tmp_path.parent / "two.jpg", "/three.jpg"]
+    assert manifest["path"].tolist() == [str(p) for p in expected]
+    path.write_text("image_id,path\na,\n")
+    with pytest.raises(FormatError, match="line 2"):
+        formats.read_manifest(path)
+
+
+def test_missing_files_are_named(tmp_path):
+    for read in (formats.read_manifest, formats.read_pairs, formats.read_descriptors):
+        with pytest.raises(FormatError, match=r"nowhere: .*[Nn]o such file"):
+            read(tmp_path / "nowhere")
+
+
+# ----------------------------------------------------------------------------------------- HDF5
+
+
+def test_descriptors_round_trip(tmp_path, rng):
+    path = tmp_path / "d.h5"
+    sides = descriptors(HOSTILE, rng), descriptors(["r"], rng)
+    formats.write_descriptors(path, *sides)
+    for side, again in zip(sides, formats.read_descriptors(path), strict=True):
+        assert again.image_ids.tolist() == side.image_ids.tolist()
+        assert np.array_equal(again.vectors, side.vectors)
+    nobody = Descriptors([], np.empty((0, 8)))
+    formats.write_descriptors(path, nobody, sides[1])
+    assert len(formats.read_descriptors(path)[0]) == 0
+
+
+def test_foreign_vectors_are_normalised(tmp_path):
+    path = tmp_path / "d.h5"
+    with h5py.File(path, "w") as file:
+        for side in ("query", "reference"):
+            file[side] = np.float64([[3, 4], [0, 2]])
+            file[f"{side}_ids"] = np.array([b"a", b"b"])  # fixed width, as the challenge wrote
+    query, _ = formats.read_descriptors(path)
+    assert query.image_ids.tolist() == ["a", "b"]
+    assert np.allclose(query.vectors, [[0.6, 0.8], [0, 1]])
+
+
+def spoil(file, kind, folder):
+    del file["query"]
+    if kind == "link":
+        file["query"] = h5py.ExternalLink(str(folder / "other.h5"), "query")
+    elif kind == "soft link":
+        file["query"] = h5py.SoftLink("/reference")
+    elif kind == "external":
+        file.create_dataset("query", (6, 8), "f4", external=[(str(folder / "other.h5"), 0, 192)])
+    elif kind == "virtual":
+        layout = h5py.VirtualLayout((6, 8), "f4")
+        layout[:] = h5py.VirtualSource(str(folder / "other.h5"), "query", (6, 8))
+        file.create_virtual_dataset("query", layout)
+    elif kind == "huge":
+        file.create_dataset("query", (10**9, 8), "f4", chunks=(1000, 8))
+    elif kind == "group":
+        file.create_group("query")
+    elif kind == "zero":
+        file["query"] = np.zeros((6, 8), np.float32)
+    elif kind == "nan":
+        file["query"] = np.full((6, 8), np.nan, np.float32)
+    elif kind == "rows":
+        file["query"] = np.ones((5, 8), np.float32)
+    elif kind == "text":
+        file["query"] = np.full((6, 8), b"x")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "link",
+        "soft link",
+        "external",
+        "virtual",
+        "huge",
+        "group",
+        "zero",
+        "nan",
+        "rows",
+        "text",
+        "",
+    ],
+)
+def test_hostile_descriptor_files_are_refused(tmp_path, rng, kind):
+    path = tmp_path / "d.h5"
+    formats.write_descriptors(
+        tmp_path / "other.h5", descriptors(HOSTILE, rng), descriptors("r", rng)
+    )
+    formats.write_descriptors(path, descriptors(HOSTILE, rng), descriptors("r", rng))
+    with h5py.File(path, "a") as file:
+        spoil(file, kind, tmp_path)
+    with pytest.raises(FormatError, match=r"d\.h5: 'query'"):
+        formats.read_descriptors(path)
+
+
+def test_no_hdf5_is_refused(tmp_path):
+    path = tmp_path / "d.h5"
+    path.write_bytes(b"not this")
+    with pytest.raises(FormatError, match="not a readable HDF5"):
+        formats.read_descriptors(path)

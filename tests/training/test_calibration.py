@@ -1,0 +1,234 @@
+"""Labelled pairs made from a user's own photographs, with the settings of a run."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+pytest.importorskip("faiss")
+
+from imgfp import store
+from imgfp.crops.detectors import EdgeDetector, NoDetector, load_detector
+from imgfp.descriptors.gist import GistGrid
+from imgfp.images import encode_jpeg
+from imgfp.runner import cluster, params
+from imgfp.scoring.fusion import features
+from imgfp.stages import crops, descriptors, inventory, search, verification
+from imgfp.stages import features as stage_features
+from imgfp.stages import index as stage_index
+from imgfp.training import calibration
+from imgfp.training.calibration import (
+    CROP_RULES,
+    SIMILARITY_RULES,
+    VOTE_RULES,
+    Pipeline,
+    ReferenceSet,
+    calibration_pairs,
+    split_photographs,
+)
+from imgfp.verify.classifier import load_classifier
+from imgfp.verify.evidence import COLUMNS
+
+SIFT = {
+    "short_side_px": 300,
+    "first_octave": 0,
+    "octave_layers": 7,
+    "contrast_threshold": 0.0137,
+    "edge_threshold": 10.0,
+    "max_keypoints": 0,
+    "min_keypoints": 10,
+}
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def quarters(photograph, other_photograph) -> list[np.ndarray]:
+    """Eight small images: quarters of two photographs."""
+    return [
+        np.ascontiguousarray(image[y : y + 213, x : x + 320])
+        for image in (photograph, other_photograph)
+        for y in (0, 213)
+        for x in (0, 320)
+    ]
+
+
+@pytest.fixture(scope="module")
+def references(quarters):
+    return {f"R{i}": image for i, image in enumerate(quarters[:4])}
+
+
+@pytest.fixture(scope="module")
+def negatives(quarters):
+    return {f"N{i}": image for i, image in enumerate(quarters[4:])}
+
+
+WHOLE = {"views": ["whole"], "similarity_rules": SIMILARITY_RULES | {"normalise_neighbours": 0}}
+
+
+def test_the_global_branch_scores_what_it_proposes(references, negatives):
+    pipeline = Pipeline(NoDetector(), GistGrid(), **WHOLE)
+    settings = {"copies": 3, "others": 1, "strength": (0.0, 0.2), "seed": 1}
+    table = calibration_pairs(references, negatives, pipeline, **settings)
+    by_global = table[table["branch"] == "global"]
+    assert len(by_global) and by_global["score"].between(-1, 1).all()
+    copies = by_global[by_global["label"]]
+    joined = features(table).merge(copies, on=["query_id", "reference_id"])
+    assert len(joined) and joined["likeness"].median() > 0.3
+    assert joined["votes"].min() > 0.3  # the keypoint search found them, too
+
+
+def test_photographs_are_divided_without_overlap():
+    ids = [f"{i:03d}" for i in range(40)]
+    groups = ["a"] * 3 + ["b"] * 2 + ["c"] + [""] * 34
+    table = pd.DataFrame({"image_id": ids, "path": [f"/p/{i}" for i in ids], "group": groups})
+    split = split_photographs(table, references=13)
+    assert not set(split.references) & set(split.negatives)
+    assert set(split.references) | set(split.negatives) == set(ids)
+    assert {"030", "039"} <= set(split.references) and "010" in split.negatives  # the last by name
+    for negative, reference in split.same_scene:
+        assert groups[int(negative)] == groups[int(reference)] != ""
+        assert negative in split.negatives and reference in split.references
+    assert len(split.same_scene) == 3  # two of three in "a", one of two in "b"; "c" is alone
+
+
+def test_pairs_are_labelled_and_repeat(references, negatives):
+    pipeline = Pipeline(EdgeDetector(), GistGrid(), **WHOLE)
+    settings = {"copies": 4, "others": 2, "same_scene": [("N1", "R2")], "strength": (0.1, 0.4)}
+    table = calibration_pairs(references, negatives, pipeline, **settings, seed=1)
+    expected = {
+        "query_id",
+        "reference_id",
+        "branch",
+        "score",
+        "mean_squared_distance",
+        "label",
+        "ops",
+    }
+    assert expected | set(COLUMNS) <= set(table)
+    copies = table.groupby("query_id")["label"].any()
+    assert len(copies) == 7 and copies.sum() == 4
+    assert (table[table["label"]].groupby("query_id")["reference_id"].nunique() == 1).all()
+    assert "R2" in set(table.loc[table["query_id"].str.startswith("scene"), "reference_id"])
+    assert set(table["branch"]) <= {"local", "crop", "global"}
+    best = table.groupby(["query_id", "label"])["inliers"].max().unstack()
+    assert (best[True] > best[False]).sum() >= 3  # mild edits: most copies have the most inliers
+    again = calibration_pairs(references, negatives, pipeline, **settings, seed=1)
+    pd.testing.assert_frame_equal(table, again)
+
+
+def test_accepted_candidates_alone_are_scored_on_request(references, negatives):
+    pipeline = Pipeline(NoDetector(), GistGrid(), scored="accepted", **WHOLE)
+    evidence = ReferenceSet(references, pipeline, seed=0).evidence("q", references["R1"])
+    assert evidence["accepted"].all() and set(evidence["reference_id"]) == {"R1"}
+
+
+def test_evidence_is_that_of_a_run(references, quarters, photograph, tmp_path):
+    """The same queries and references, once through the stages of a run and once in memory."""
+    pasted = np.ascontiguousarray(photograph[:300])
+    pasted[60:220, 100:340] = cv2.resize(quarters[2], (240, 160))
+    queries = {"q0": quarters[1][20:190, 30:280], "q1": pasted, "q2": quarters[6]}
+    for folder, images in (("references", references), ("queries", queries)):
+        (tmp_path / folder).mkdir()
+        for name, image in images.items():
+            Image.fromarray(image).save(tmp_path / folder / f"{name}.png")
+    run, library = store.Run(tmp_path / "run"), store.Library(tmp_path / "library")
+    model = {"model": "gist-grid", "weights": "", "device": "cpu", "batch_size": 32}
+    listed = {"shard_images": 8, "thumbnail_short_side_px": 192}
+    indexed = {"factory": "auto", "seed": 0, "part_images": 100}
+    with cluster.processes(1) as address:
+        where = {"cluster": address}
+        inventory.list_images(library, str(tmp_path / "references"), **listed, **where)
+        inventory.list_images(run, str(tmp_path / "queries"), **listed, **where)
+        crops.detect_crops(run, crop_detector="classical", **where)
+        crops.choose_crops(run, **CROP_RULES)
+        stage_features.extract_local_features(library, **SIFT, **where)
+        stage_features.extract_local_features(run, **SIFT, **where)
+        stage_features.extract_crop_features(run, **SIFT, **where)
+        stage_index.build_index(library, "local", **indexed)
+        search.local_search(run, library, **VOTE_RULES, **where)
+        search.crop_search(run, library, **VOTE_RULES, **where)
+        descriptors.describe_references(library, **model, **where)
+        descriptors.describe_queries(run, **model, **where)
+        stage_index.build_index(library, "global", **indexed)
+        search.global_search(run, library, **SIMILARITY_RULES, background="", **where)
+        candidates = search.read_candidates(run)
+        verification.verify_pairs(run, library, match_ratio=1.8, **where)
+    expected = verification.join_evidence(candidates, verification.read_evidence(run))
+    searched = ReferenceSet(references, Pipeline(EdgeDetector(), GistGrid(), load_classifier()), 0)
+    made = pd.concat([searched.evidence(*query) for query in queries.items()])
+    assert set(expected["branch"]) == {"local", "crop", "global"}
+    keys = ["query_id", "view_id", "reference_id", "branch"]
+    made, expected = (
+        t.sort_values(keys, ignore_index=True)[expected.columns] for t in (made, expected)
+    )
+    pd.testing.assert_frame_equal(made, expected, check_dtype=False, check_exact=True)
+
+
+def test_known_boxes_cannot_serve_simulated_queries(tmp_path):
+    (tmp_path / "boxes.csv").write_text("image_id,x0,y0,x1,y1\nq,0,0,1,1\n")
+    assert load_detector(tmp_path / "boxes.csv")
+    with pytest.raises(ValueError, match="known boxes"):
+        calibration.load_pipeline(
+            crop_detector=str(tmp_path / "boxes.csv"),
+            trust_pt=False,
+            descriptor_model="gist-grid",
+            descriptor_weights="",
+            descriptor_device="cpu",
+            background="",
+            pair_classifier="",
+        )
+
+
+def test_files_become_a_round_of_pairs(references, negatives, tmp_path):
+    paths = {}
+    for name, image in (references | negatives).items():
+        paths[name] = str(tmp_path / f"{name}.jpg")
+        Path(paths[name]).write_bytes(encode_jpeg(image))
+    split = calibration.Split(
+        {i: paths[i] for i in references}, {i: paths[i] for i in negatives}, [("N1", "R2")]
+    )
+    pipeline = {
+        "crop_detector": "none",
+        "trust_pt": False,
+        "descriptor_model": "gist-grid",
+        "descriptor_weights": "",
+        "descriptor_device": "cpu",
+        "background": "",
+        "pair_classifier": "",
+    }
+    made = calibration.calibration_round(
+        split, 7, scenes=1, negatives=2, copies=1, others=0, pipeline=pipeline, weights_hash=""
+    ).record
+    assert set(made["query_id"]) == {"7-copy00000", "7-scene00001"}
+
+
+def test_defaults_are_those_of_the_pipeline():
+    """Notebook 22 and `Pipeline` have the parameters of notebooks 02 to 08, with their defaults."""
+    declared = {}
+    for path in sorted(NOTEBOOKS.glob("0[1-8]_*.ipynb")):
+        declared |= params.declared_by(path)
+    ours = params.declared_by(NOTEBOOKS / "22_calibrate_scores.ipynb")
+    own = {"run_dir", "shard_images", "seed"}
+    for name in (ours.keys() & declared.keys()) - own:
+        values = [ast.literal_eval(each[name].default) for each in (ours, declared)]
+        assert ours[name].type == declared[name].type and values[0] == values[1], name
+    without = {"reference_dir", "query_dir", "library_dir", "index_part_images", "descriptor_file"}
+    assert declared.keys() - ours.keys() == without, "notebook 22 must take every other parameter"
+    names = {
+        "max_area": "crop_max_area",
+        "max_aspect": "crop_max_aspect",
+        "variants": "descriptor_variants",
+        "normalise_neighbours": "normalise_neighbours",
+        **{name: f"vote_{name}" for name in ("rule", "ratio", "min_hits", "min_hits_single")},
+        "max_mean_squared_distance": "vote_max_mean_squared_distance",
+    }
+    for prefix, rules in (("", CROP_RULES), ("local_", VOTE_RULES), ("global_", SIMILARITY_RULES)):
+        for name, value in rules.items():
+            parameter = names.get(name, name if name in declared else prefix + name)
+            assert value == ast.literal_eval(declared[parameter].default), parameter

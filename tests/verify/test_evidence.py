@@ -1,0 +1,151 @@
+"""Evidence of pairs with known geometry: areas, correlations, words, and unrelated pairs."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from imgfp.geometry import project
+from imgfp.verify.classifier import SIDE_PX
+from imgfp.verify.evidence import COLUMNS, score_pair, score_query
+from imgfp.verify.view import View
+
+
+def matrix_of(row: dict) -> np.ndarray:
+    return np.array([[row[f"h{i}{j}"] for j in range(3)] for i in range(3)])
+
+
+def test_two_blank_images_give_a_complete_empty_row(make_bare_view):
+    blank = make_bare_view(np.full((60, 80, 3), 128, np.uint8))
+    row = score_pair(blank, blank)
+    assert set(row) == set(COLUMNS)
+    assert row["refused"] == "too_few" and row["inliers"] == 0 and row["ncc_inlier_ratio"] == 0
+    assert row["matches"] == row["matches_plain"] == row["matches_mirrored"] == 0
+    assert np.isnan(matrix_of(row)).all()
+    assert len(score_query(blank, {})) == 0
+
+
+def test_the_image_itself(reference):
+    row = score_pair(reference, reference)
+    assert row["inliers"] == 200 and row["ncc_inlier_ratio"] > 0.99 and row["ncc_stable"] > 0.95
+    assert row["query_area"] == pytest.approx(1, abs=0.01) and row["direction"] == "same extent"
+    assert row["transform"] == "as it is" and row["refused"] == "" and not row["mirrored"]
+    assert matrix_of(row) == pytest.approx(np.eye(3), abs=0.1)
+
+
+def test_a_row_has_every_column_in_its_dtype(reference):
+    assert list(score_pair(reference, reference).keys()) == list(COLUMNS)
+    table = score_query(reference, {"R0": reference})
+    assert list(table) == ["reference_id", *COLUMNS]
+    assert {name: str(table[name].dtype) for name in COLUMNS} == COLUMNS
+
+
+def test_a_mirrored_crop_is_described_and_located(make_view, photograph, reference):
+    row = score_pair(make_view(photograph[60:400, 100:500][:, ::-1]), reference)
+    assert row["mirrored"] and row["matches_mirrored"] > 3 * row["matches_plain"]
+    assert row["matches"] == row["matches_mirrored"]
+    assert row["reference_area"] == pytest.approx(340 * 400 / (427 * 640), abs=0.02)
+    assert row["direction"] == "reference contains query"
+    assert row["transform"] == "mirrored, 50 % crop"
+    assert row["model"] == "axis_aligned" and row["model_consistency"] > 0.9
+    assert row["tilt_deg"] == row["shear_deg"] == row["perspective"] == 0
+    assert row["displaced_blocks"] < 0.05 * row["localisable_blocks"]
+    sent = project(matrix_of(row), np.array([[0.0, 0.0], [399.0, 339.0]]))
+    assert sent == pytest.approx(np.array([[499, 60], [100, 399]]), abs=1.5)
+
+
+def test_a_pasted_image_is_found_in_its_box(make_view, photograph, other_photograph, reference):
+    query = other_photograph.copy()
+    query[20:198, 350:617] = cv2.resize(photograph, (267, 178), interpolation=cv2.INTER_AREA)
+    row = score_pair(make_view(query, 320, box=np.array([350, 20, 617, 198])), reference)
+    assert row["inliers"] > 30 and row["ncc_inlier_ratio"] > 0.9
+    assert row["direction"] == "query contains reference"
+    assert row["transform"] == "pasted top right"
+    assert row["query_area"] == pytest.approx(267 * 178 / (427 * 640), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda p: 255 - p,
+        lambda p: np.where(p > 128, 255 - p, p),  # solarised
+        lambda p: cv2.GaussianBlur(p, (0, 0), 3),
+        lambda p: cv2.cvtColor(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB),
+        lambda p: (255 * (p / 255.0) ** 2).astype(np.uint8),
+        lambda p: np.clip(p + np.random.default_rng(0).normal(0, 25, p.shape), 0, 255).astype("u1"),
+    ],
+    ids=["negative", "solarised", "blurred", "grey", "gamma", "noise"],
+)
+def test_pixels_correlate_under_photometric_edits(make_view, photograph, reference, edit):
+    row = score_pair(make_view(edit(photograph)), reference)
+    assert row["inliers"] > 20
+    assert row["ncc_inlier_ratio"] - row["ncc_chance"] > 0.4 and row["ncc_stable"] > 0.6
+
+
+def test_the_evidence_tells_where_the_camera_stood(make_view, photograph, reference):
+    turn = cv2.Rodrigues(np.array([0, np.radians(15), 0]))[0]
+    lens = np.array([[400.0, 0, 200], [0, 400, 150], [0, 0, 1]])
+    camera = lens @ np.column_stack([turn[:, :2], [0, 0, 1]]) @ np.linalg.inv(lens)
+    seen = cv2.warpPerspective(photograph, camera, photograph.shape[1::-1])
+    row, plain = score_pair(make_view(seen), reference), score_pair(reference, reference)
+    assert row["tilt_deg"] > 1 and row["perspective"] > 0.1
+    assert plain["tilt_deg"] < 0.1 and plain["shear_deg"] < 0.1 and plain["perspective"] < 0.01
+
+
+def test_an_overpainted_part_costs_only_its_blocks(make_view, photograph, reference):
+    query = photograph.copy()
+    query[:, 200:420] = [200, 30, 30]
+    row = score_pair(make_view(query), reference)
+    assert 0.4 < row["ncc_inlier_ratio"] < 0.85
+    assert row["ncc_best_rectangle"] > 0.9
+
+
+def test_an_unrelated_image_has_hardly_any_evidence(make_view, other_photograph, reference):
+    row = score_pair(make_view(other_photograph), reference)
+    assert row["inliers"] < 6 and row["ncc_inlier_ratio"] < 0.2
+
+
+def test_whole_frames_give_evidence_without_keypoints(make_bare_view, photograph, reference):
+    row = score_pair(make_bare_view(photograph.transpose(1, 0, 2)), reference)
+    assert row["hypothesis_source"] == "frame" and row["inliers"] == 0 and row["mirrored"]
+    assert row["ncc_inlier_ratio"] > 0.9
+
+
+def test_inliers_shared_by_many_references_weigh_less(reference):
+    rows = score_query(reference, {f"R{i}": reference for i in range(4)})
+    assert rows["reference_id"].tolist() == ["R0", "R1", "R2", "R3"]
+    assert rows["distinct_inliers"].to_numpy() == pytest.approx(rows["inliers"].to_numpy() / 4)
+    assert (rows["refused"] == "").all()  # the pixels correlate: these are duplicates
+    alone = score_query(reference, {"R0": reference})
+    assert alone["distinct_inliers"].item() == alone["inliers"].item()
+
+
+def test_text_on_many_references_is_refused(make_view):
+    rng = np.random.default_rng(1)
+
+    def page() -> View:
+        noise = cv2.resize(rng.integers(0, 255, (14, 20, 3)).astype(np.uint8), (600, 420))
+        cv2.putText(noise, "BREAKING NEWS TODAY", (20, 60), 0, 1.6, (255, 255, 255), 4)
+        return make_view(noise)
+
+    rows = score_query(page(), {f"R{i}": page() for i in range(6)})
+    assert (rows["inliers"] > 5).all()
+    assert (rows["refused"] == "shared_by_many").sum() >= 4
+
+
+def test_the_classifier_runs_only_on_refined_alignments(
+    make_view, photograph, other_photograph, reference
+):
+    shapes = []
+
+    def classifier(planes: np.ndarray) -> float:
+        shapes.append(planes.shape)
+        return 0.25
+
+    row = score_pair(make_view(photograph[:, ::-1]), reference, classifier=classifier)
+    assert row["copy_probability"] == 0.25 and shapes == [(3, SIDE_PX, SIDE_PX)]
+    assert row["aligned_blocks"] > 0
+    row = score_pair(make_view(other_photograph), reference, classifier=classifier)
+    assert row["copy_probability"] == 0 and row["aligned_blocks"] == 0 and len(shapes) == 1
+    assert score_pair(reference, reference)["copy_probability"] == 0, "without a classifier"
