@@ -34,7 +34,6 @@ CONDA = {
 NOT_IMPORTED = {
     "ipykernel": "the kernel that notebooks run in",
     "jupyterlab": "make lab",
-    "pydantic": "the schema of parameter files",
     "scikit-image": "its photographs are part of the demo corpus",
     "voila": "make app",
 }
