@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """environment.yml and pyproject.toml name what imgfp imports, with the same lower bounds."""
 
 from __future__ import annotations
