@@ -27,7 +27,7 @@ help:  ## list the targets
 setup: $(VENV)/.installed  ## make .venv with everything in it (about 2 minutes, 6.5 GB)
 
 $(UV):
-	@python3 -c 'import ensurepip, venv' || { echo "python3 cannot make environments: apt install python3-venv"; exit 1; }
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || { echo "python3 has no venv: apt install python3-venv"; exit 1; }
 	@python3 -m venv .uv
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
