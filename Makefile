@@ -15,8 +15,8 @@ export UV_TORCH_BACKEND := $(TORCH_BACKEND)
 ifeq ($(TORCH_BACKEND),)
 unexport UV_TORCH_BACKEND
 endif
-# pdqhash has no wheel for Linux: without a C++ compiler it is left out, and its tests skip.
-LEFT_OUT = $(if $(shell command -v c++),,pdqhash)
+LOCKED = $(UV) pip install --quiet --compile-bytecode --python $(RUN) \
+  $(if $(TORCH_BACKEND),--no-verify-hashes,--require-hashes) -r requirements.lock
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lab app lock docs clean
@@ -33,8 +33,9 @@ $(UV):
 
 $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
 	@test -x $(RUN) || $(UV) venv --quiet --python $(PYTHON) $(VENV)
-	echo $(LEFT_OUT) | $(UV) pip install --quiet --compile-bytecode --python $(RUN) --excludes - \
-	  $(if $(TORCH_BACKEND),--no-verify-hashes,--require-hashes) -r requirements.lock
+	@# pdqhash has no wheel for Linux: where it cannot be compiled, it is left out and its tests skip.
+	echo pdqhash | $(LOCKED) --excludes -
+	@$(LOCKED) 2>/dev/null || echo "pdqhash is left out: it needs a C++ compiler and Python's headers"
 	$(UV) pip install --quiet --python $(RUN) --no-deps --no-build-isolation --editable .
 	@touch $@
 
