@@ -15,8 +15,8 @@ export UV_TORCH_BACKEND := $(TORCH_BACKEND)
 ifeq ($(TORCH_BACKEND),)
 unexport UV_TORCH_BACKEND
 endif
-# pdqhash has no wheel for Linux: without a C++ compiler it is left out, and its tests skip.
-LEFT_OUT = $(if $(shell command -v c++),,pdqhash)
+LOCKED = $(UV) pip install --quiet --compile-bytecode --python $(RUN) \
+  $(if $(TORCH_BACKEND),--no-verify-hashes,--require-hashes) -r requirements.lock
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lab app lock docs clean
@@ -27,14 +27,15 @@ help:  ## list the targets
 setup: $(VENV)/.installed  ## make .venv with everything in it (about 2 minutes, 6.5 GB)
 
 $(UV):
-	@python3 -c 'import ensurepip, venv' || { echo "python3 cannot make environments: apt install python3-venv"; exit 1; }
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || { echo "python3 has no venv: apt install python3-venv"; exit 1; }
 	@python3 -m venv .uv
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
 	@test -x $(RUN) || $(UV) venv --quiet --python $(PYTHON) $(VENV)
-	echo $(LEFT_OUT) | $(UV) pip install --quiet --compile-bytecode --python $(RUN) --excludes - \
-	  $(if $(TORCH_BACKEND),--no-verify-hashes,--require-hashes) -r requirements.lock
+	@# pdqhash has no wheel for Linux: where it cannot be compiled, it is left out and its tests skip.
+	echo pdqhash | $(LOCKED) --excludes -
+	@$(LOCKED) 2>/dev/null || echo "pdqhash is left out: it needs a C++ compiler and Python's headers"
 	$(UV) pip install --quiet --python $(RUN) --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -1,0 +1,145 @@
+"""The built package, installed with its core dependencies into another Python than this one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.install
+
+#: Tests that run against the installed package: they load the compiled dependencies and the shipped
+#: weights. The whole quick suite would take minutes, and so would product quantisation (PQ16).
+SELECTED = (
+    "crops",
+    "descriptors",
+    "scoring",
+    "search",
+    "verify",
+    "test_geometry.py",
+    "test_images.py",
+    "test_inference.py",
+    "test_sift.py",
+)
+QUICK = ("-k", "not PQ16", "-m", "not pipeline and not browser and not slow and not install")
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Standard output of a command that must succeed; its whole output is in the failure."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
+    return done.stdout
+
+
+def version_of(python: Path) -> tuple[int, int]:
+    """(major, minor) of an interpreter; (0, 0) if it does not run."""
+    command = [python, "-c", "import sys; print(*sys.version_info[:2])"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return tuple(map(int, done.stdout.split())) if done.returncode == 0 else (0, 0)
+
+
+def other_python() -> Path | None:
+    """The supported interpreter furthest from the running version, on PATH or of pyenv."""
+    here = sys.version_info[:2]
+    found = {}
+    for minor in range(11, 15):
+        name = f"python3.{minor}"
+        places = Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/{name}")
+        for python in (shutil.which(name), *sorted(places)):
+            if python and (3, minor) != here and version_of(python) == (3, minor):
+                found[minor] = Path(python)
+    return found[max(found, key=lambda minor: abs(minor - here[1]))] if found else None
+
+
+@pytest.fixture(scope="module")
+def uv() -> str:
+    places = [ROOT / ".uv/bin", Path(sys.executable).parent, os.environ["PATH"]]
+    found = shutil.which("uv", path=os.pathsep.join(map(str, places)))
+    return found or pytest.skip("uv is not here: make setup brings it")
+
+
+@pytest.fixture(scope="module")
+def built(uv, tmp_path_factory) -> tuple[Path, Path]:
+    """The sdist of this tree, and the wheel that is built from that sdist."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("dist")
+    words = ["--no-build-isolation", "--python", sys.executable, "--out-dir", folder]
+    run(uv, "build", "--quiet", *words, ROOT, cwd=folder)
+    return next(folder.glob("*.tar.gz")), next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(built, tmp_path_factory) -> Path:
+    """The tree of the sdist without the package: what is imported there is what is installed."""
+    folder = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(built[0]) as archive:
+        archive.extractall(folder, filter="data")
+    tree = next(folder.iterdir())
+    shutil.rmtree(tree / "imgfp")
+    return tree
+
+
+@pytest.fixture(scope="module")
+def scripts(uv, built, tmp_path_factory) -> Path:
+    """The bin folder of an environment of another Python with the wheel, in the lock's versions."""
+    python = other_python()
+    if python is None:
+        pytest.skip("no second Python of 3.11 to 3.14 on PATH or of pyenv")
+    folder = tmp_path_factory.mktemp("elsewhere")
+    run(uv, "venv", "--quiet", "--python", python, "env", cwd=folder)
+    words = ["--quiet", "--python", "env/bin/python", "-c", ROOT / "requirements.lock"]
+    run(uv, "pip", "install", *words, built[1], "pytest", "pytest-timeout", cwd=folder)
+    return folder / "env/bin"
+
+
+def test_wheel_holds_what_a_run_needs(built):
+    with zipfile.ZipFile(built[1]) as wheel:
+        held = set(wheel.namelist())
+    for name in ("notebooks", "params"):
+        files = [path for path in (ROOT / name).iterdir() if path.is_file()]
+        expected = {f"imgfp/shipped/{name}/{path.name}" for path in files}
+        assert expected == {path for path in held if path.startswith(f"imgfp/shipped/{name}/")}
+        assert expected
+    package = [path for path in (ROOT / "imgfp").rglob("*") if path.is_file()]
+    package = {str(p.relative_to(ROOT)) for p in package if "__pycache__" not in p.parts}
+    assert package == {path for path in held if re.match("imgfp/(?!shipped/)", path)}
+    suffixes = {Path(path).suffix for path in package}
+    assert {".onnx", ".safetensors", ".json", ".j2"} <= suffixes and "imgfp/py.typed" in package
+
+
+def test_sdist_gives_the_wheel_that_the_tree_gives(uv, built, tmp_path):
+    words = ["--no-build-isolation", "--python", sys.executable, "--out-dir", tmp_path]
+    run(uv, "build", "--quiet", "--wheel", *words, ROOT, cwd=tmp_path)
+    assert next(tmp_path.glob("*.whl")).read_bytes() == built[1].read_bytes()
+
+
+def test_commands_work_away_from_the_repository(scripts, tmp_path):
+    installed = run(scripts / "python", "-c", "import imgfp; print(imgfp.__file__)", cwd=tmp_path)
+    assert Path(installed.strip()).is_relative_to(scripts.parent)
+    assert "init" in run(scripts / "imgfp", "--help", cwd=tmp_path)
+    assert "BAD" not in run(scripts / "imgfp", "doctor", cwd=tmp_path)
+    run(scripts / "imgfp", "init", "mine", cwd=tmp_path)
+    for name, pattern in (("notebooks", "*.ipynb"), ("params", "*.yaml")):
+        laid = {path.name: path.read_bytes() for path in (tmp_path / "mine" / name).glob(pattern)}
+        assert laid == {path.name: path.read_bytes() for path in (ROOT / name).glob(pattern)}
+
+
+def test_quick_tests_pass_on_the_other_python_without_torch(scripts, unpacked):
+    output = run(
+        *(scripts / "python", "-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore"),
+        *QUICK,
+        *("-o", "addopts=", "--strict-markers", "--import-mode=importlib", "-rs"),
+        *(Path("tests") / name for name in SELECTED),
+        cwd=unpacked,
+    )
+    assert " passed" in output and "No module named 'torch'" in output
