@@ -24,6 +24,7 @@ SELECTED = (
     "descriptors",
     "scoring",
     "search",
+    "store/test_provenance.py",
     "verify",
     "test_geometry.py",
     "test_images.py",
