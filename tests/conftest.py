@@ -40,7 +40,7 @@ def photograph() -> np.ndarray:
     """A real photograph, (427,640,3) uint8 RGB, that ships with scikit-learn."""
     from sklearn.datasets import load_sample_image
 
-    return np.array(load_sample_image("china.jpg"))
+    return _frozen(load_sample_image("china.jpg"))
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,14 @@ def other_photograph() -> np.ndarray:
     """Another real photograph, (427,640,3) uint8 RGB, of a flower."""
     from sklearn.datasets import load_sample_image
 
-    return np.array(load_sample_image("flower.jpg"))
+    return _frozen(load_sample_image("flower.jpg"))
+
+
+def _frozen(image: np.ndarray) -> np.ndarray:
+    """A copy that no test can change for those after it."""
+    image = np.array(image)
+    image.setflags(write=False)
+    return image
 
 
 @pytest.fixture(scope="session")

@@ -33,8 +33,10 @@ CONDA = {
 }
 #: Needed without an import, and why.
 NOT_IMPORTED = {
+    "imagehash": "imported by name, in descriptors/hashes.py",
     "ipykernel": "the kernel that notebooks run in",
     "jupyterlab": "make lab",
+    "pdqhash": "imported by name, in descriptors/hashes.py",
     "scikit-image": "its photographs are part of the demo corpus",
     "voila": "make app",
 }
@@ -57,6 +59,9 @@ def imports_of(folder: Path) -> set[str]:
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
+                # `imgfp.inference.require` imports an extra's module by its name.
+                found |= {name.value for name in node.args[:1] if isinstance(name, ast.Constant)}
     return {name.split(".")[0] for name in found} - sys.stdlib_module_names - {"imgfp"}
 
 

@@ -159,7 +159,7 @@ def test_bad_input_is_rejected_and_new_references_only_cost_themselves(finished,
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["query_dir=/nowhere/at/all"], "does not exist; check the path"),
+        (["query_dir=/nowhere/at/all"], "query_dir: there is no folder or file /nowhere/at/all"),
         (["match_ration=2"], "did you mean 'match_ratio'"),
     ],
 )
