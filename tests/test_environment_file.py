@@ -33,10 +33,8 @@ CONDA = {
 }
 #: Needed without an import, and why.
 NOT_IMPORTED = {
-    "imagehash": "imported by name, in descriptors/hashes.py",
     "ipykernel": "the kernel that notebooks run in",
     "jupyterlab": "make lab",
-    "pdqhash": "imported by name, in descriptors/hashes.py",
     "scikit-image": "its photographs are part of the demo corpus",
     "voila": "make app",
 }

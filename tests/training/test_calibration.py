@@ -131,7 +131,7 @@ def test_accepted_candidates_alone_are_scored_on_request(references, negatives):
 
 def test_evidence_is_that_of_a_run(references, quarters, photograph, tmp_path):
     """The same queries and references, once through the stages of a run and once in memory."""
-    pasted = np.ascontiguousarray(photograph[:300])
+    pasted = photograph[:300].copy()
     pasted[60:220, 100:340] = cv2.resize(quarters[2], (240, 160))
     queries = {"q0": quarters[1][20:190, 30:280], "q1": pasted, "q2": quarters[6]}
     for folder, images in (("references", references), ("queries", queries)):
