@@ -49,7 +49,8 @@ CONDA_ONLY = {
 
 
 def imports_of(folder: Path) -> set[str]:
-    """Top-level names of third-party packages that the Python files below `folder` import."""
+    """Top-level names of third-party packages that the Python files below `folder` import, by a
+    statement or by `imgfp.inference.require`."""
     found = set()
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -58,8 +59,7 @@ def imports_of(folder: Path) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module)
             elif isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
-                # `imgfp.inference.require` imports an extra's module by its name.
-                found |= {name.value for name in node.args[:1] if isinstance(name, ast.Constant)}
+                found |= {node.args[0].value} if isinstance(node.args[0], ast.Constant) else set()
     return {name.split(".")[0] for name in found} - sys.stdlib_module_names - {"imgfp"}
 
 
@@ -125,9 +125,13 @@ def test_a_mistake_in_the_conda_file_is_named(files, old, new, problem):
 
 def test_an_import_that_no_file_names_is_found(files, tmp_path):
     (tmp_path / "module.py").write_text("def plot():\n    from seaborn.objects import Plot\n")
+    (tmp_path / "other.py").write_text('altair = require("altair", "peers", "charts")\n')
     environment, pyproject, imports = files
     problems = disagreements(environment, pyproject, imports | imports_of(tmp_path))
-    assert problems == ["imported, not in pyproject.toml: seaborn"]
+    assert sorted(problems) == [
+        "imported, not in pyproject.toml: altair",
+        "imported, not in pyproject.toml: seaborn",
+    ]
 
 
 def test_a_dependency_that_nothing_imports_is_found(files):

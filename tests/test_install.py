@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The built package, installed with its core dependencies into another Python than this one."""
 
 from __future__ import annotations
