@@ -46,7 +46,8 @@ test: setup  ## lint, check types and spelling, then every test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/codespell README.md docs imgfp notebooks params
+	$(VENV)/bin/codespell README.md CHANGELOG.md CONTRIBUTING.md docs imgfp notebooks params
+	@$(MAKE) --no-print-directory docs
 	$(RUN) -m pytest
 
 lab: setup  ## open the notebooks in JupyterLab
