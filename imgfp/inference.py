@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
 
 #: Folder of the weights that ship with the package.
 SHIPPED = Path(__file__).parent / "weights"
+_TORCH = ("torch", "timm", "torchvision", "safetensors")
+#: Modules that each extra of imgfp installs.
+EXTRAS = {
+    "torch": _TORCH,
+    "train": (*_TORCH, "ultralytics", "pytorch_metric_learning", "onnx"),
+    "lab": ("jupyterlab", "voila"),
+    "peers": ("imagehash", "pdqhash", "poselib"),
+}
 
 
 def onnx_session(path: Path) -> onnxruntime.InferenceSession:
@@ -37,11 +46,20 @@ def require(module: str, extra: str, feature: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        absent = error.name or module  # the module, or one that it imports
-        raise ModuleNotFoundError(
-            f"{feature} needs {absent}, which is not installed: pip install 'imgfp[{extra}]'",
-            name=absent,
-        ) from error
+        raise _absent(error.name or module, extra, feature) from error  # or one that it imports
+
+
+def check_installed(module: str, extra: str, feature: str) -> None:
+    """Raises what `require` raises for a module that is not installed, without importing it."""
+    if importlib.util.find_spec(module) is None:
+        raise _absent(module, extra, feature)
+
+
+def _absent(module: str, extra: str, feature: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(
+        f"{feature} needs {module}, which is not installed: pip install 'imgfp[{extra}]'",
+        name=module,
+    )
 
 
 def sha256_of(path: str | Path) -> str:

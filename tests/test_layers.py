@@ -112,7 +112,6 @@ HEAVY = {
         "crops.ultralytics_models",
         "training",
         "runner.doctor",
-        "runner.params",
     },
     "timm": {"descriptors.checkpoints", "descriptors.networks", "training"},
     "torchvision": {"training", "runner.doctor"},

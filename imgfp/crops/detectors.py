@@ -20,7 +20,7 @@ from imgfp.crops.boxes import nms, run_detector, to_yolo8_layout
 from imgfp.crops.edges import detect_rectangles, snap_to_edges
 from imgfp.crops.ultralytics_models import PtDetector, SafetensorsDetector
 from imgfp.datatypes import Boxes
-from imgfp.inference import SHIPPED, onnx_session, sha256_of
+from imgfp.inference import SHIPPED, check_installed, onnx_session, sha256_of
 
 #: Detectors that can be named instead of giving a file.
 DETECTORS = ("none", "classical", "imgfp")
@@ -185,10 +185,23 @@ def load_detector(name_or_path: str | Path, *, trust_pt: bool = False) -> Detect
     folder that notebook 20 wrote; a path ending in `.onnx` or `.safetensors`: a network of the user's
     own, without edges and scorer; `.csv`: boxes known beforehand (`KnownBoxes`); `.pt`: an ultralytics
     checkpoint, only with `trust_pt`, because loading it runs code inside it. Raises ValueError for
-    anything else, FileNotFoundError for a missing file.
+    anything else, FileNotFoundError for a missing file, ModuleNotFoundError for a missing package.
     """
+    check_detector(name_or_path, trust_pt=trust_pt)
     if name_or_path in ("classical", "none"):
         return EdgeDetector() if name_or_path == "classical" else NoDetector()
+    path = SHIPPED if name_or_path == "imgfp" else Path(name_or_path)
+    if path.is_dir():
+        return PasteDetector(path)
+    kinds = {".onnx": OnnxDetector, ".csv": KnownBoxes}
+    kinds |= {".pt": PtDetector, ".safetensors": SafetensorsDetector}
+    return kinds[path.suffix.lower()](path)
+
+
+def check_detector(name_or_path: str | Path, *, trust_pt: bool = False) -> None:
+    """Raises what `load_detector` raises for a name, a path or a missing package, and reads no file."""
+    if name_or_path in ("classical", "none"):
+        return
     path = SHIPPED if name_or_path == "imgfp" else Path(name_or_path)
     if path.is_dir():
         for missing in (path / name for name in (NETWORK_FILE, SCORER_FILE)):
@@ -197,7 +210,7 @@ def load_detector(name_or_path: str | Path, *, trust_pt: bool = False) -> Detect
                     f"crop detector {str(name_or_path)!r} lacks {missing.name}; "
                     "give a folder that notebook 20 wrote"
                 )
-        return PasteDetector(path)
+        return
     suffix = path.suffix.lower()
     if suffix not in (".onnx", ".safetensors", ".csv", ".pt"):
         raise ValueError(
@@ -211,9 +224,8 @@ def load_detector(name_or_path: str | Path, *, trust_pt: bool = False) -> Detect
     if suffix == ".pt" and not trust_pt:
         raise ValueError(
             f"{path}: refused, because loading a .pt file can run code hidden in it; convert it with "
-            f"`python -m imgfp convert-detector {path} {path.with_suffix('.safetensors')}`, "
+            f"`imgfp convert-detector {path} {path.with_suffix('.safetensors')}`, "
             "or set trust_pt if you trust its author"
         )
-    kinds = {".onnx": OnnxDetector, ".csv": KnownBoxes}
-    kinds |= {".pt": PtDetector, ".safetensors": SafetensorsDetector}
-    return kinds[suffix](path)
+    if suffix in (".pt", ".safetensors"):
+        check_installed("ultralytics", "train", "a detector of ultralytics")

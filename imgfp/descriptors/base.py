@@ -10,6 +10,7 @@ batch. Similarity is the dot product of two vectors, -1..1, higher is more simil
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,23 @@ from PIL import Image
 
 class ModelError(ValueError):
     """The requested model is unavailable: unknown name, missing file, weights of another architecture."""
+
+
+_ESVIT = (
+    "The backbone is published as the full checkpoint of EsViT (Swin-B, W=14) in the README of "
+    "github.com/microsoft/esvit"
+)
+#: Models that are not of timm, and where their weights are.
+PUBLISHED = {
+    "imgfp": "Leave weights empty for the shipped file, or train with notebook 21",
+    "esvit-swin-b": f"{_ESVIT}; the linear head (linear.weight (256,3072), linear.bias) is in the same "
+    f"file or in a second one, both paths joined by {os.pathsep!r}",
+    "esvit-swin-b-features": _ESVIT,
+    "isc21-dt1": "isc_ft_v107.pth.tar is published in the releases of "
+    "github.com/lyakaap/ISC21-Descriptor-Track-1st",
+    "sscd": "sscd_disc_mixup.torchscript.pt is linked in the README of "
+    "github.com/facebookresearch/sscd-copy-detection",
+}
 
 
 class Model(Protocol):

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from imgfp.descriptors.base import (
+    PUBLISHED,
     ModelError,
     Preprocessing,
     l2_normalise,
@@ -188,7 +189,7 @@ def unpack_copynet(path: str | Path) -> tuple[CopyNet, Preprocessing]:
     """What `pack_copynet` wrote, in float32. Raises ModelError for a file of another layout."""
     tensors, config = _read_copynet(str(path))
     network = CopyNet(**config["network"])
-    fill(network, tensors, str(path), MODELS["imgfp"].advice)
+    fill(network, tensors, str(path), PUBLISHED["imgfp"])
     return network, Preprocessing(**config["preprocessing"])
 
 
@@ -197,13 +198,13 @@ def _load_esvit(name: str, paths: list[str], device: str) -> TorchModel:
     tensors = esvit_layout({k: v for path in paths for k, v in read_weights(path).items()})
     if name == "esvit-swin-b-features":
         tensors = {k: v for k, v in tensors.items() if not k.startswith("linear.")}
-    fill(network, tensors, " and ".join(paths), MODELS[name].advice)
+    fill(network, tensors, " and ".join(paths), PUBLISHED[name])
     return TorchModel(name, network, Preprocessing(224), _hash(paths), device)
 
 
 def _load_isc(name: str, paths: list[str], device: str) -> TorchModel:
     network = IscNet()
-    fill(network, read_weights(paths[0]), paths[0], MODELS[name].advice)
+    fill(network, read_weights(paths[0]), paths[0], PUBLISHED[name])
     half = (0.5, 0.5, 0.5)
     return TorchModel(
         name, network, Preprocessing(512, half, half, "bilinear"), _hash(paths), device
@@ -214,7 +215,7 @@ def _load_sscd(name: str, paths: list[str], device: str) -> TorchModel:
     try:
         network = torch.jit.load(paths[0], map_location="cpu")
     except RuntimeError as error:
-        raise ModelError(f"{paths[0]} is not a TorchScript file. {MODELS[name].advice}") from error
+        raise ModelError(f"{paths[0]} is not a TorchScript file. {PUBLISHED[name]}") from error
     steps = Preprocessing(320, interpolation="bilinear")
     return TorchModel(name, network, steps, _hash(paths), device)
 
@@ -252,39 +253,13 @@ def _digest(parts: Iterable[bytes]) -> str:
     return whole.hexdigest()
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A model by name: function that loads it, (name, paths, device) -> model; where its weights are."""
-
-    load: Callable[[str, list[str], str], TorchModel]
-    advice: str
-
-
-_ESVIT = (
-    "The backbone is published as the full checkpoint of EsViT (Swin-B, W=14) in the README of "
-    "github.com/microsoft/esvit"
-)
-#: Models by name, besides those of `timm.list_models()`.
-MODELS: dict[str, Entry] = {
-    "imgfp": Entry(
-        _load_copynet, "Leave weights empty for the shipped file, or train with notebook 21"
-    ),
-    "esvit-swin-b": Entry(
-        _load_esvit,
-        f"{_ESVIT}; the linear head (linear.weight (256,3072), linear.bias) is in the same file or "
-        f"in a second one, both paths joined by {os.pathsep!r}",
-    ),
-    "esvit-swin-b-features": Entry(_load_esvit, _ESVIT),
-    "isc21-dt1": Entry(
-        _load_isc,
-        "isc_ft_v107.pth.tar is published in the releases of "
-        "github.com/lyakaap/ISC21-Descriptor-Track-1st",
-    ),
-    "sscd": Entry(
-        _load_sscd,
-        "sscd_disc_mixup.torchscript.pt is linked in the README of "
-        "github.com/facebookresearch/sscd-copy-detection",
-    ),
+#: Loaders of models by name, besides those of `timm.list_models()`: (name, paths, device) -> model.
+MODELS: dict[str, Callable[[str, list[str], str], TorchModel]] = {
+    "imgfp": _load_copynet,
+    "esvit-swin-b": _load_esvit,
+    "esvit-swin-b-features": _load_esvit,
+    "isc21-dt1": _load_isc,
+    "sscd": _load_sscd,
 }
 
 
@@ -293,7 +268,7 @@ def load(name: str, weights: str, device: str) -> TorchModel:
     paths = [path for path in weights.split(os.pathsep) if path]
     for path in paths:
         if not Path(path).is_file():
-            advice = MODELS[name].advice if name in MODELS else "Check the path"
+            advice = PUBLISHED.get(name, "Check the path")
             raise ModelError(f"weights file {path} does not exist. {advice}")
     if name not in MODELS:
         if timm.is_model(name.split(".")[0]):
@@ -308,6 +283,4 @@ def load(name: str, weights: str, device: str) -> TorchModel:
             raise ModelError(
                 f"the shipped weights {DESCRIPTOR_WEIGHTS} are missing; reinstall imgfp"
             )
-    if not paths:
-        raise ModelError(f"model {name!r} needs a weights file. {MODELS[name].advice}")
-    return MODELS[name].load(name, paths, device)
+    return MODELS[name](name, paths, device)

@@ -47,8 +47,9 @@ def _pdq() -> Callable[[np.ndarray], np.ndarray]:
 
 
 _HASHES = {"phash": _phash, "pdq": _pdq}
-#: pHash of ImageHash with 16 x 16 bits, PDQ of pdqhash.
-NAMES = tuple(_HASHES)
+#: pHash of ImageHash with 16 x 16 bits, PDQ of pdqhash; the package of each.
+PACKAGES = {"phash": "imagehash", "pdq": "pdqhash"}
+NAMES = tuple(PACKAGES)
 
 
 def load(name: str) -> Hash:

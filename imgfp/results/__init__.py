@@ -235,7 +235,7 @@ class Results(Files):
         path = self.params.get("fusion_model", "")
         if self._fusion_rule != "calibrated":
             return None
-        return fusion.load_model(str(store.project_path(path)) if path else "")
+        return fusion.load_model(store.located(path))
 
     def _facts(self, side: Side) -> pd.DataFrame:
         return self.queries if side == "query" else self.references

@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from imgfp.inference import SHIPPED
+from imgfp.inference import EXTRAS, SHIPPED
 
 #: Wheels that install into one folder: two of a group overwrite each other silently.
 RIVALS = (
@@ -22,13 +22,6 @@ RIVALS = (
     ),
     ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs"),
 )
-#: Modules that the extras bring.
-EXTRAS = {
-    "torch": ("torch", "timm", "torchvision"),
-    "train": ("ultralytics", "pytorch_metric_learning", "onnx"),
-    "lab": ("jupyterlab", "voila"),
-    "peers": ("imagehash", "pdqhash", "poselib"),
-}
 #: Python, torch and Faiss together; below this a run of the demo may be killed.
 MIN_FREE_GIB = 2
 

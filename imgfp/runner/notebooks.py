@@ -27,12 +27,14 @@ class StageFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Stage:
-    """A numbered notebook. `writes` are patterns below `run:`, `library:` or `project:`."""
+    """A numbered notebook. `writes` are patterns below `run:`, `library:` or `project:`; `extra` is the
+    extra of imgfp that it needs, "" for none."""
 
     path: Path
     declared: dict[str, params.Declared]
     writes: tuple[str, ...]
     always: bool
+    extra: str
 
     @property
     def number(self) -> str:
@@ -76,17 +78,20 @@ def prepare(profile: Path, assignments: list[str]) -> Plan:
     """
     every = [_stage(path) for path in sorted(project.notebooks().glob("[0-9][0-9]_*.ipynb"))]
     known = {name: entry for stage in every for name, entry in stage.declared.items()}
-    profile = project.profile(profile)
+    asked, profile = profile, project.profile(profile)
+    if profile != asked:
+        print(f"parameters               {store.show(profile)}")
     given = params.read_profile(profile)
     values = params.check(given | params.override(assignments, known), known)
     wanted = _numbers(values.pop("stages", DEFAULT_STAGES), [stage.number for stage in every])
     # Checked now, as a late stage would fail after hours. Notebook 00 makes the demo's own folders.
     demo = ("truth", "reference_dir", "query_dir") if "00" in wanted else ()
-    used = {name for stage in every if stage.number in wanted for name in stage.declared}
-    params.check_files({n: v for n, v in values.items() if n in used}, made=demo)
+    stages = [stage for stage in every if stage.number in wanted]
+    params.check_extras({stage.name: stage.extra for stage in stages if stage.extra})
+    defaults = {n: d.value for stage in stages for n, d in stage.declared.items()}
+    params.check_files({n: values.get(n, v) for n, v in defaults.items()}, made=demo)
     values.setdefault("run_dir", f"runs/{profile.stem}")
     values.setdefault("library_dir", f"library/{profile.stem}")
-    stages = [stage for stage in every if stage.number in wanted]
     run, library = store.Run(values["run_dir"]), store.Library(values["library_dir"])
     return Plan(stages, values, run, library)
 
@@ -171,7 +176,8 @@ def summarise(plan: Plan) -> None:
 def _stage(path: Path) -> Stage:
     described = json.loads(path.read_bytes())["metadata"].get("imgfp", {})
     writes = tuple(described.get("writes", ()))
-    return Stage(path, params.declared_by(path), writes, bool(described.get("always")))
+    always, extra = bool(described.get("always")), described.get("extra", "")
+    return Stage(path, params.declared_by(path), writes, always, extra)
 
 
 def _numbers(text: str, existing: list[str]) -> list[str]:

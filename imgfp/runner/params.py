@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from imgfp.inference import EXTRAS, check_installed, require
 
 MAX_BYTES = 64 * 1024
 #: Keys of a profile that speak to the runner, not to a notebook.
@@ -36,8 +40,6 @@ FOLDERS = (
     "reference_dir", "query_dir", "photo_dir", "check_dir", "check_references", "other_run_dir",
     "before_run", "after_run",
 )  # fmt: skip
-#: What stands for a detector that is no file.
-DETECTORS = ("imgfp", "classical", "none")
 
 
 class ParameterError(ValueError):
@@ -52,6 +54,11 @@ class Declared:
     type: str
     default: str
     help: str
+
+    @property
+    def value(self) -> Any:
+        """The default."""
+        return ast.literal_eval(self.default)
 
 
 def read_profile(path: Path) -> dict[str, Any]:
@@ -220,35 +227,62 @@ _RANGES = {
 
 
 def check_files(values: dict[str, Any], *, made: Sequence[str] = ()) -> None:
-    """What the values name is there: files, folders, a detector, a device.
+    """What the values name is there: files, folders, a detector and a model with their packages, devices.
 
     values: checked values of a profile; made: parameters whose file or folder an earlier stage of the
     same run makes. Raises FileNotFoundError or ParameterError in one line.
     """
     from imgfp.store import project_path
 
-    for name in (*FILES, *FOLDERS, "crop_detector"):
+    for name in (*FILES, *FOLDERS):
         value = values.get(name)
-        if not value or name in made or (name == "crop_detector" and value in DETECTORS):
+        if not value or name in made:
             continue
-        path = project_path(value)
-        there = path.exists() if name in FOLDERS else path.is_file()
-        if not there:
-            what = "folder or file" if name in FOLDERS else "file"
-            hint = f"; or one of {', '.join(DETECTORS)}" if name == "crop_detector" else ""
-            raise FileNotFoundError(f"{name}: there is no {what} {value}; check the path{hint}")
+        # Only weights may be several files.
+        for part in value.split(os.pathsep) if name == "descriptor_weights" else [value]:
+            path = project_path(part)
+            if not (path.exists() if name in FOLDERS else path.is_file()):
+                what = "folder or file" if name in FOLDERS else "file"
+                raise FileNotFoundError(f"{name}: there is no {what} {part}; check the path")
+    _check_models(values)
     for name in ("device", "descriptor_device"):
         if values.get(name, "cpu") != "cpu":
             _check_cuda(name, values[name])
 
 
+def check_extras(needed: dict[str, str]) -> None:
+    """The extras that notebooks need (notebook -> extra) are installed. Raises ParameterError."""
+    for notebook, extra in needed.items():
+        try:
+            for module in EXTRAS[extra]:
+                check_installed(module, extra, f"notebook {notebook}")
+        except ModuleNotFoundError as error:
+            raise ParameterError(str(error)) from None
+
+
+def _check_models(values: dict[str, Any]) -> None:
+    from imgfp.crops.detectors import DETECTORS, check_detector
+    from imgfp.descriptors.registry import check_model
+    from imgfp.store import located
+
+    name = "crop_detector"
+    try:
+        if name in values:
+            detector = located(values[name], DETECTORS)
+            check_detector(detector, trust_pt=values.get("trust_pt", False))
+        name = "descriptor_model"
+        if name in values:
+            weights = located(values.get("descriptor_weights", ""))
+            check_model(values[name], weights, values.get("descriptor_device", "cpu"))
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        raise ParameterError(f"{name}: {error}") from None
+
+
 def _check_cuda(name: str, device: str) -> None:
     try:
-        import torch
-    except ImportError:
-        raise ParameterError(
-            f"{name}: {device} needs torch, which is not installed: pip install 'imgfp[torch]'"
-        ) from None
+        torch = require("torch", "torch", f"{name} {device}")
+    except ModuleNotFoundError as error:
+        raise ParameterError(str(error)) from None
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     number = int(device.partition(":")[2] or 0)
     if number >= count:

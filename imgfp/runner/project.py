@@ -30,14 +30,13 @@ def notebooks() -> Path:
 
 
 def profile(given: Path) -> Path:
-    """The parameter file that is meant: the one given, else the shipped one of that name.
-
-    `demo` and `params/demo.yaml` both name the shipped demo where there is no such file.
-    """
-    if given.exists():
-        return given
-    named = shipped("params") / f"{given.name.removesuffix('.yaml')}.yaml"
-    return named if given.parent in (Path(), Path("params")) and named.is_file() else given
+    """The parameter file that is meant: the one given, else the project's own of that name, else the
+    shipped one. `demo` and `params/demo.yaml` name the same file."""
+    places = [given]
+    if given.parent in (Path(), Path("params")):
+        name = f"{given.name.removesuffix('.yaml')}.yaml"
+        places += [project_path("params") / name, shipped("params") / name]
+    return next((place for place in places if place.is_file()), given)
 
 
 def init(folder: Path) -> list[Path]:

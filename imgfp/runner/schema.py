@@ -45,7 +45,7 @@ class Parameters(BaseModel):
     query_dir: str = _of("data/demo/queries", "folder or manifest CSV of queries")
     truth: str = _of("data/demo/truth.csv", "CSV query_id,reference_id; blank is no truth")
     library_dir: str = _of("library/demo", "the reference side, shared by many runs")
-    run_dir: str = _of("runs/demo", "the query side: everything about one batch of queries")
+    run_dir: str = _of("runs/demo", "everything about one batch of queries or one training")
     cluster: Address = _of("local", "processes of this machine, or the address of a Dask scheduler")
     workers: Annotated[int, Field(ge=0, le=4096)] = _of(
         0, "worker processes on this machine; 0 is one per core", "processes"
@@ -396,7 +396,7 @@ def allowed(name: str) -> str:
         for key, word in (("ge", "from"), ("gt", "above"), ("le", "to"), ("lt", "below"))
         if key in bounds
     ]
-    return " ".join([*said, unit]).strip()
+    return " ".join([*said, f"({unit})" if " " in unit else unit]).strip()
 
 
 def _unit(name: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from imgfp import store
-from imgfp.crops.detectors import load_detector
+from imgfp.crops.detectors import DETECTORS, load_detector
 from imgfp.crops.rule import CORNERS, crop_table
 from imgfp.datatypes import Boxes, table
 from imgfp.images import cut_box, read_image
@@ -27,7 +27,9 @@ def detect_crops(
     workers: int = 0,
 ) -> MapReport:
     """Detect pasted images in every query; `crop_detector` and `trust_pt` as in
-    `imgfp.crops.detectors.load_detector`, whose errors it raises."""
+    `imgfp.crops.detectors.load_detector`, whose errors it raises. A relative path counts from the project
+    root."""
+    crop_detector = store.located(crop_detector, DETECTORS)
     detector = load_detector(crop_detector, trust_pt=trust_pt)
     settings = {
         "crop_detector": crop_detector,

@@ -61,6 +61,7 @@ def _map(collection, tasks, views, file, cluster, workers, *, model, weights, de
     if file:
         settings = file_settings(file, "query" if isinstance(collection, Run) else "reference")
     else:
+        weights = store.located(weights)
         settings = {
             "model": model,
             "weights": weights,

@@ -91,7 +91,7 @@ def pair_tasks(run: Run, library: Library, candidates: pd.DataFrame) -> list[Tas
 def scoring_settings(library: Library, match_ratio: float, pair_classifier: str = "") -> dict:
     """Settings of `score_pairs`. match_ratio: its `ratio`; pair_classifier: ONNX file of a
     `classifier.PairClassifier`, "" for the shipped one."""
-    path = str(store.project_path(pair_classifier)) if pair_classifier else ""
+    path = store.located(pair_classifier)
     return {
         "ratio": match_ratio,
         "frame_short_side_px": frame_short_side_px(library),

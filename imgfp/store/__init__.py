@@ -19,6 +19,7 @@ from imgfp.store.features import FeatureLookup, feature_counts
 from imgfp.store.files import (
     StoreError,
     hash_of,
+    located,
     make_folder,
     project_path,
     show,
@@ -49,6 +50,7 @@ __all__ = [
     "load",
     "load_rows",
     "load_tables",
+    "located",
     "lock",
     "make_folder",
     "origin",

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,19 @@ def project_path(path: str | os.PathLike) -> Path:
     here = Path.cwd()
     root = next((f for f in (here, *here.parents) if (f / "params").is_dir()), here)
     return (root / Path(path).expanduser()).resolve()
+
+
+def located(text: str, names: Sequence[str] = ()) -> str:
+    """A parameter that names a file, its path made absolute by `project_path`.
+
+    "" and each of `names` stand for no file and stay as they are. A text that is no file may be several
+    paths joined by `os.pathsep`.
+    """
+    if not text or text in names:
+        return text
+    whole = project_path(text)
+    parts = [text] if whole.exists() else text.split(os.pathsep)
+    return os.pathsep.join(str(project_path(part)) for part in parts)
 
 
 def make_folder(path: Path) -> None:

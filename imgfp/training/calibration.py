@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from imgfp import sift, store
-from imgfp.crops.detectors import Detector, KnownBoxes, load_detector
+from imgfp.crops.detectors import DETECTORS, Detector, KnownBoxes, load_detector
 from imgfp.crops.rule import CORNERS, crop_table
 from imgfp.datatypes import table
 from imgfp.descriptors.base import Model
@@ -31,7 +31,7 @@ from imgfp.edits import families
 from imgfp.images import cut_box, decode_image, encode_jpeg, read_image, resize_short_side
 from imgfp.runner.cluster import ShardResult
 from imgfp.search import index, propose
-from imgfp.store import formats, project_path
+from imgfp.store import formats, located, project_path
 from imgfp.verify.classifier import PairClassifier, load_classifier
 from imgfp.verify.evidence import score_query
 from imgfp.verify.view import View
@@ -129,7 +129,7 @@ def load_pipeline(
     """A `Pipeline` from the parameters of notebooks 02, 06, 07 and 08 that name a model or file, with their
     meaning there; settings: the other fields. Raises what `load_detector` and `load_model` raise, and
     ValueError for a table of known boxes, which has none for a simulated query."""
-    detector = load_detector(crop_detector, trust_pt=trust_pt)
+    detector = load_detector(located(crop_detector, DETECTORS), trust_pt=trust_pt)
     if isinstance(detector, KnownBoxes):
         raise ValueError(
             f"{crop_detector}: known boxes exist for the queries of a run, not for those that "
@@ -137,8 +137,8 @@ def load_pipeline(
         )
     return Pipeline(
         detector,
-        load_model(descriptor_model, descriptor_weights, descriptor_device),
-        load_classifier(str(project_path(pair_classifier)) if pair_classifier else ""),
+        load_model(descriptor_model, located(descriptor_weights), descriptor_device),
+        load_classifier(located(pair_classifier)),
         background=formats.read_descriptors(project_path(background))[1].vectors
         if background
         else None,

@@ -191,6 +191,24 @@ def test_a_missing_truth_stops_before_anything_starts(house, capsys):
     assert "truth: there is no file gone.csv" in capsys.readouterr().err
 
 
+def test_a_default_that_names_a_missing_file_stops_before_anything_starts(house, capsys):
+    parameters = PARAMETERS + 'truth: str = "gone.csv"  # a file\n'
+    notebook(house / "notebooks", "02_two", "pass", parameters)
+    assert command(house) == 2
+    assert "truth: there is no file gone.csv" in capsys.readouterr().err
+    assert command(house, "truth=") == 0
+
+
+def test_a_missing_extra_stops_before_anything_starts(house, capsys, monkeypatch):
+    monkeypatch.setitem(notebooks.params.EXTRAS, "train", ("a_module_that_is_nowhere",))
+    path = house / "notebooks/02_two.ipynb"
+    text = path.read_text()
+    path.write_text(text.replace('"imgfp": {', '"imgfp": {"extra": "train", '))
+    assert command(house) == 2
+    assert "notebook 02_two needs a_module_that_is_nowhere" in capsys.readouterr().err
+    assert command(house, "stages=01") == 0
+
+
 def test_missing_profile_is_one_line(tmp_path, capsys):
     assert main(["run", str(tmp_path / "gone.yaml")]) == 2
     assert "does not exist" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -137,16 +138,65 @@ def test_no_name_is_both_former_and_present():
 
 def test_files_and_folders_are_there_before_anything_starts(tmp_path):
     params.check_files({"truth": "", "crop_detector": "classical", "reference_dir": str(tmp_path)})
-    for name, what in (
-        ("truth", "file"),
-        ("query_dir", "folder or file"),
-        ("crop_detector", "file"),
-    ):
+    for name, what in (("truth", "file"), ("query_dir", "folder or file")):
         with pytest.raises(FileNotFoundError, match=f"{name}: there is no {what} .*absent"):
             params.check_files({name: str(tmp_path / "absent")})
     params.check_files({"truth": str(tmp_path / "absent")}, made=["truth"])
     with pytest.raises(FileNotFoundError, match="truth: there is no file"):
         params.check_files({"truth": str(tmp_path)})
+
+
+def test_a_detector_is_a_name_a_folder_or_a_file_that_can_be_loaded(tmp_path, monkeypatch):
+    folder = tmp_path / "detector"
+    folder.mkdir()
+    with pytest.raises(ParameterError, match=r"^crop_detector: .*lacks crop_detector\.onnx"):
+        params.check_files({"crop_detector": str(folder)})
+    for name in ("crop_detector.onnx", "box_scorer.onnx"):
+        (folder / name).touch()
+    params.check_files({"crop_detector": str(folder)})
+    with pytest.raises(ParameterError, match=r"^crop_detector: .*absent\.onnx does not exist"):
+        params.check_files({"crop_detector": str(tmp_path / "absent.onnx")})
+    (tmp_path / "own.pt").touch()
+    with pytest.raises(ParameterError, match=r"^crop_detector: .*refused.*trust_pt"):
+        params.check_files({"crop_detector": str(tmp_path / "own.pt")})
+    monkeypatch.setitem(sys.modules, "ultralytics", None)  # as if it were not installed
+    with pytest.raises(ParameterError, match=r"^crop_detector: .*pip install 'imgfp\[train\]'"):
+        params.check_files({"crop_detector": str(tmp_path / "own.pt"), "trust_pt": True})
+
+
+def test_relative_paths_count_from_the_project_root(tmp_path, monkeypatch):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    (tmp_path / "own.onnx").touch()
+    params.check_files({"crop_detector": "own.onnx", "pair_classifier": "own.onnx"})
+    assert store.located("own.onnx") == str(tmp_path / "own.onnx")
+    assert (store.located(""), store.located("none", ("none",))) == ("", "none")
+
+
+def test_a_descriptor_model_has_its_weights_and_packages(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    both = [tmp_path / "backbone.pth", tmp_path / "head.pth"]
+    for path in both:
+        path.touch()
+    weights = {"descriptor_model": "esvit-swin-b"}
+    params.check_files(weights | {"descriptor_weights": os.pathsep.join(map(str, both))})
+    with pytest.raises(FileNotFoundError, match=r"descriptor_weights: there is no file .*absent"):
+        params.check_files(weights | {"descriptor_weights": f"{both[0]}{os.pathsep}absent"})
+    with pytest.raises(ParameterError, match=r"^descriptor_model: .*needs a weights file"):
+        params.check_files(weights)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ParameterError, match=r"needs timm.*pip install 'imgfp\[torch\]'"):
+        params.check_files({"descriptor_model": "resnet50"})
+    params.check_files({"descriptor_model": "imgfp"})
+    params.check_files({"descriptor_model": "gist-grid"})
+
+
+def test_an_extra_that_a_notebook_needs_is_named(monkeypatch):
+    monkeypatch.setitem(params.EXTRAS, "train", ("a_module_that_is_nowhere",))
+    said = r"notebook 20_train needs a_module_that_is_nowhere.*pip install 'imgfp\[train\]'"
+    with pytest.raises(ParameterError, match=said):
+        params.check_extras({"20_train": "train"})
 
 
 def test_a_device_that_is_not_there_is_refused():

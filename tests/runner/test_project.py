@@ -46,6 +46,24 @@ def test_a_shipped_profile_is_known_by_its_name(tmp_path, monkeypatch):
     assert project.profile(Path("demo")) == Path("demo")
 
 
+def test_the_projects_own_profile_comes_before_the_shipped_one(tmp_path, monkeypatch):
+    project.init(tmp_path)
+    own = tmp_path / "params/mine.yaml"
+    for folder in (tmp_path, tmp_path / "notebooks"):
+        (folder / "mine").mkdir()  # a folder of that name is no profile
+        monkeypatch.chdir(folder)
+        assert project.profile(Path("mine")) == own
+        assert project.profile(Path("params/mine.yaml")).resolve() == own
+
+
+def test_a_run_says_which_profile_it_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [f"reference_dir={tmp_path}", f"query_dir={tmp_path}", "--status"]
+    assert main(["run", "mine", *words]) == 0
+    said = capsys.readouterr().out.splitlines()[0].split()
+    assert said == ["parameters", str(project.shipped("params") / "mine.yaml")]
+
+
 def test_a_profile_that_is_nowhere_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["run", "absent.yaml"]) == 2

@@ -114,7 +114,7 @@ def train(
     """
     model = build_network(recipe.width, recipe.seed)
     if init_weights:
-        load_weights(model, init_weights)
+        load_weights(model, store.project_path(init_weights))
     from ultralytics.utils.loss import v8DetectionLoss
     from ultralytics.utils.torch_utils import ModelEMA
 
