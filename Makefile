@@ -48,7 +48,7 @@ test: setup  ## lint, check types and spelling, then every test
 	$(VENV)/bin/mypy
 	$(VENV)/bin/codespell README.md CHANGELOG.md CONTRIBUTING.md docs imgfp notebooks params
 	@$(MAKE) --no-print-directory docs
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab --notebook-dir . notebooks/01_images.ipynb

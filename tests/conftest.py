@@ -11,6 +11,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of processes that share the files of tests, none should be left alone with the longest."""
+    if hasattr(config, "workerinput"):  # pytest-xdist's
+        longest = ("pipeline", "install", "browser")
+        items.sort(key=lambda item: not any(map(item.get_closest_marker, longest)))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of development data beside the repository; tests that need it skip without it."""

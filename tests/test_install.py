@@ -19,20 +19,20 @@ ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.install
 
 #: Tests that run against the installed package: they load the compiled dependencies and the shipped
-#: weights. The whole quick suite would take minutes, and so would product quantisation (PQ16).
+#: weights. The whole quick suite would take minutes.
 SELECTED = (
     "crops",
     "descriptors",
     "scoring",
     "search",
-    "store/test_provenance.py",
+    "store/test_provenance.py::test_equal_code_is_of_the_present_code",
     "verify",
     "test_geometry.py",
     "test_images.py",
     "test_inference.py",
     "test_sift.py",
 )
-QUICK = ("-k", "not PQ16", "-m", "not pipeline and not browser and not slow and not install")
+QUICK = ("-m", "not pipeline and not browser and not slow and not install")
 
 
 def run(*command: str | Path, cwd: Path) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Global descriptors, one unit vector per image: protocol of the models, batches, resizing.
+"""Global descriptors, one unit vector per image: what a model is, batches, resizing.
 
     model = load_model("imgfp")                       # shipped weights, CPU
     vectors = model.embed(images, batch_size=32)      # (n,d) float32, unit norm
@@ -11,11 +11,11 @@ batch. Similarity is the dot product of two vectors, -1..1, higher is more simil
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -43,20 +43,31 @@ PUBLISHED = {
 }
 
 
-class Model(Protocol):
-    """What `load_model` returns. dim: length of a vector; weights_hash: distinguishes vectors of
-    different weights."""
+class Model(ABC):
+    """What `load_model` returns: a subclass defines `preprocess` and `_vectors`.
+
+    dim: length of a vector; weights_hash: distinguishes vectors of different weights.
+    """
 
     name: str
     dim: int
     weights_hash: str
 
+    @abstractmethod
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """(H,W,3) uint8 RGB -> the image's row of a batch."""
+
+    @abstractmethod
+    def _vectors(self, batch: np.ndarray) -> np.ndarray:
+        """Preprocessed images (n,...) -> their vectors (n,dim), not yet of unit norm, none zero."""
 
     def embed(self, images: Iterable[np.ndarray], batch_size: int = 32) -> np.ndarray:
         """Vectors (n,dim) float32 of unit norm, in order. An iterator is read one batch ahead in a
         thread, so that decoding overlaps with the model. Raises ValueError naming an invalid image."""
+        parts = [
+            self._vectors(batch) for batch in prepared_batches(images, self.preprocess, batch_size)
+        ]
+        return l2_normalise(np.concatenate(parts)) if parts else np.empty((0, self.dim), np.float32)
 
 
 #: Mean and standard deviation of RGB values in 0..1.

@@ -22,13 +22,7 @@ import timm
 import torch
 from torch import nn
 
-from imgfp.descriptors.base import (
-    PUBLISHED,
-    ModelError,
-    Preprocessing,
-    l2_normalise,
-    prepared_batches,
-)
+from imgfp.descriptors.base import PUBLISHED, Model, ModelError, Preprocessing
 from imgfp.descriptors.networks import CopyNet, EsViT, IscNet
 from imgfp.inference import SHIPPED, sha256_of
 
@@ -54,8 +48,8 @@ class Normalised(nn.Module):
         return self.network(images.contiguous(memory_format=torch.channels_last))
 
 
-class TorchModel:
-    """A network with its preprocessing; an `imgfp.descriptors.base.Model`.
+class TorchModel(Model):
+    """A network with its preprocessing.
 
     The network runs in float32 on the CPU, in float16 on a GPU.
     """
@@ -72,20 +66,13 @@ class TorchModel:
         self.preprocessing, self.device = preprocessing, torch.device(device)
         self.network = Normalised(network, preprocessing).eval().to(self.device)
         blank = np.zeros((preprocessing.side_px, preprocessing.side_px, 3), np.uint8)
-        self.dim = self._run(blank[None]).shape[1]
+        self.dim = self._vectors(blank[None]).shape[1]
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """(side_px,side_px,3) uint8: the image resized to a square."""
         return self.preprocessing.resized(image)
 
-    def embed(self, images: Iterable[np.ndarray], batch_size: int = 32) -> np.ndarray:
-        """See `imgfp.descriptors.base.Model.embed`."""
-        parts = [
-            self._run(batch) for batch in prepared_batches(images, self.preprocess, batch_size)
-        ]
-        return l2_normalise(np.concatenate(parts)) if parts else np.empty((0, self.dim), np.float32)
-
-    def _run(self, batch: np.ndarray) -> np.ndarray:
+    def _vectors(self, batch: np.ndarray) -> np.ndarray:
         half = self.device.type != "cpu"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.float16, enabled=half):
             return self.network(torch.from_numpy(batch).to(self.device)).float().cpu().numpy()

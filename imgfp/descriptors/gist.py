@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import cv2
 import numpy as np
 
-from imgfp.descriptors.base import check_image, l2_normalise, prepared_batches
+from imgfp.descriptors.base import Model, check_image
 
 
-class GistGrid:
+class GistGrid(Model):
     """A baseline without weights, 223 values: histograms of gradient directions and low frequencies.
 
     Two grids (4x4, 2x2) of 8 signed gradient directions, after Oliva & Torralba 2001 and Dalal &
-    Triggs 2005, and the 8x8 lowest DCT coefficients of the luminance without the mean.
+    Triggs 2005, and the 8x8 lowest DCT coefficients of the luminance without the mean. A flat
+    image gets a constant vector.
     """
 
     name = "gist-grid"
@@ -30,13 +29,8 @@ class GistGrid:
             np.float32
         )
 
-    def embed(self, images: Iterable[np.ndarray], batch_size: int = 32) -> np.ndarray:
-        """See `Model.embed`. A flat image gets a constant vector."""
-        parts = [
-            np.stack([self._describe(grey) for grey in batch])
-            for batch in prepared_batches(images, self.preprocess, batch_size)
-        ]
-        return l2_normalise(np.concatenate(parts)) if parts else np.empty((0, self.dim), np.float32)
+    def _vectors(self, batch: np.ndarray) -> np.ndarray:
+        return np.stack([self._describe(grey) for grey in batch])
 
     def _describe(self, grey: np.ndarray) -> np.ndarray:
         smooth = cv2.GaussianBlur(grey, (0, 0), 1)

@@ -7,17 +7,17 @@ distance of d bits. Hashes are therefore searched like any other descriptor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
-from imgfp.descriptors.base import check_image, prepared_batches
+from imgfp.descriptors.base import Model, check_image
 from imgfp.inference import require
 
 
-class Hash:
-    """An `imgfp.descriptors.base.Model` of 256 bits."""
+class Hash(Model):
+    """256 bits."""
 
     dim = 256
 
@@ -29,11 +29,8 @@ class Hash:
         """The 256 bits (256,) bool."""
         return np.asarray(self._bits(check_image(image)), bool).ravel()
 
-    def embed(self, images: Iterable[np.ndarray], batch_size: int = 32) -> np.ndarray:
-        """See `imgfp.descriptors.base.Model.embed`."""
-        parts = list(prepared_batches(images, self.preprocess, batch_size))
-        bits = np.concatenate(parts) if parts else np.empty((0, self.dim), bool)
-        return np.where(bits, 1 / 16, -1 / 16).astype(np.float32)
+    def _vectors(self, batch: np.ndarray) -> np.ndarray:
+        return np.where(batch, 1 / 16, -1 / 16).astype(np.float32)
 
 
 def _phash() -> Callable[[np.ndarray], np.ndarray]:

@@ -7,20 +7,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from imgfp.descriptors.base import ModelError, Preprocessing, l2_normalise, prepared_batches
+from imgfp.descriptors.base import Model, ModelError, Preprocessing
 from imgfp.inference import SHIPPED, onnx_session
 
 #: The shipped network.
 DESCRIPTOR_ONNX = SHIPPED / "descriptor.onnx"
 
 
-class OnnxModel:
-    """A network with its preprocessing, on one CPU thread; an `imgfp.descriptors.base.Model`.
+class OnnxModel(Model):
+    """A network with its preprocessing, on one CPU thread.
 
     The network takes (n,side_px,side_px,3) uint8 pixels and returns (n,dim) float32. Metadata of the file:
     `preprocessing`, the fields of `Preprocessing` as JSON, and `weights_sha256`, the hash of the file
@@ -44,18 +43,11 @@ class OnnxModel:
         self.preprocessing = Preprocessing(**json.loads(about["preprocessing"]))
         self._input = self._session.get_inputs()[0].name
         side = self.preprocessing.side_px
-        self.dim = self._run(np.zeros((1, side, side, 3), np.uint8)).shape[1]
+        self.dim = self._vectors(np.zeros((1, side, side, 3), np.uint8)).shape[1]
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """(side_px,side_px,3) uint8: the image resized to a square."""
         return self.preprocessing.resized(image)
 
-    def embed(self, images: Iterable[np.ndarray], batch_size: int = 32) -> np.ndarray:
-        """See `imgfp.descriptors.base.Model.embed`."""
-        parts = [
-            self._run(batch) for batch in prepared_batches(images, self.preprocess, batch_size)
-        ]
-        return l2_normalise(np.concatenate(parts)) if parts else np.empty((0, self.dim), np.float32)
-
-    def _run(self, batch: np.ndarray) -> np.ndarray:
+    def _vectors(self, batch: np.ndarray) -> np.ndarray:
         return self._session.run(None, {self._input: batch})[0]

@@ -211,7 +211,9 @@ def _encode_h5(record: LocalFeatures | Descriptors) -> bytes:
         for name in names:
             array = getattr(record, name)
             chunked = {"chunks": True, "fletcher32": True} if array.size else {}
-            file.create_dataset(name, data=array, **chunked)
+            # A dataset is otherwise written when its handle is freed, at a moment that garbage collection
+            # chooses, and the order of its chunks in the file with it.
+            file.create_dataset(name, data=array, **chunked).flush()
     return out.getvalue()
 
 

@@ -18,6 +18,21 @@ def test_every_family_is_of_one_module_and_tested_there():
         assert sum(hasattr(module, name) for module in modules) == 1, name
 
 
+@pytest.mark.parametrize("name", [*EXACT, *COMPOSITING])
+def test_the_homography_is_where_the_pixels_went(name, ramp, hosts, misses):
+    measured = 0
+    for seed in range(12):
+        edited = families.FAMILIES[name](ramp, seed / 11, np.random.default_rng(seed), hosts)
+        distances = misses(edited)
+        if not len(distances):
+            continue
+        measured += 1
+        scale = np.sqrt(abs(np.linalg.det(edited.homography[:2, :2])))
+        assert np.abs(distances).max() < 1.5 + 1 / scale, seed
+        assert np.abs(distances.mean(axis=0)).max() < 0.3, seed
+    assert measured >= 8
+
+
 def test_chains_compose_exactly(ramp, hosts, misses):
     measured = 0
     for seed in range(40):

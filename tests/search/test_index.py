@@ -75,7 +75,7 @@ def test_shards_answer_like_one_index(factory, vectors):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("factory", ["IDMap2,SQ8_direct", "IVF8,SQ8_direct", "IVF8,PQ16"])
+@pytest.mark.parametrize("factory", ["IDMap2,SQ8_direct", "IVF8,SQ8_direct", "IVF8,PQ16np"])
 def test_bytes_and_back(factory, shared, vectors):
     made = built(factory, vectors)
     again = index.from_bytes(index.to_bytes(made), shared=shared)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -64,6 +65,19 @@ def test_records_round_trip(tmp_path, rng):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     saved(tmp_path / "d.h5", Descriptors(np.array(list("wxyz"), object), vectors))
     np.testing.assert_array_equal(store.load(tmp_path / "d.h5").vectors, vectors)
+
+
+def test_the_bytes_do_not_depend_on_garbage_collection(tmp_path, rng, monkeypatch):
+    """A handle of a dataset that is freed late, as in a cycle of references, moved its chunks in the file."""
+    record = features(rng)
+    saved(tmp_path / "f.h5", record)
+    kept, create = [], h5py.File.create_dataset
+    monkeypatch.setattr(
+        h5py.File, "create_dataset", lambda *a, **k: kept.append(create(*a, **k)) or kept[-1]
+    )
+    saved(tmp_path / "late.h5", record)
+    assert len(kept) == 4
+    assert (tmp_path / "late.h5").read_bytes() == (tmp_path / "f.h5").read_bytes()
 
 
 def test_hostile_ids_survive_every_format(tmp_path, rng):
