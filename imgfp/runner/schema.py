@@ -392,7 +392,7 @@ def allowed(name: str) -> str:
         return " or ".join(map(str, field.examples))
     bounds = _bounds(field)
     said = [
-        f"{word} {bounds[key]:g}" if abs(bounds[key]) < 1e6 else f"{word} {bounds[key]:,}"
+        f"{word} {bounds[key]:,}".removesuffix(".0")
         for key, word in (("ge", "from"), ("gt", "above"), ("le", "to"), ("lt", "below"))
         if key in bounds
     ]
