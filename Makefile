@@ -19,7 +19,7 @@ LOCKED = $(UV) pip install --quiet --compile-bytecode --python $(RUN) \
   $(if $(TORCH_BACKEND),--no-verify-hashes,--require-hashes) -r requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab app lock docs clean
+.PHONY: help setup demo test lint lab app lock docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -42,13 +42,15 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
 demo: setup  ## run the whole pipeline on the embedded demo corpus
 	@$(RUN) -m imgfp run params/demo.yaml
 
-test: setup  ## lint, check types and spelling, then every test
+test: setup  ## lint and the API reference, then every test
+	@$(MAKE) --no-print-directory -j2 lint docs
+	$(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+lint: setup  ## lint, check formatting, types and spelling
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/codespell README.md CHANGELOG.md CONTRIBUTING.md docs imgfp notebooks params
-	@$(MAKE) --no-print-directory docs
-	$(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab --notebook-dir . notebooks/01_images.ipynb

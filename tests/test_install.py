@@ -18,15 +18,27 @@ ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.install
 
-#: Tests that run against the installed package: they load the compiled dependencies and the shipped
-#: weights. The whole quick suite would take minutes.
+#: Tests that run against the installed package: all that a run does, with the compiled dependencies and
+#: the shipped weights. Report, widgets, trainings and whole notebooks are left to the first Python.
 SELECTED = (
     "crops",
+    "demo",
     "descriptors",
+    "edits",
+    "results",
+    "runner/test_params.py",
+    "runner/test_project.py",
+    "runner/test_schema.py",
     "scoring",
     "search",
+    "stages",
+    "store/test_artefacts.py",
+    "store/test_decisions.py",
+    "store/test_formats.py",
+    "store/test_layout.py",
     "store/test_provenance.py::test_equal_code_is_of_the_present_code",
     "verify",
+    "viz",
     "test_geometry.py",
     "test_images.py",
     "test_inference.py",
