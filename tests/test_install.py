@@ -111,7 +111,14 @@ def scripts(uv, built, tmp_path_factory) -> Path:
         pytest.skip("no second Python of 3.11 to 3.14 on PATH or of pyenv")
     folder = tmp_path_factory.mktemp("elsewhere")
     run(uv, "venv", "--quiet", "--python", python, "env", cwd=folder)
-    words = ["--quiet", "--python", "env/bin/python", "-c", ROOT / "requirements.lock"]
+    words = [
+        "--quiet",
+        "--compile-bytecode",
+        "--python",
+        "env/bin/python",
+        "-c",
+        ROOT / "requirements.lock",
+    ]
     run(uv, "pip", "install", *words, built[1], "pytest", "pytest-timeout", cwd=folder)
     return folder / "env/bin"
 

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.pipeline
 
 
 def words(folder: Path, run: str = "run", library: str = "library", *more: str) -> list[str]:
+    """The command of a small demo run. The first run uses all cores; the others are compared with it, so
+    that the number of workers must not matter."""
     corpus = folder / "corpus"
     return [
         sys.executable,
@@ -43,6 +45,7 @@ def words(folder: Path, run: str = "run", library: str = "library", *more: str) 
         "demo_negatives=8",
         "shard_images=12",
         "bootstrap_rounds=20",
+        f"workers={0 if run == 'run' else 1}",
         *more,
     ]
 
