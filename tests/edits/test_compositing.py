@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Compositing: the image as a part of a larger one, its box and its homography exact."""
+"""Compositing: the image as a part of a larger one, its box exact."""
 
 from __future__ import annotations
 
