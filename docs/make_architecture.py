@@ -31,6 +31,7 @@ TREE = re.compile(
 )
 #: What each package is for, in two short lines.
 ROLES = {
+    "urls": ("objects by fsspec URL", ""),
     "datatypes": ("records, table schemas", ""),
     "images": ("safe decoding, resizing", ""),
     "geometry": ("points and areas under", "a homography"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Command line: `imgfp run PARAMS.yaml`, `init`, `doctor`, `convert-detector`."""
+"""Command line: `imgfp run PARAMS.yaml`, `init`, `doctor`, `convert-detector`, `publish`, `fetch`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,15 @@ def main(words: list[str] | None = None) -> int:
         )
         print(f"cd {options.folder} && imgfp run params/mine.yaml")
         return 0
+    from imgfp import urls
+
+    if options.command in ("publish", "fetch"):
+        try:
+            print(_publish(options) if options.command == "publish" else _fetch(options))
+        except (store.StoreError, urls.UrlError) as error:
+            print(f"imgfp: {error}", file=sys.stderr)
+            return 2
+        return 0
     from imgfp.runner import notebooks, params
 
     try:
@@ -53,7 +62,7 @@ def main(words: list[str] | None = None) -> int:
     except notebooks.StageFailed as failure:
         print(f"\nimgfp: {failure}", file=sys.stderr)
         return 1
-    except store.StoreError as error:
+    except (store.StoreError, urls.UrlError) as error:
         print(f"\nimgfp: {error}", file=sys.stderr)  # the newline ends a progress bar
         return 2
     except (params.ParameterError, FileNotFoundError) as error:
@@ -65,6 +74,19 @@ def main(words: list[str] | None = None) -> int:
     if not options.only:
         notebooks.summarise(plan)
     return 0
+
+
+def _publish(options: argparse.Namespace) -> str:
+    from imgfp import store
+
+    return str(store.publish(store.Library(store.project_path(options.library)), options.url))
+
+
+def _fetch(options: argparse.Namespace) -> str:
+    from imgfp import store
+
+    folder = store.project_path(options.folder) if options.folder else None
+    return str(store.fetch(options.url, folder))
 
 
 def _parse(words: list[str] | None) -> argparse.Namespace:
@@ -96,6 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     converter.add_argument("source", type=Path, metavar="OWN.pt")
     converter.add_argument("target", type=Path, metavar="OWN.safetensors")
+    publisher = commands.add_parser("publish", help="make a URL hold what a library holds")
+    publisher.add_argument("library", type=Path, metavar="LIBRARY")
+    publisher.add_argument("url", metavar="URL")
+    fetcher = commands.add_parser("fetch", help="bring a published library here")
+    fetcher.add_argument("url", metavar="URL")
+    fetcher.add_argument(
+        "folder", nargs="?", metavar="DIR", help="a copy to change; without: for library_dir=URL"
+    )
     commands.add_parser("doctor", help="check the installation")
     return parser
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Safe decoding of image files to upright RGB, resizing, cutting, and listing of folders.
 
-Files are untrusted. Bytes are read with a size limit, decoded by Pillow under an allow-list of formats
+A path may be an fsspec URL, see `urls`. Files are untrusted. Bytes are read with a size limit, decoded by Pillow under an allow-list of formats
 and a pixel limit, and loaded exactly once (a second `load()` of a damaged file can succeed silently).
 Every failure becomes one `ImageError`.
 """
@@ -14,13 +14,15 @@ import os
 import stat
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
+
+from imgfp import urls
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 MAX_FILE_BYTES = 64 * 2**20
@@ -59,7 +61,10 @@ def printable(name: str | os.PathLike) -> str:
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """The bytes of a regular file of at most 64 MiB. Raises ImageError; never blocks on a pipe."""
+    """The bytes of a regular file, or of an object by URL, of at most 64 MiB. Raises ImageError; never
+    blocks on a pipe."""
+    if urls.is_url(path):
+        return _object_bytes(path)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -82,6 +87,16 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         raise ImageError(path, f"cannot be read: {error.strerror}") from None
     finally:
         os.close(handle)
+
+
+def _object_bytes(url: str) -> bytes:
+    try:
+        data = urls.read(url, MAX_FILE_BYTES)
+    except urls.UrlError as error:
+        raise ImageError(urls.shown(url), error.reason) from None
+    if not data:
+        raise ImageError(url, "is empty")
+    return data
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
@@ -204,14 +219,32 @@ def walk_images(folder: Path) -> Iterator[Path]:
         yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
 
 
-def image_id_of(path: Path, folder: Path) -> str:
+def image_id_of(path: PurePath, folder: PurePath) -> str:
     """The id of a file: its path below `folder` without the extension, with forward slashes."""
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def refuse_twins(image_ids: list[str], paths: list[Path]) -> None:
+def file_states(paths: Iterable[str | Path]) -> list[tuple[int, int]]:
+    """Size in bytes and change mark of each file or URL: nanoseconds of its last change, or for a URL what
+    `urls.states` gives. (0, 0) for one that is gone or forbidden, which its reader reports. Raises UrlError
+    where a storage cannot be reached."""
+    paths = list(paths)
+    remote = [path for path in paths if urls.is_url(path)]
+    found = dict(zip(remote, urls.states(remote), strict=True)) if remote else {}
+    return [found[path] if path in found else _file_state(Path(path)) for path in paths]
+
+
+def _file_state(path: Path) -> tuple[int, int]:
+    try:
+        status = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
+        return status.st_size, status.st_mtime_ns
+    except OSError:
+        return 0, 0
+
+
+def refuse_twins(image_ids: Sequence[str], paths: Sequence[str | Path]) -> None:
     """Raise ValueError naming both files when two ids differ at most in letter case or Unicode form."""
-    seen: dict[str, Path] = {}
+    seen: dict[str, str | Path] = {}
     for image_id, path in zip(image_ids, paths, strict=True):
         key = unicodedata.normalize("NFC", image_id).casefold()
         if key in seen:

@@ -33,8 +33,11 @@ CONDA = {
 }
 #: Needed without an import, and why.
 NOT_IMPORTED = {
+    "aiohttp": "fsspec's client of http(s)://",
+    "gcsfs": "fsspec's client of gs://",
     "ipykernel": "the kernel that notebooks run in",
     "jupyterlab": "make lab",
+    "s3fs": "fsspec's client of s3://",
     "scikit-image": "its photographs are part of the demo corpus",
     "voila": "make app",
 }

@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: A package may import itself and packages of the lines above its own; packages of one line do not
 #: know each other.
 LAYERS = [
+    {"urls"},
     {"datatypes", "images", "geometry", "inference"},
     {"sift", "scoring", "edits"},
     {"evaluation"},  # former name of scoring.metrics
@@ -71,10 +72,12 @@ ORDER = {
     ],
     "store": [
         "files",
+        "fetched",
         "layout",
         "locks",
         "provenance",
         "artefacts",
+        "remote",
         "features",
         "formats",
         "decisions",

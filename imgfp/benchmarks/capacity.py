@@ -21,14 +21,10 @@ CENTRE_COST = 0.4
 def distance_rate(library: Library, nprobe: int, keypoints_per_second: float) -> float:
     """Comparisons with vectors in lists per second that give a measured search rate; those with the centres
     of lists count `CENTRE_COST`."""
-    opened = open_index(library, "local")
-    lists = [index.lists_of(part) for part in opened.parts]
-    sizes = [part.ntotal for part in opened.parts]
-    work = [
-        CENTRE_COST * n + size * nprobe / max(n, nprobe)
-        for n, size in zip(lists, sizes, strict=True)
-    ]
-    return keypoints_per_second * sum(work)
+    searched = open_index(library, "local").index
+    lists, size = searched.trained.nlist, len(searched)
+    work = CENTRE_COST * lists + size * nprobe / max(lists, nprobe)
+    return keypoints_per_second * work
 
 
 def capacity(

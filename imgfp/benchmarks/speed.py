@@ -133,9 +133,9 @@ def search_rates(
     with index.one_thread():
         for nprobe in sorted(nprobes, reverse=True):
             start = time.process_time()
-            distances, ids = index.search(opened.parts, stacked, neighbours, nprobe)
+            distances, ids = index.search(opened.index, stacked, neighbours, nprobe)
             seconds = time.process_time() - start
-            images = index.rows_of_ids(ids, opened.offsets)
+            images = index.places_of(ids)
             winners = np.array(
                 [
                     vote(images[a:b], distances[a:b], ratio=ratio)["reference_row"].head(1).sum()

@@ -3,29 +3,57 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
+import queue
 import sys
+import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from imgfp import store
+from imgfp import __version__, store
 from imgfp.images import ImageError
 from imgfp.runner.params import ParameterError
+
+#: Calls per thread of the cluster that are handed to it ahead: they hide the way to a worker, and what
+#: the scheduler and the workers hold stays as small with 100,000 tasks as with 10.
+CALLS_AHEAD = 3
+#: Deaths of workers after which a task is given up: twice 20 files that end the process which reads them.
+DEATHS = 40
+#: File by which a worker tells that it sees the folder which the client sees.
+PROBE = ".cluster-probe"
+#: Seconds after which threads of workers that have joined or left are counted again.
+_RECOUNT_S = 5
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One of the calls whose results a task puts together: its arguments, beside those of the task, and
+    its home, a number from 0 up. Pieces of one home prefer the same worker, which then has open what
+    they read."""
+
+    arguments: dict[str, Any]
+    home: int
 
 
 @dataclass(frozen=True)
 class Task:
-    """One shard of work: the artefact to write, hashes of its inputs, the arguments of the call, and the
-    number of images (or pairs) for the progress bar."""
+    """One shard of work: the artefact to write, hashes of its inputs, the arguments of the call, the number
+    of images (or pairs) for the progress bar, and the pieces that it is put together from, if any."""
 
     path: Path
     inputs: tuple[str, ...]
     arguments: dict[str, Any]
     items: int
+    pieces: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,9 +96,16 @@ def map_shards(
     output_dir: a folder that holds the artefacts of these tasks and no others; shards that an earlier
     run with other settings left there are deleted.
 
+    A function marked by `store.produces(..., piece=piece_function)` is put together from pieces: each
+    piece of a task is a call of its own, `piece_function(**piece.arguments, **task.arguments, **settings)`,
+    whose result stays in the cluster; the task is then `function(pieces=results, **task.arguments,
+    **settings)`, with the list of results in the order of `task.pieces`.
+
     Finished shards are never computed again, unless the runner redoes the stage; a killed map resumes. A
-    file that crashes the worker which reads it is left out when the shard is tried again, see
-    `mark_in_progress`. Raises what the function raises.
+    worker that dies costs the calls that it had in hand; a file that crashes the worker which reads it is
+    left out when it has done so twice, see `mark_in_progress`. Raises what the function raises, ValueError
+    naming a worker that does not see the folder of the artefacts or runs another version, and
+    RuntimeError naming a task that `DEATHS` workers died of.
     """
     tasks = list(tasks)
     todo = []
@@ -79,6 +114,7 @@ def map_shards(
         if not store.is_current(task.path, made):
             todo.append((task, made))
     if todo:
+        store.refuse_fetched(todo[0][0].path)
         differs = store.what_differs(todo[0][0].path, todo[0][1])
         if differs:
             print(f"{title}: computed again because {differs}")
@@ -98,35 +134,124 @@ def map_shards(
     return MapReport(done, sum(task.items for task in tasks) - done, rejects)
 
 
+@dataclass(frozen=True)
+class _Map:
+    """What the calls of one map have in common."""
+
+    function: Callable[..., ShardResult]
+    settings: dict[str, Any]
+    attempt: str
+    homes: int
+
+
 def _run(function, todo, settings, cluster, workers, title, unit) -> None:
-    from distributed import as_completed
+    tasks = [task for task, _ in todo]
+    homes = 1 + max((piece.home for task in tasks for piece in task.pieces), default=0)
+    common = _Map(function, settings, uuid.uuid4().hex, homes)
+    calls = sum(max(1, len(task.pieces)) for task in tasks)
+    with (
+        client(cluster, min(workers or os.cpu_count() or 1, calls)) as connected,
+        _checked_workers(connected, {task.path.parent for task in tasks}, common.attempt),
+        progress(title, unit, sum(task.items for task in tasks)) as bar,
+    ):
+        waiting = deque(_Submission(connected, common, task, made) for task, made in todo)
+        running: dict[Any, _Submission] = {}
+        finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        ahead = 0
+        while waiting or running:
+            threads = connected.scheduler_info(n_workers=0)["total_threads"]
+            bar.set_postfix_str("" if threads else "waiting for a worker", refresh=not threads)
+            # Two tasks at least, so that pieces of one are computed while another is put together.
+            while waiting and (len(running) < 2 or ahead < CALLS_AHEAD * threads):
+                one = waiting.popleft()
+                future = one.submit()
+                future.add_done_callback(finished.put)
+                running[future] = one
+                ahead += one.calls
+            try:
+                future = finished.get(timeout=_RECOUNT_S)
+            except queue.Empty:
+                continue
+            one = running.pop(future)
+            ahead -= one.calls
+            if one.is_done(future):
+                bar.update(one.task.items)
+            else:
+                waiting.appendleft(one)
 
-    wanted = workers or os.cpu_count() or 1
-    total = sum(task.items for task, _ in todo)
-    attempt = uuid.uuid4().hex
-    with client(cluster, min(wanted, len(todo))) as connected, progress(title, unit, total) as bar:
-        futures = {
-            connected.submit(_make, function, task, made, settings, attempt, pure=False): task.items
-            for task, made in todo
-        }
-        for future in as_completed(futures):
+
+class _Submission:
+    """A task given to a cluster, and given again when the workers that computed it have died."""
+
+    def __init__(self, connected, common: _Map, task: Task, made: store.Origin) -> None:
+        self.task = task
+        self.calls = len(task.pieces) + 1
+        self._connected = connected
+        self._common = common
+        self._made = made
+        self._pieces: list[Any] = [None] * len(task.pieces)
+        self._deaths = 0
+
+    def submit(self) -> Any:
+        """The future of the task. Pieces that are computed, or on the way, are not submitted again."""
+        addresses = _addresses(self._connected) if self._pieces else []
+        for at, piece in enumerate(self.task.pieces):
+            if self._pieces[at] is None or self._pieces[at].status == "error":
+                home = _home(piece.home, self._common.homes, addresses)
+                self._pieces[at] = self._connected.submit(
+                    _make_piece,
+                    self._common,
+                    self.task.path.parent,
+                    dict(**piece.arguments, **self.task.arguments),
+                    workers=home or None,
+                    allow_other_workers=bool(home),
+                    pure=False,
+                )
+        return self._connected.submit(
+            _make, self._common, self.task, self._made, self._pieces, pure=False
+        )
+
+    def is_done(self, future: Any) -> bool:
+        """True when the artefact is there, False when the task must be submitted again. Raises what the
+        task raised."""
+        from distributed import KilledWorker
+
+        try:
             future.result()
-            bar.update(futures[future])
-            future.release()
+        except KilledWorker as error:
+            # Schedulers differ in the deaths that they allow a task; those of all submissions count.
+            self._deaths += error.allowed_failures + 1
+            if self._deaths < DEATHS:
+                return False
+            raise RuntimeError(
+                f"{self.task.path}: {self._deaths} workers died while they computed it; "
+                "see their logs, and give each more memory or take smaller shards"
+            ) from None
+        self._pieces.clear()
+        return True
 
 
-def _make(
-    function: Callable[..., ShardResult],
-    task: Task,
-    made: store.Origin,
-    settings: dict[str, Any],
-    attempt: str,
-) -> None:
-    global _journal
-    _one_thread()
-    with store.Journal(task.path, attempt) as _journal:
-        result = function(**task.arguments, **settings)
-    _journal = None
+def _addresses(connected) -> list[str]:
+    """Addresses of the workers; those of one host are neighbours, and one restarted keeps its place."""
+    workers = connected.scheduler_info(n_workers=-1)["workers"]
+    return sorted(workers, key=lambda at: (workers[at]["host"], str(workers[at]["name"])))
+
+
+def _home(home: int, homes: int, addresses: list[str]) -> list[str]:
+    """The workers of one of `homes` homes: each has its share of them, or one together with others."""
+    first = home * len(addresses) // homes
+    return addresses[first : max(first + 1, (home + 1) * len(addresses) // homes)]
+
+
+def _make(common: _Map, task: Task, made: store.Origin, pieces: list[Any]) -> None:
+    _prepare(task.path.parent, common.attempt)
+    given = {"pieces": pieces} if common.function.piece else {}  # type: ignore[attr-defined]
+    with store.Journal(task.path, common.attempt) as journal:
+        token = _journal.set(journal)
+        try:
+            result = common.function(**given, **task.arguments, **common.settings)
+        finally:
+            _journal.reset(token)
     store.save(
         task.path,
         result.record,
@@ -136,18 +261,86 @@ def _make(
     )
 
 
-#: The crash journal of the shard that this worker process is computing.
-_journal: store.Journal | None = None
+def _make_piece(common: _Map, folder: Path, arguments: dict[str, Any]) -> Any:
+    _prepare(folder, common.attempt)
+    return common.function.piece(**arguments, **common.settings)  # type: ignore[attr-defined]
+
+
+#: The crash journal of the shard that this thread is computing.
+_journal: ContextVar[store.Journal | None] = ContextVar("journal", default=None)
 
 
 def mark_in_progress(path: str) -> None:
-    """Record that `path` is being processed. Raises ImageError if a previous worker crashed on it.
+    """Record that `path` is being processed. Raises ImageError if two workers have crashed on it.
 
     A decoder that crashes or takes all memory ends its process, and a process cannot report that
-    itself. The record tells the next worker, to which Dask gives the same shard.
+    itself. The record tells the next worker, to which Dask gives the same shard. That worker tries the
+    file once more, since the first may have been stopped from outside.
     """
-    if _journal is not None and not _journal.begin(path):
+    journal = _journal.get()
+    if journal is not None and not journal.begin(path):
         raise ImageError(path, "ended the process that read it: crash, or out of memory")
+
+
+@contextmanager
+def _checked_workers(connected, folders: set[Path], attempt: str) -> Iterator[None]:
+    """Refuse a cluster with a worker that could not do its part. A worker that joins later is checked
+    with its first task, by the same file, which lies in each folder meanwhile."""
+    wanted = {"attempt": attempt, **_versions()}
+    try:
+        for folder in folders:
+            store.write_bytes(folder / PROBE, json.dumps(wanted).encode())
+            answers = connected.run(_obstacle, folder, attempt, on_error="return")
+            # OSError: the worker has gone meanwhile; where it has not, its first task finds out.
+            bad = {at: a for at, a in answers.items() if a and not isinstance(a, OSError)}
+            if bad:
+                address, answer = next(iter(bad.items()))
+                if isinstance(answer, Exception):
+                    answer = f"cannot run imgfp {__version__}: {type(answer).__name__}: {answer}"
+                others = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+                raise ValueError(f"cluster: worker {address}{others} {answer}")
+        yield
+    finally:
+        for folder in folders:
+            (folder / PROBE).unlink(missing_ok=True)
+
+
+def _obstacle(folder: Path, attempt: str) -> str:
+    """Why this process cannot write artefacts into a folder of the client; blank when it can."""
+    shared = "must be the same folder on every machine of the cluster"
+    try:
+        wanted = json.loads((folder / PROBE).read_bytes())
+    except (OSError, ValueError):
+        wanted = {}
+    if wanted.pop("attempt", "") != attempt:
+        return f"does not see what was written into {folder}, which {shared}"
+    for name, version in _versions().items():
+        if version != wanted[name]:
+            return f"runs {name} {version}, not {wanted[name]}; install the same on every machine"
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        return f"cannot write into {folder} ({error.strerror}), which {shared}"
+    return ""
+
+
+def _versions() -> dict[str, str]:
+    return {"imgfp": __version__, "Python": ".".join(platform.python_version_tuple()[:2])}
+
+
+def _prepare(folder: Path, attempt: str) -> None:
+    _one_thread()
+    _require_access(folder, attempt)
+
+
+@lru_cache(maxsize=16)
+def _require_access(folder: Path, attempt: str) -> None:
+    obstacle = _obstacle(folder, attempt)
+    if obstacle:
+        from distributed import get_worker
+
+        raise ValueError(f"cluster: worker {get_worker().address} {obstacle}")
 
 
 def _one_thread() -> None:
@@ -192,7 +385,9 @@ def processes(workers: int = 0):
     quiet = {
         "distributed.worker.memory.terminate": False,
         "distributed.admin.tick.limit": "60s",
-        "distributed.scheduler.allowed-failures": 20,  # deaths of workers that a shard is tried after
+        # Unset: any trim threshold ends glibc's adaptation to large arrays, and each array then costs
+        # fresh pages (a seventh of the processor time of keypoints).
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     }
     with (
         dask.config.set(quiet),

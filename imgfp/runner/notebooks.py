@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgfp import store
+from imgfp import store, urls
 from imgfp.runner import cluster, params, project
 
 DEFAULT_STAGES = "01-09"
@@ -92,7 +92,9 @@ def prepare(profile: Path, assignments: list[str]) -> Plan:
     params.check_files({n: values.get(n, v) for n, v in defaults.items()}, made=demo)
     values.setdefault("run_dir", f"runs/{profile.stem}")
     values.setdefault("library_dir", f"library/{profile.stem}")
-    run, library = store.Run(values["run_dir"]), store.Library(values["library_dir"])
+    # One that is named by URL is fetched when the run starts.
+    library = store.Library(store.library_folder(values["library_dir"]))
+    run = store.Run(values["run_dir"])
     return Plan(stages, values, run, library)
 
 
@@ -100,12 +102,15 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
     """Run the stages that are not up to date; returns the status that is also in `status.json`.
 
     start: compute this stage and all after it again, whatever is stored; only: compute this one stage
-    again, and no other. Raises StageFailed, and store.StoreError when another run uses the folder.
+    again, and no other. Raises StageFailed, store.StoreError when another run uses the folder or a library
+    cannot be fetched, and urls.UrlError for a URL.
     """
     numbers = [stage.number for stage in plan.stages]
     for number in filter(None, (start, only)):
         if number not in numbers:
             raise params.ParameterError(f"no stage {number} here; there are {', '.join(numbers)}")
+    if urls.is_url(plan.values["library_dir"]):
+        print(f"library                  {store.fetch(plan.values['library_dir'])}", flush=True)
     os.environ["IMGFP_HEADLESS"] = "1"  # kernels inherit it: static figures, plain progress bars
     with store.lock(plan.run.notebooks), ExitStack() as open_until_done:
         _write_params(plan)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgfp import urls
 from imgfp.inference import EXTRAS, check_installed, require
 
 MAX_BYTES = 64 * 1024
@@ -40,6 +41,8 @@ FOLDERS = (
     "reference_dir", "query_dir", "photo_dir", "check_dir", "check_references", "other_run_dir",
     "before_run", "after_run",
 )  # fmt: skip
+#: Parameters that may be a URL.
+URLS = ("reference_dir", "query_dir", "library_dir")
 
 
 class ParameterError(ValueError):
@@ -227,17 +230,23 @@ _RANGES = {
 
 
 def check_files(values: dict[str, Any], *, made: Sequence[str] = ()) -> None:
-    """What the values name is there: files, folders, a detector and a model with their packages, devices.
+    """What the values name is there: files, folders, URLs, a detector and a model with their packages,
+    devices.
 
     values: checked values of a profile; made: parameters whose file or folder an earlier stage of the
     same run makes. Raises FileNotFoundError or ParameterError in one line.
     """
     from imgfp.store import project_path
 
-    for name in (*FILES, *FOLDERS):
+    for name in (*FILES, *FOLDERS, "library_dir", "run_dir"):
         value = values.get(name)
         if not value or name in made:
             continue
+        if urls.is_url(value):
+            _check_url(name, value)
+            continue
+        if name in ("library_dir", "run_dir"):
+            continue  # made where they are not there
         # Only weights may be several files.
         for part in value.split(os.pathsep) if name == "descriptor_weights" else [value]:
             path = project_path(part)
@@ -248,6 +257,21 @@ def check_files(values: dict[str, Any], *, made: Sequence[str] = ()) -> None:
     for name in ("device", "descriptor_device"):
         if values.get(name, "cpu") != "cpu":
             _check_cuda(name, values[name])
+
+
+def _check_url(name: str, url: str) -> None:
+    try:
+        urls.check(url)
+        if name in URLS and name != "library_dir":
+            urls.check_source(url)
+    except urls.MissingUrl as error:
+        raise FileNotFoundError(f"{name}: {error}; check the URL") from None
+    except urls.UrlError as error:
+        raise ParameterError(f"{name}: {error}") from None
+    if name not in URLS:
+        raise ParameterError(
+            f"{name}: {urls.shown(url)} is a URL; give a local or shared folder or file"
+        )
 
 
 def check_extras(needed: dict[str, str]) -> None:

@@ -109,9 +109,9 @@ class Parameters(BaseModel):
     sift_min_keypoints: Count = _of(10, "images with fewer have no local features", "keypoints")
 
     # 04, 05 local and crop search
-    local_index: str = _of("auto", "Faiss factory string; auto chooses by size, Flat is exact")
-    local_nprobe: Annotated[int, Field(ge=1, le=1_000_000)] = _of(
-        4, "lists visited per keypoint; more finds more and is slower", "lists"
+    local_index: str = _of("auto", "auto plans by size; Flat is exact; or e.g. IVF4096,PQ16")
+    local_nprobe: Annotated[int, Field(ge=0, le=1_000_000)] = _of(
+        0, "lists visited per keypoint, more finds more; 0 is planned with the index", "lists"
     )
     local_neighbours: Annotated[int, Field(ge=1, le=2048)] = _of(
         11, "nearest reference keypoints per query keypoint", "keypoints"
@@ -141,7 +141,9 @@ class Parameters(BaseModel):
         8000.0, "accepted below it; 8000 is a cosine of 0.938", "squared distance of RootSIFT x 255"
     )
     index_part_images: Positive = _of(
-        20000, "references per part of the index; bounds memory while building", "images"
+        1_000_000,
+        "references per part of the index, the share of one machine of a cluster",
+        "images",
     )
 
     # 06, 07 global descriptors and search
@@ -159,11 +161,9 @@ class Parameters(BaseModel):
         "all",
         "all: query and crops; sure: the global crop, else the query",
     )
-    global_index: str = _of(
-        "auto", "Faiss factory string; auto is exact until memory asks for less"
-    )
-    global_nprobe: Annotated[int, Field(ge=1, le=1_000_000)] = _of(
-        16, "lists visited per vector; ignored by an exact index", "lists"
+    global_index: str = _of("auto", "auto plans by size; Flat is exact; or e.g. IVF1024,SQfp16")
+    global_nprobe: Annotated[int, Field(ge=0, le=1_000_000)] = _of(
+        0, "lists visited per vector, more finds more; 0 is planned with the index", "lists"
     )
     global_candidates: Annotated[int, Field(ge=1, le=10_000)] = _of(
         10, "best references kept per query", "references"

@@ -7,7 +7,7 @@ that a score is fitted on the candidates that a run produces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,15 +25,52 @@ DESCRIPTOR_VARIANTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+#: Results of `index.search`: squared_distances (q,k) float32, ids (q,k) int64.
+Neighbours = tuple[np.ndarray, np.ndarray]
+
+
+def nearest_keypoints(
+    searched: index.Index,
+    descriptors: np.ndarray,
+    *,
+    variants: Sequence[str],
+    neighbours: int,
+    nprobe: int,
+) -> dict[str, Neighbours]:
+    """The reference keypoints nearest to each query keypoint, per variant of its descriptor (n,128) uint8.
+
+    variants: keys of DESCRIPTOR_VARIANTS; neighbours: reference keypoints per query keypoint; nprobe: lists
+    visited.
+    """
+    return {
+        variant: index.search(
+            searched, DESCRIPTOR_VARIANTS[variant](descriptors), neighbours, nprobe
+        )
+        for variant in variants
+    }
+
+
 def from_keypoints(
-    indexes: Any | Sequence[Any],
-    offsets: np.ndarray,
+    searched: index.Index,
     keypoints: np.ndarray,
     descriptors: np.ndarray,
     *,
-    nprobe: int,
-    neighbours: int,
     variants: Sequence[str],
+    neighbours: int,
+    nprobe: int,
+    **rules: Any,
+) -> pd.DataFrame:
+    """The references that the keypoints of one query (or crop) vote for: `by_votes` of `nearest_keypoints`."""
+    found = nearest_keypoints(
+        searched, descriptors, variants=variants, neighbours=neighbours, nprobe=nprobe
+    )
+    return by_votes(found, keypoints, **rules)
+
+
+def by_votes(
+    found: Mapping[str, Neighbours],
+    keypoints: np.ndarray,
+    *,
     candidates: int,
     rule: str,
     ratio: float,
@@ -41,22 +78,18 @@ def from_keypoints(
 ) -> pd.DataFrame:
     """The references that the keypoints of one query (or crop) vote for, best first.
 
-    indexes, offsets: reference descriptors and the owners of their numbers, as in `index.search` and
-    `index.rows_of_ids`; keypoints (n,>=2) and descriptors (n,128) uint8 of the query; neighbours:
-    reference keypoints searched per query keypoint; variants: keys of DESCRIPTOR_VARIANTS, each voting
-    on its own; candidates: references kept, each with its best variant; rule: "seed" counts every hit,
-    "robust" counts one hit per place and reference keypoint and applies `ratio` (see `voting.vote`);
-    acceptance: min_hits, min_hits_single, max_mean_squared_distance of `voting.accept_seed`.
+    found: of `nearest_keypoints` for the keypoints (n,>=2) of the query; each variant votes on its own;
+    candidates: references kept, each with its best variant; rule: "seed" counts every hit, "robust" counts one
+    hit per place and reference keypoint and applies `ratio` (see `voting.vote`); acceptance: min_hits,
+    min_hits_single, max_mean_squared_distance of `voting.accept_seed`.
 
-    Returns reference_row int64, score float32 (votes, higher is more alike), mean_squared_distance float32
-    of the votes, mirrored bool, accepted bool. A query without keypoints has no rows.
+    Returns reference_row int64 (a place, see `index.places_of`), score float32 (votes, higher is more alike),
+    mean_squared_distance float32 of the votes, mirrored bool, accepted bool. A query without keypoints has no
+    rows.
     """
     tables = []
-    for variant in variants if len(keypoints) else []:
-        distances, ids = index.search(
-            indexes, DESCRIPTOR_VARIANTS[variant](descriptors), neighbours, nprobe
-        )
-        rows = index.rows_of_ids(ids, offsets)
+    for variant, (distances, ids) in found.items() if len(keypoints) else ():
+        rows = index.places_of(ids)
         if rule == "robust":
             cells = voting.cells(keypoints)
             votes = voting.vote(rows, distances, ratio=ratio, hit_ids=ids, cells=cells)
@@ -82,7 +115,7 @@ def from_keypoints(
 
 
 def from_vectors(
-    indexes: Any | Sequence[Any],
+    searched: index.Index,
     vectors: np.ndarray,
     queries: Sequence[Any] | np.ndarray,
     *,
@@ -93,21 +126,21 @@ def from_vectors(
 ) -> pd.DataFrame:
     """The references most similar to each query, over all vectors of the query; per query, best first.
 
-    indexes: reference vectors, numbered by reference; vectors (n,d) float32 of unit norm, of whole queries,
+    searched: reference vectors; vectors (n,d) float32 of unit norm, of whole queries,
     their views and crops; queries (n,): the query that each vector belongs to; candidates: references kept
     per query. normalise_neighbours: subtract from every cosine the mean cosine of the vector to this many
     nearest background vectors; 0 is off. background (b,d): None takes the references themselves and leaves
     out the nearest, which may be the source of the query.
 
-    Returns query_id (sorted), vector_row (of `vectors`, the one with the best score), reference_row,
-    rank, score (normalised cosine, higher is more alike) and mean_squared_distance of the two vectors.
+    Returns query_id (sorted), vector_row (of `vectors`, the one with the best score), reference_row (a place,
+    see `index.places_of`), rank, score (normalised cosine, higher is more alike) and mean_squared_distance of the two vectors.
     """
     if not len(vectors):
         columns = ["query_id", "vector_row", "reference_row", "rank"]
         return pd.DataFrame(columns=[*columns, "score", "mean_squared_distance"])
     from_references = normalise_neighbours if background is None else 0
     wanted = max(candidates, 1 + from_references)
-    distances, ids = index.search(indexes, vectors, wanted, nprobe)
+    distances, ids = index.search(searched, vectors, wanted, nprobe)
     cosine = 1 - distances / 2
     means = np.zeros(len(cosine), np.float32)
     if normalise_neighbours and background is not None:
@@ -129,7 +162,7 @@ def from_vectors(
                 {
                     "query_id": query_id,
                     "vector_row": vector_row,
-                    "reference_row": best_ids[0][kept],
+                    "reference_row": index.places_of(best_ids[0][kept]),
                     "rank": np.arange(kept.sum()),
                     "score": best[0][kept],
                     "mean_squared_distance": 2 - 2 * (best[0][kept] + means[vector_row]),

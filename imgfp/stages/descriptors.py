@@ -171,10 +171,13 @@ def read_descriptors(collection: Collection) -> Descriptors:
     return Descriptors.concatenate([store.load(path) for path in paths])
 
 
-def query_of_each_view(run: Run) -> dict[str, str]:
-    """The query of each view that can be searched with: of itself, and of its crops."""
-    queries = read_images(run, ["image_id"])["image_id"]
+def query_of_each_view(run: Run, shard: str = "") -> dict[str, str]:
+    """The query of each view that can be searched with: of itself, and of its crops; of the queries of one
+    shard by its name, or of all."""
+    images = read_images(run, ["image_id"])
+    queries = images.loc[images["shard"] == shard, "image_id"] if shard else images["image_id"]
     crops = read_crops(run)
+    crops = crops[crops["query_id"].isin(queries)] if shard else crops
     query_of = dict(zip(queries, queries, strict=True))
     return query_of | dict(zip(crops["crop_id"], crops["query_id"], strict=True))
 

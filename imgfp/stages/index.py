@@ -1,19 +1,35 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Notebooks 04 and 07: the Faiss index of a library, built in parts and extended."""
+"""Notebooks 04 and 07: the Faiss index of a library, built in parts side by side, extended and merged.
+
+`index.json` names the parts that hold; all else in the folder is what an unfinished build has left, which the
+next one takes up. A part holds the vectors of consecutive shards and is named after the first and last.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from imgfp import store
 from imgfp.datatypes import LocalFeatures
+from imgfp.runner.cluster import ShardResult, Task, map_shards
 from imgfp.search import index
 from imgfp.store import IndexFolder, IndexKind, Library
+
+#: References that one task encodes: what is lost when it is killed.
+TASK_IMAGES = 2048
+#: An index that "auto" has planned is kept until the library has this many times the vectors it was planned for.
+KEPT_UNTIL = 4
+#: Bits of a place that number the images of one shard, see `index.ids_of`.
+ROW_BITS = 18
+#: Shards that the training sample is drawn from, at least.
+_SAMPLED_SHARDS = 64
 
 
 @dataclass(frozen=True)
@@ -34,13 +50,21 @@ class IndexReport:
 
 @dataclass(frozen=True)
 class OpenIndex:
-    """An index ready to search: its parts, and which image owns which vector number."""
+    """An index ready to search, and whose vectors it holds: the places, ascending, and ids of images."""
 
-    parts: list
-    image_ids: np.ndarray
-    offsets: np.ndarray
+    index: index.Index
+    places: np.ndarray
+    ids: Any
+
+    def image_ids(self, places: np.ndarray) -> np.ndarray:
+        """Id of the image at each place (n,) of `index.places_of`. Raises ValueError for a foreign place."""
+        rows = np.searchsorted(self.places, places)
+        if rows.size and (self.places[np.minimum(rows, len(self.places) - 1)] != places).any():
+            raise ValueError("the index holds an image that its owners lack; build it again")
+        return self.ids.take(rows).to_numpy(zero_copy_only=False)
 
 
+@store.produces("index")
 def build_index(
     library: Library,
     kind: IndexKind,
@@ -48,74 +72,268 @@ def build_index(
     factory: str,
     seed: int,
     part_images: int,
+    cluster: str = "local",
+    workers: int = 0,
 ) -> IndexReport:
-    """Build or extend the index of a library's keypoints or vectors; current parts stay.
+    """Build or extend the index of a library's keypoints or vectors; parts that hold are kept.
 
-    factory: a Faiss factory string, or "auto" to plan by the number of vectors. The index is trained
-    once per factory string and way of extracting features; new shards only add or rebuild the last
-    part, of at most `part_images` references (a part holds at least one shard).
+    factory: as in `index.resolve`; "auto" plans by the number of vectors and keeps an earlier plan while it is
+    good enough. The index is trained once per factory string and way of extracting features. New shards are
+    encoded in worker processes, `TASK_IMAGES` references a task, and merged into parts of at most
+    `part_images` references; a part is merged with the one before it when it has grown to half its size, so
+    that an index has few.
     """
     indexed = library.local_features if kind == "local" else library.descriptors
     sources = store.shards(indexed, ".h5")
     if not sources:
         raise store.StoreError(f"{indexed} holds nothing yet; run the notebook before")
     folder = library.index(kind)
-    described = [store.describe(path) for path in sources]
-    counts = [_rows(path, kind) for path in sources]
-    total = int(sum(count.sum() for count in counts))
+    former = _manifest(folder)
+    shards, owners = _shards(sources, folder, former, kind)
+    total = int(shards["vectors"].sum())
     if not total:
         raise ValueError(f"{library.root}: no reference has any {indexed.name} to search among")
-    chosen = index.resolve(factory, total, kind)
-    settings = {"factory": chosen, "seed": seed, "features": described[0]["settings"]}
     with store.lock(library.root):
-        trained = folder.trained
-        made = store.origin(_train, settings)
-        if not store.is_current(trained, made):
-            store.save(trained, _train(sources, chosen, total, seed), made)
-        groups = _groups([len(count) for count in counts], part_images)
-        for number, members in enumerate(groups):
-            path = folder.part(number)
-            inputs = [store.describe(trained)["sha256"], *(described[i]["sha256"] for i in members)]
-            inputs.append(str(sum(int(counts[i].sum()) for i in range(members[0]))))
-            made = store.origin(_build_part, settings, inputs)
-            if not store.is_current(path, made):
-                part = _build_part(trained, [sources[i] for i in members], first=int(inputs[-1]))
-                store.save(path, part, made)
-        for stale in folder.parts()[len(groups) :]:
-            store.remove(stale)
-        inputs = [entry["sha256"] for entry in described]
-        made = store.origin(_owners, settings, inputs)
-        if not store.is_current(folder.owners, made):
-            store.save(folder.owners, _owners(counts), made)
-    parts = folder.parts()
-    size = sum(path.stat().st_size for path in parts)
-    return IndexReport(chosen, total, len(parts), size / 1e6)
+        chosen = _planned(folder, factory, total, kind)
+        settings = {
+            "factory": chosen,
+            "seed": seed,
+            "features": store.describe(sources[0])["settings"],
+        }
+        made = store.origin(train_index, settings)
+        if not store.is_current(folder.trained, made):
+            data = train_index(sources, shards, seed=seed, factory=chosen)
+            store.save(folder.trained, data, made, planned_for=total)
+    images = shards["images"].to_numpy()
+    parts = _Parts(folder, sources, shards, settings, store.describe(folder.trained)["sha256"])
+    where: dict[str, Any] = {"cluster": cluster, "workers": workers, "lock_dir": library.root}
+    kept = parts.kept(former)
+    new = _new_spans(kept, images, min(TASK_IMAGES, part_images))
+    tasks = [parts.task(span) for span in new]
+    map_shards(build_part, tasks, settings, title=f"{kind} index", **where)
+    merged = _merged(sorted([*kept, *new]), set(new), images, part_images)
+    tasks = [parts.merging(group) for group in merged if len(group) > 1]
+    map_shards(build_part, tasks, settings, title=f"{kind} index, merging", **where)
+    paths = [parts.task((group[0][0], group[-1][1])).path for group in merged]
+    with store.lock(library.root):
+        return _finish(library, kind, chosen, shards, owners, paths)
 
 
 def index_inputs(library: Library, kind: IndexKind) -> tuple[str, ...]:
     """Hashes of everything that a search in this index depends on. Raises StoreError when there is no
     index."""
     folder = library.index(kind)
-    parts = folder.parts()
-    if not parts:
+    if not folder.manifest.exists():
         raise store.StoreError(f"{folder.root} has no index yet; run the notebook that builds it")
-    return tuple(store.describe(path)["sha256"] for path in [*parts, folder.owners])
+    return (store.describe(folder.manifest)["sha256"],)
 
 
-def open_index(library: Library, kind: IndexKind) -> OpenIndex:
-    """The index, its parts memory-mapped and not copied; cached while it does not change on disk."""
-    return _opened(library.index(kind), index_inputs(library, kind))
+def open_index(library: Library, kind: IndexKind, parts: tuple[str, ...] = ()) -> OpenIndex:
+    """The index with its parts memory-mapped and not copied, or with some of them by file name; cached while it
+    does not change on disk."""
+    return _opened(library.index(kind), kind, parts, index_inputs(library, kind))
 
 
-@lru_cache(maxsize=2)
-def _opened(folder: IndexFolder, inputs: tuple[str, ...]) -> OpenIndex:
-    owners = store.load(folder.owners)
-    offsets = np.concatenate([[0], owners["vectors"].cumsum()]).astype(np.int64)
-    parts = [index.from_bytes(store.load(path), path.name, shared=True) for path in folder.parts()]
-    return OpenIndex(parts, owners["image_id"].to_numpy(), offsets)
+def part_names(library: Library, kind: IndexKind) -> list[str]:
+    """File names of the parts of an index."""
+    index_inputs(library, kind)
+    return [part["file"] for part in store.load(library.index(kind).manifest)["parts"]]
 
 
-def _rows(path: Path, kind: IndexKind) -> pd.Series:
+@lru_cache(maxsize=4)
+def _opened(
+    folder: IndexFolder, kind: IndexKind, names: tuple[str, ...], inputs: tuple[str, ...]
+) -> OpenIndex:
+    manifest = store.load(folder.manifest)
+    trained = index.from_bytes(store.load(folder.trained), folder.trained.name)
+    paths = [folder.root / name for name in names or [part["file"] for part in manifest["parts"]]]
+    parts = [index.open_part(store.load(path), trained, path.name) for path in paths]
+    nprobe = index.nprobe_for(trained.nlist, kind)
+    places, ids = (store.load(folder.owners)[name].chunk(0) for name in ("place", "image_id"))
+    return OpenIndex(index.Index(trained, parts, nprobe), places.to_numpy(), ids)
+
+
+# ------------------------------------------------------------------------------------------ plan
+
+
+def _planned(folder: IndexFolder, factory: str, total: int, kind: IndexKind) -> str:
+    """The factory string to build by; "auto" keeps the one that the folder was trained for while it fits."""
+    wanted = index.resolve(factory, total, kind)
+    if factory != "auto" or not folder.trained.exists():
+        return wanted
+    described = store.describe(folder.trained)
+    former, planned_for = described["settings"].get("factory", ""), described.get("planned_for", 0)
+    same_codec = former.rpartition(",")[2] == wanted.rpartition(",")[2]
+    fits = planned_for / KEPT_UNTIL <= total <= planned_for * KEPT_UNTIL
+    return former if same_codec and fits else wanted
+
+
+def _shards(
+    sources: list[Path], folder: IndexFolder, former: dict[str, Any], kind: IndexKind
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """number, sha256, images and vectors of each shard, and whose vectors they hold (`owners`: place, image_id).
+    What the former manifest knows is not opened."""
+    known = {(shard["number"], shard["sha256"]): shard for shard in former.get("shards", [])}
+    recorded: Any = store.load(folder.owners) if known else None
+    rows, owners = [], []
+    for path in sources:
+        number, digest = _number(path), store.describe(path)["sha256"]
+        first = number << ROW_BITS
+        shard = known.get((number, digest))
+        if shard is None:
+            counts = _counts(path, kind)
+            shard = {"images": len(counts), "vectors": int(counts.sum())}
+            ids = counts.index.to_numpy()
+        else:
+            row = int(np.searchsorted(recorded["place"].to_numpy(), first))
+            ids = recorded["image_id"].slice(row, shard["images"]).to_numpy()
+        rows.append({**shard, "number": number, "sha256": digest})
+        owners.append(pd.DataFrame({"place": first | np.arange(len(ids)), "image_id": ids}))
+    return pd.DataFrame(rows), owners_of(owners)
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.rpartition("-")[2])
+
+
+#: First and last row, in the table of shards, of the shards that a part holds.
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Tasks that make the parts of an index."""
+
+    folder: IndexFolder
+    sources: list[Path]
+    shards: pd.DataFrame
+    settings: dict[str, Any]
+    trained: str
+
+    def task(self, span: Span, parts: Sequence[Path] = ()) -> Task:
+        """The part of a span from its shards, or from parts that hold them."""
+        first, last = span
+        rows = self.shards.iloc[first : last + 1]
+        arguments = {
+            "trained": self.folder.trained,
+            "sources": [] if parts else self.sources[first : last + 1],
+            "parts": list(parts),
+        }
+        path = self.folder.part(rows["number"].iloc[0], rows["number"].iloc[-1])
+        return Task(path, (self.trained, *rows["sha256"]), arguments, int(rows["images"].sum()))
+
+    def merging(self, spans: list[Span]) -> Task:
+        """One part of consecutive spans, from their parts."""
+        return self.task((spans[0][0], spans[-1][1]), [self.task(span).path for span in spans])
+
+    def kept(self, former: dict[str, Any]) -> list[Span]:
+        """Spans of the former parts that still hold."""
+        row_of = {number: row for row, number in enumerate(self.shards["number"])}
+        spans = []
+        for part in former.get("parts", []):
+            first, last = (row_of.get(number) for number in part["shards"])
+            if first is not None and last is not None and self._holds((first, last)):
+                spans.append((first, last))
+        return spans
+
+    def _holds(self, span: Span) -> bool:
+        task = self.task(span)
+        return store.is_current(task.path, store.origin(build_part, self.settings, task.inputs))
+
+
+def _new_spans(kept: list[Span], images: np.ndarray, task_images: int) -> list[Span]:
+    """Spans of consecutive shards that no kept part covers, of at most `task_images` references, but of one
+    shard at least."""
+    covered = {row for first, last in kept for row in range(first, last + 1)}
+    spans: list[Span] = []
+    held = 0
+    for row in range(len(images)):
+        if row in covered:
+            continue
+        if spans and spans[-1][1] == row - 1 and held + images[row] <= task_images:
+            spans[-1] = (spans[-1][0], row)
+            held += images[row]
+        else:
+            spans.append((row, row))
+            held = images[row]
+    return spans
+
+
+def _merged(
+    spans: list[Span],
+    new: set[Span],
+    images: np.ndarray,
+    part_images: int,
+) -> list[list[Span]]:
+    """Groups of consecutive spans that are merged into one part each: new ones together, then every part with
+    the one before it where that is at most twice as large, within `part_images` references."""
+    groups: list[list[Span]] = []
+
+    def size(group: list[Span]) -> int:
+        return int(sum(images[first : last + 1].sum() for first, last in group))
+
+    for span in spans:
+        both_new = groups and span in new and set(groups[-1]) <= new
+        if both_new and size(groups[-1]) + size([span]) <= part_images:
+            groups[-1].append(span)
+        else:
+            groups.append([span])
+    merged: list[list[Span]] = []
+    for group in groups:
+        merged.append(group)
+        while len(merged) > 1:
+            before, last = size(merged[-2]), size(merged[-1])
+            if before > 2 * last or before + last > part_images:
+                break
+            merged[-2:] = [merged[-2] + merged[-1]]
+    return merged
+
+
+# ------------------------------------------------------------------------------------------ build
+
+
+def _sample(sources: list[Path], shards: pd.DataFrame, size: int, seed: int) -> np.ndarray:
+    """About `size` vectors, spread over all shards, or over enough of them drawn at random."""
+    rng = np.random.default_rng(seed)
+    filled = np.flatnonzero(shards["vectors"])
+    mean = shards["vectors"].to_numpy()[filled].mean()
+    count = min(len(filled), max(_SAMPLED_SHARDS, int(np.ceil(2 * size / mean))))
+    chosen = np.sort(rng.choice(filled, count, replace=False)) if count < len(filled) else filled
+    share = min(1.0, max(1, size) / shards["vectors"].iloc[chosen].sum())
+    parts = []
+    for row in chosen:
+        vectors = _vectors(sources[row])
+        parts.append(vectors[rng.random(len(vectors)) < share] if share < 1 else vectors)
+    sample = np.concatenate(parts)
+    return sample if len(sample) else _vectors(sources[filled[0]])[:1]
+
+
+@store.produces("index_trained", version=2)
+def train_index(sources: list[Path], shards: pd.DataFrame, *, factory: str, seed: int) -> bytes:
+    """The index without vectors, trained on a sample of all shards."""
+    size = index.training_size(factory)
+    return index.to_bytes(index.train(factory, _sample(sources, shards, size, seed), seed))
+
+
+@store.produces("index_part", version=2)
+def build_part(
+    trained: Path, sources: list[Path], parts: list[Path], **settings: Any
+) -> ShardResult:
+    """The vectors of some shards as a part, or several parts as one, which is the same."""
+    empty = index.from_bytes(store.load(trained), trained.name)
+    if parts:
+        opened = [index.open_part(store.load(path), empty, path.name) for path in parts]
+        return ShardResult(index.merge(opened))
+    vectors, ids = [], []
+    for path in sources:
+        vectors.append(_vectors(path))
+        counts = _counts(path, "local" if vectors[-1].dtype == np.uint8 else "global")
+        places = (_number(path) << ROW_BITS) | np.arange(len(counts))
+        ids.append(index.ids_of(places, counts.to_numpy()))
+    return ShardResult(index.encode(empty, np.concatenate(vectors), np.concatenate(ids)))
+
+
+def _counts(path: Path, kind: IndexKind) -> pd.Series:
     """Vectors of each image of a shard."""
     if kind == "local":
         return store.feature_counts(path)
@@ -128,54 +346,48 @@ def _vectors(path: Path) -> np.ndarray:
     return record.descriptors if isinstance(record, LocalFeatures) else record.vectors
 
 
-def _groups(sizes: list[int], part_images: int) -> list[list[int]]:
-    """Numbers of consecutive shards in groups of at most `part_images` images."""
-    groups: list[list[int]] = [[]]
-    held = 0
-    for number, size in enumerate(sizes):
-        if groups[-1] and held + size > part_images:
-            groups.append([])
-            held = 0
-        groups[-1].append(number)
-        held += size
-    return groups
+# ----------------------------------------------------------------------------------------- finish
 
 
-def _sample(sources: list[Path], factory: str, total: int, seed: int) -> np.ndarray:
-    """About as many vectors as training wants, spread over all shards."""
-    share = min(1.0, max(1, index.training_size(factory)) / total)
-    rng = np.random.default_rng(seed)
-    parts = []
-    for path in sources:
-        vectors = _vectors(path)
-        parts.append(vectors[rng.random(len(vectors)) < share] if share < 1 else vectors)
-    sample = np.concatenate(parts)
-    return sample if len(sample) else _vectors(sources[0])[:1]
+def _manifest(folder: IndexFolder) -> dict[str, Any]:
+    return store.load(folder.manifest) if folder.manifest.exists() else {}
 
 
-@store.produces("index_trained", formerly=["train"])
-def _train(sources: list[Path], factory: str, total: int, seed: int) -> bytes:
-    """The index without vectors, trained on a sample of all shards."""
-    return index.to_bytes(index.train(factory, _sample(sources, factory, total, seed), seed))
+def _finish(
+    library: Library,
+    kind: IndexKind,
+    factory: str,
+    shards: pd.DataFrame,
+    owners: pd.DataFrame,
+    paths: list[Path],
+) -> IndexReport:
+    """Write whose vectors the index holds, and which parts hold; remove the rest."""
+    folder = library.index(kind)
+    used = [folder.trained, folder.owners, *paths]
+    _save(folder.owners, owners_of, owners, shards["sha256"].tolist())
+    manifest = {
+        "factory": factory,
+        "vectors": int(shards["vectors"].sum()),
+        "parts": [
+            {"file": path.name, "shards": [int(n) for n in path.stem.split("-")[1:]]}
+            for path in paths
+        ],
+        "shards": shards.to_dict("records"),
+    }
+    _save(folder.manifest, build_index, manifest, [store.describe(p)["sha256"] for p in used])
+    for stale in {*folder.root.glob("*.faiss"), *folder.root.glob("*.parquet")} - {*used}:
+        store.remove(stale)
+    size = sum(path.stat().st_size for path in paths)
+    return IndexReport(factory, int(shards["vectors"].sum()), len(paths), size / 1e6)
 
 
-@store.produces("index_part", formerly=["part"])
-def _build_part(trained: Path, sources: list[Path], first: int) -> bytes:
-    """The trained index filled with the vectors of some shards, which count on from `first`."""
-    built = index.from_bytes(store.load(trained), trained.name)
-    for source in sources:
-        vectors = _vectors(source)
-        index.add(built, vectors, first)
-        first += len(vectors)
-    return index.to_bytes(built)
+def _save(path: Path, function: Any, record: Any, inputs: list[Any]) -> None:
+    made = store.origin(function, {}, [str(one) for one in inputs])
+    if not store.is_current(path, made):
+        store.save(path, record, made)
 
 
-@store.produces("index_owners", formerly=["owners"])
-def _owners(counts: list[pd.Series]) -> pd.DataFrame:
-    """How many consecutive vectors each image has in the index."""
-    return pd.DataFrame(
-        {
-            "image_id": np.concatenate([count.index.to_numpy() for count in counts]),
-            "vectors": np.concatenate([count.to_numpy() for count in counts]),
-        }
-    )
+@store.produces("index_owners", version=2)
+def owners_of(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Whose vectors an index holds: place and image_id, by place."""
+    return pd.concat(tables, ignore_index=True)

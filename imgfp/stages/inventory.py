@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from imgfp import store
+from imgfp import store, urls
 from imgfp.datatypes import table
 from imgfp.images import (
     ImageError,
     decode_image,
     encode_jpeg,
+    file_states,
     image_id_of,
     printable,
     read_bytes,
@@ -43,12 +45,12 @@ def list_images(
 ) -> MapReport:
     """Bring the image shards of a library or run up to date with a folder or manifest.
 
-    source: a folder, walked recursively, or a CSV manifest with the columns image_id, path; blank:
-    keep what is there. New files make new shards, changed or removed files touch only their own
+    source: a folder, walked recursively, or a CSV manifest with the columns image_id, path, either also
+    by URL; blank: keep what is there. New files make new shards, changed or removed files touch only their own
     shard, and images of other sources stay. Raises FileNotFoundError and ValueError in one clear line.
     """
     if source:
-        files = list_files(store.project_path(source))
+        files = list_files(source)
         plan = plan_shards(existing_shards(collection), files, source, shard_images)
         _forget(collection, keep=set(plan))
     else:
@@ -81,31 +83,42 @@ def list_images(
     return report
 
 
-def list_files(source: Path) -> pd.DataFrame:
-    """The files of a folder or manifest: image_id, path, file_bytes, mtime_ns, source; by id.
+def list_files(source: str | Path) -> pd.DataFrame:
+    """The files of a folder or manifest, also by URL: image_id, path, file_bytes, mtime_ns (or another mark
+    of the last change, see `urls`), source; by id.
 
-    Raises ValueError naming both files when two would share an id, and for a source without files.
+    Raises ValueError naming both files when two would share an id, and for a source without files or a
+    URL that cannot be listed.
     """
-    if source.suffix.lower() == ".csv" and source.is_file():
-        manifest = formats.read_manifest(source)
-        ids, paths = manifest["image_id"].tolist(), [Path(p) for p in manifest["path"]]
-    else:
-        paths = list(walk_images(source))
-        ids = [image_id_of(path, source) for path in paths]
+    place = source.rstrip("/") if urls.is_url(source) else store.project_path(source)
+    ids, paths, states = _listed(place)
     if not paths:
-        raise ValueError(f"{printable(source)} holds no files; is it the right folder?")
+        raise ValueError(f"{printable(place)} holds no files; is it the right folder?")
     refuse_twins(ids, paths)
-    rows = []
-    for image_id, path in zip(ids, paths, strict=True):
-        try:
-            status = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
-            size, mtime_ns = status.st_size, status.st_mtime_ns
-        except OSError:
-            size, mtime_ns = 0, 0  # gone or forbidden: the worker reports it as rejected
-        # Names that are not UTF-8 cannot enter tables; they go on escaped and are refused there.
-        rows.append((printable(image_id), printable(path), size, mtime_ns, printable(source)))
+    # Names that are not UTF-8 cannot enter tables; they go on escaped and are refused there.
+    rows = [
+        (printable(image_id), printable(path), size, mark, printable(place))
+        for image_id, path, (size, mark) in zip(ids, paths, states, strict=True)
+    ]
     columns = ["image_id", "path", "file_bytes", "mtime_ns", "source"]
     return pd.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True)
+
+
+def _listed(place: str | Path) -> tuple[list[str], Sequence[str | Path], list[tuple[int, int]]]:
+    """Ids, paths or URLs, and states of the files of a folder or manifest."""
+    is_file = urls.is_file(place) if urls.is_url(place) else os.path.isfile(place)
+    if is_file and str(place).lower().endswith(".csv"):
+        manifest = formats.read_manifest(place)
+        ids, names = manifest["image_id"].tolist(), manifest["path"].tolist()
+        return ids, names, file_states(names)
+    if urls.is_url(place):
+        objects = urls.find(place)
+        # A doubled slash makes an empty part of a name in a bucket, and none of an id.
+        ids = [image_id_of(PurePosixPath(o.name.lstrip("/")), PurePosixPath()) for o in objects]
+        return ids, [o.url for o in objects], [(o.size_bytes, o.mark) for o in objects]
+    paths = list(walk_images(Path(place)))
+    ids = [image_id_of(path, Path(place)) for path in paths]
+    return ids, paths, file_states(paths)
 
 
 def existing_shards(collection: Collection) -> dict[str, pd.DataFrame]:

@@ -40,15 +40,16 @@ def crop_search(
     return _map(search_local, run, tasks, "crop", cluster, workers, settings | {"branch": "crop"})
 
 
-@store.produces("local_candidates", formerly=["imgfp.stages.search.search_local"])
+@store.produces("local_candidates", version=2)
 def search_local(
-    library: Library, features: Path, query_of: dict[str, str], *, branch: str, **settings: Any
+    run: Run, library: Library, features: Path, *, branch: str, **settings: Any
 ) -> ShardResult:
     """The references that the keypoints of each query (or crop) vote for, as `candidates`.
 
-    settings: of `propose.from_keypoints`.
+    features: a shard of them; settings: of `votes_of`.
     """
     record = store.load(features)
+    query_of = query_of_each_view(run, features.stem)
     tables = []
     for view_id in record.image_ids:
         votes = _votes(library, *record.of(view_id), **settings)
@@ -86,15 +87,14 @@ def _votes(
     check_choice("descriptor_variants", variants)
     opened = open_index(library, "local")
     votes = propose.from_keypoints(
-        opened.parts,
-        opened.offsets,
+        opened.index,
         keypoints,
         descriptors,
         rule=rule,
         variants=variants,
         **settings,
     )
-    votes.insert(0, "reference_id", opened.image_ids[votes.pop("reference_row")])
+    votes.insert(0, "reference_id", opened.image_ids(votes.pop("reference_row").to_numpy()))
     votes.insert(1, "rank", np.arange(len(votes), dtype=np.int32))
     return votes
 
@@ -111,11 +111,11 @@ def global_search(
     return _map(search_global, run, tasks, "global", cluster, workers, settings)
 
 
-@store.produces("global_candidates", formerly=["imgfp.stages.search.search_global"])
+@store.produces("global_candidates", version=2)
 def search_global(
+    run: Run,
     library: Library,
     features: Path,
-    query_of: dict[str, str],
     *,
     nprobe: int,
     candidates: int,
@@ -130,10 +130,11 @@ def search_global(
     described = store.load(features)
     if not len(described):
         return ShardResult(no_candidates())
+    query_of = query_of_each_view(run, features.stem)
     opened = open_index(library, "global")
     views = [view_of_vector(vector_id, query_of) for vector_id in described.image_ids]
     found = propose.from_vectors(
-        opened.parts,
+        opened.index,
         described.vectors,
         [query_of[view] for view in views],
         nprobe=nprobe,
@@ -142,7 +143,7 @@ def search_global(
         background=_background(background).vectors if background else None,
     )
     found["view_id"] = np.array(views, object)[found.pop("vector_row")]
-    found["reference_id"] = opened.image_ids[found.pop("reference_row")]
+    found["reference_id"] = opened.image_ids(found.pop("reference_row").to_numpy())
     found = found.assign(branch="global", mirrored=False, accepted=found["rank"] == 0)
     return ShardResult(table("candidates", found))
 
@@ -177,13 +178,12 @@ def search_tasks(run: Run, library: Library, branch: Branch) -> list[Task]:
         "global": (run.descriptors, "global"),
     }
     searched, kind = sources[branch]
-    query_of = query_of_each_view(run)
     indexed = index_inputs(library, kind)
     return [
         Task(
             run.candidates(branch) / f"{path.stem}.parquet",
             (store.describe(path)["sha256"], *indexed),
-            {"library": library, "features": path, "query_of": query_of},
+            {"run": run, "library": library, "features": path},
             store.describe(path)["items"],
         )
         for path in store.shards(searched, ".h5")

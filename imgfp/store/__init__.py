@@ -16,6 +16,7 @@ from imgfp.store.artefacts import (
     what_differs,
 )
 from imgfp.store.features import FeatureLookup, feature_counts
+from imgfp.store.fetched import library_folder, refuse_fetched
 from imgfp.store.files import (
     StoreError,
     hash_of,
@@ -29,6 +30,7 @@ from imgfp.store.files import (
 from imgfp.store.layout import Collection, IndexFolder, IndexKind, Library, Run
 from imgfp.store.locks import Journal, is_locked, lock
 from imgfp.store.provenance import Origin, origin, produces
+from imgfp.store.remote import fetch, publish
 
 __all__ = [
     "REDO",
@@ -44,9 +46,11 @@ __all__ = [
     "describe",
     "digest_of",
     "feature_counts",
+    "fetch",
     "hash_of",
     "is_current",
     "is_locked",
+    "library_folder",
     "load",
     "load_rows",
     "load_tables",
@@ -56,6 +60,8 @@ __all__ = [
     "origin",
     "produces",
     "project_path",
+    "publish",
+    "refuse_fetched",
     "remove",
     "save",
     "sha256_of",

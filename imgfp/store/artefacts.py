@@ -13,7 +13,7 @@ import io
 import json
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from imgfp import __version__
 from imgfp.datatypes import RENAMED_COLUMNS, RENAMED_VALUES, Descriptors, LocalFeatures
 from imgfp.inference import sha256_of
+from imgfp.store.fetched import refuse_fetched
 from imgfp.store.files import StoreError, hash_of, write_bytes
 from imgfp.store.provenance import Origin
 
@@ -43,19 +44,20 @@ _redone: set[Path] = set()
 def save(path: Path, record: Any, made: Origin, **facts: Any) -> dict[str, Any]:
     """Write a record and its sidecar; returns the sidecar.
 
-    The suffix must fit the record: `.parquet` DataFrame, `.h5` LocalFeatures or Descriptors, `.json`
-    plain values, `.faiss` bytes (read back as a map of the file, which processes share). made: see
-    `provenance.origin`; facts: kept beside it.
+    The suffix must fit the record: `.parquet` DataFrame, `.arrow` DataFrame (read back as a pyarrow.Table that
+    lies in the file), `.h5` LocalFeatures or Descriptors, `.json` plain values, `.faiss` bytes or an iterator
+    of them (read back as a map of the file, which processes share). made: see `provenance.origin`; facts: kept
+    beside it.
     """
+    refuse_fetched(path)
     sidecar = _sidecar(path)
     sidecar.unlink(missing_ok=True)
-    data = _ENCODERS[path.suffix](record)
-    digest = write_bytes(path, data)
+    digest = write_bytes(path, _ENCODERS[path.suffix](record))
     described = {
         **made.described(),
         "sha256": digest,
-        "bytes": len(data),
-        "rows": len(record),
+        "bytes": path.stat().st_size,
+        **({"rows": len(record)} if isinstance(record, Sized) else {}),
         "imgfp": __version__,
         **facts,
     }
@@ -124,6 +126,7 @@ def what_differs(path: Path, wanted: Origin) -> str:
 
 def remove(path: Path) -> None:
     """Delete an artefact, sidecar first so that it is never read as whole."""
+    refuse_fetched(path)
     _sidecar(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
@@ -187,6 +190,22 @@ def _encode_table(frame: pd.DataFrame) -> bytes:
     return out.getvalue()
 
 
+def _encode_arrow(frame: pd.DataFrame) -> bytes:
+    out = io.BytesIO()
+    arrow = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+    with pa.ipc.new_file(out, arrow.schema) as file:
+        # One batch, so that a column is one array that is used where it lies.
+        file.write_table(arrow.combine_chunks(), max_chunksize=max(1, len(frame)))
+    return out.getvalue()
+
+
+def _map_arrow(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    table.validate()
+    return table
+
+
 def _read_table(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
     arrow = pq.read_table(path, columns=columns, page_checksum_verification=True)
     arrow.validate(full=True)
@@ -244,13 +263,15 @@ def _map_bytes(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+_ENCODERS: dict[str, Callable[[Any], bytes | Iterable[bytes]]] = {
     ".parquet": _encode_table,
+    ".arrow": _encode_arrow,
     ".h5": _encode_h5,
     ".json": lambda value: json.dumps(value, indent=1, default=str).encode(),
-    ".faiss": bytes,
+    ".faiss": lambda pieces: pieces,
 }
 _DECODERS: dict[str, Callable[[Path], Any]] = {
+    ".arrow": _map_arrow,
     ".h5": _decode_h5,
     ".json": lambda path: json.loads(path.read_bytes()),
     ".faiss": _map_bytes,

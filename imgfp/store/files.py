@@ -7,7 +7,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +53,22 @@ def make_folder(path: Path) -> None:
         raise StoreError(f"cannot make the folder {printable(path)}: {error.strerror}") from None
 
 
-def write_bytes(path: Path, data: bytes) -> str:
-    """Write a file whole or not at all and return its SHA-256. Raises StoreError, with the disk named
-    when it is full."""
+def write_bytes(path: Path, data: bytes | Iterable[bytes]) -> str:
+    """Write a file whole or not at all, at once or piece by piece, and return its SHA-256. Raises StoreError,
+    with the disk named when it is full."""
     make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    given = hashlib.sha256()
     try:
-        with open(beside, "wb") as file:
-            file.write(data)
+        with open(beside, "wb", buffering=1 << 20) as file:
+            for piece in [data] if isinstance(data, bytes) else data:
+                file.write(piece)
+                given.update(piece)
             file.flush()
             os.fsync(file.fileno())
         # Some file systems report a full disk late or never: believe only what can be read back.
         digest = sha256_of(beside)
-        if digest != hashlib.sha256(data).hexdigest():
+        if digest != given.hexdigest():
             raise StoreError(f"{path} did not read back as written; is the disk full or failing?")
         os.replace(beside, path)
         folder = os.open(path.parent, os.O_RDONLY)

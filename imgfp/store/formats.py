@@ -20,12 +20,14 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from imgfp import sift, store
+from imgfp import sift, store, urls
 from imgfp.datatypes import Descriptors, table
 from imgfp.images import printable
 
 #: A keypoint line of the seed takes about 400 bytes, a path at most 4,096.
 MAX_LINE_BYTES = 1 << 16
+#: A manifest at a URL is read into memory.
+MAX_MANIFEST_BYTES = 2**30
 #: An HDF5 dataset may promise this many bytes for one that is stored.
 MAX_INFLATION = 1000
 
@@ -170,15 +172,36 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return table("predictions", pd.DataFrame(rows, columns=names))
 
 
-def read_manifest(path: Path) -> pd.DataFrame:
-    """Manifest CSV (`image_id,path`): columns image_id, path, with relative paths counted from the
-    manifest's folder. Raises FormatError for a blank id or path."""
+def read_manifest(path: str | Path) -> pd.DataFrame:
+    """Manifest CSV (`image_id,path`) of a file or URL: columns image_id, path (URLs as they are).
+
+    Relative paths count from the manifest's folder. Raises FormatError for a blank id or path, a URL that
+    cannot be used, and for what a manifest at a URL may not name: files of this machine, and what lies
+    outside its folder and has no URL of its own. Raises UrlError where the manifest cannot be read.
+    """
     rows = []
     for line, (image_id, name) in _csv_rows(path, ["image_id", "path"]):
         if not image_id or not name or "\0" in name:
             raise FormatError(path, line, "an image_id or path is blank or not a path")
-        rows.append((image_id, os.path.normpath(Path(path).absolute().parent / name)))
+        try:
+            rows.append((image_id, _named(path, name)))
+        except ValueError as error:
+            raise FormatError(path, line, str(error)) from None
     return pd.DataFrame(rows, columns=["image_id", "path"], dtype=object)
+
+
+def _named(manifest: str | Path, name: str) -> str:
+    """The path or URL that a manifest names."""
+    if urls.is_url(name):
+        urls.check(name)
+        if urls.is_local(name) and urls.is_url(manifest) and not urls.is_local(manifest):
+            raise ValueError("a manifest at a URL cannot name files of this machine")
+        return name
+    if not urls.is_url(manifest):
+        return os.path.normpath(Path(manifest).absolute().parent / name)
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ValueError("a path must lie below the manifest's folder, or be a URL")
+    return f"{manifest.rpartition('/')[0]}/{name}"
 
 
 def write_truth(path: Path, truth: pd.DataFrame) -> None:
@@ -192,7 +215,7 @@ def write_predictions(path: Path, predictions: pd.DataFrame) -> None:
     store.write_csv(path, table("predictions", predictions)[columns])
 
 
-def _csv_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: str | Path, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Line number and the values of the named columns of each row; blank lines are skipped."""
     with _opened(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
@@ -290,7 +313,9 @@ def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
 # -------------------------------------------------------------------------------- helpers
 
 
-def _opened(path: Path):
+def _opened(path: str | Path):
+    if urls.is_url(path):
+        return io.BytesIO(urls.read(path, MAX_MANIFEST_BYTES))
     try:
         return open(path, "rb")
     except OSError as error:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from imgfp import urls
 from imgfp.datatypes import Branch
-from imgfp.store.files import project_path
+from imgfp.store import fetched
+from imgfp.store.files import StoreError, project_path
 
 IndexKind = Literal["local", "global"]
 
@@ -22,13 +24,15 @@ class Collection:
     """A folder of images with what was computed from each: the common part of a library and a run.
 
     A relative root counts from the project root, see `store.project_path`. `contents` is the word for
-    its images.
+    its images. Raises StoreError for a URL.
     """
 
     root: Path
     contents: ClassVar[str] = "images"
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
+        if urls.is_url(root):
+            raise StoreError(f"{urls.shown(root)} is a URL; give a local or shared folder")
         object.__setattr__(self, "root", project_path(root))
 
     def __fspath__(self) -> str:
@@ -53,9 +57,14 @@ class Collection:
 
 @dataclass(frozen=True)
 class IndexFolder:
-    """One Faiss index: its trained and empty form, its parts, and which image owns which vectors."""
+    """One Faiss index: its trained and empty form, its parts, whose vectors they hold, and which are masked.
+    The manifest is written last and names the parts that hold."""
 
     root: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "index.json"
 
     @property
     def trained(self) -> Path:
@@ -63,21 +72,21 @@ class IndexFolder:
 
     @property
     def owners(self) -> Path:
-        return self.root / "owners.parquet"
+        return self.root / "owners.arrow"
 
-    def part(self, number: int) -> Path:
-        return self.root / f"part-{number:03d}.faiss"
-
-    def parts(self) -> list[Path]:
-        """The parts on disk, in order."""
-        return sorted(self.root.glob("part-*.faiss"))
+    def part(self, first_shard: int, last_shard: int) -> Path:
+        return self.root / f"part-{first_shard:05d}-{last_shard:05d}.faiss"
 
 
 @dataclass(frozen=True, init=False)
 class Library(Collection):
-    """The reference side, built once and shared by many runs."""
+    """The reference side, built once and shared by many runs. A URL opens the copy that was fetched from
+    it; raises StoreError where there is none."""
 
     contents: ClassVar[str] = "references"
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        super().__init__(fetched.opened(root))
 
     def index(self, kind: IndexKind) -> IndexFolder:
         return IndexFolder(self.root / "index" / kind)

@@ -4,8 +4,8 @@
 The code counts as the set of definitions that the producing function reaches inside the package:
 functions, classes and constants, followed through imports, each reduced to its syntax tree without
 docstrings, comments and annotations. So an edited constant makes artefacts stale, and an edit
-elsewhere, a moved definition or a renamed module does not. `store` and `runner` do not count: they
-write bytes and spread work; what they store is versioned by `ARTEFACT_VERSION`.
+elsewhere, a moved definition or a renamed module does not. `store`, `runner` and `urls` do not count:
+they move bytes and spread work; what they store is versioned by `ARTEFACT_VERSION`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from imgfp.store.files import hash_of
 ARTEFACT_VERSION = 1
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_INFRASTRUCTURE = ("imgfp.runner", "imgfp.store")
+_INFRASTRUCTURE = ("imgfp.runner", "imgfp.store", "imgfp.urls")
 _COUNTED_ALL_THE_SAME = ("imgfp.store.formats",)
 #: Kind -> {"now": code hash, "equal": hashes of earlier code that made the same bytes}. Void as soon as
 #: the code is no longer the one of "now". Artefacts older than code hashes count as made by "0.1.0".
@@ -44,12 +44,20 @@ class Kind:
     formerly: tuple[str, ...]
 
 
-def produces(name: str, *, version: int = 1, formerly: Sequence[str] = ()) -> Callable[[F], F]:
+def produces(
+    name: str,
+    *,
+    version: int = 1,
+    formerly: Sequence[str] = (),
+    piece: Callable[..., Any] | None = None,
+) -> Callable[[F], F]:
     """Decorator: the function makes artefacts of this kind. Raise `version` when they mean something
-    else though no code that the function reaches has changed."""
+    else though no code that the function reaches has changed. piece: the function whose results it puts
+    together, see `runner.cluster.map_shards`; since the decorator names it, its code counts too."""
 
     def mark(function: F) -> F:
         function.kind = Kind(name, version, tuple(formerly))  # type: ignore[attr-defined]
+        function.piece = piece  # type: ignore[attr-defined]
         return function
 
     return mark

@@ -45,7 +45,7 @@ CROP_RULES: dict[str, Any] = {
     "max_crops": 3,
 }
 VOTE_RULES: dict[str, Any] = {
-    "nprobe": 4,
+    "nprobe": 0,
     "neighbours": 11,
     "variants": ["plain", "mirrored", "contrast_reversed"],
     "candidates": 10,
@@ -56,7 +56,7 @@ VOTE_RULES: dict[str, Any] = {
     "max_mean_squared_distance": 8000.0,
 }
 #: The defaults of notebook 07: `propose.from_vectors`.
-SIMILARITY_RULES: dict[str, Any] = {"nprobe": 16, "candidates": 10, "normalise_neighbours": 10}
+SIMILARITY_RULES: dict[str, Any] = {"nprobe": 0, "candidates": 10, "normalise_neighbours": 10}
 
 
 @dataclass(frozen=True)
@@ -154,16 +154,14 @@ class CandidateGenerator:
     ) -> None:
         self.ids = np.array(list(views), dtype=object)
         counts = [len(view.keypoints) for view in views.values()]
-        self._offsets = np.concatenate([[0], np.cumsum(counts)])
         descriptors = np.concatenate([view.descriptors for view in views.values()])
-        self._index = index.build(descriptors, "local", factory, seed)
+        ids = index.ids_of(np.arange(len(counts)), np.array(counts))
+        self._index = index.build(descriptors, "local", factory, seed, ids)
         self._rules = rules
 
     def candidates(self, view: View) -> pd.DataFrame:
         """The table of `propose.from_keypoints` with reference_id in place of reference_row."""
-        found = propose.from_keypoints(
-            self._index, self._offsets, view.keypoints, view.descriptors, **self._rules
-        )
+        found = propose.from_keypoints(self._index, view.keypoints, view.descriptors, **self._rules)
         found.insert(0, "reference_id", self.ids[found.pop("reference_row")])
         return found
 

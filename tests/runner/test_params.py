@@ -210,3 +210,27 @@ def test_a_device_without_torch_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ParameterError, match=r"cuda needs torch.*pip install 'imgfp\[torch\]'"):
         params.check_files({"device": "cuda"})
+
+
+def test_urls_are_checked_before_the_first_stage(tmp_path):
+    (tmp_path / "a.csv").write_text("image_id,path\n")
+    (tmp_path / "a.jpg").touch()
+    for name in ("reference_dir", "query_dir"):
+        params.check_files({name: f"file://{tmp_path}"})
+        params.check_files({name: f"file://{tmp_path}/a.csv"})
+        with pytest.raises(
+            FileNotFoundError, match=rf"^{name}: file://.*gone: there is no .*the URL$"
+        ):
+            params.check_files({name: f"file://{tmp_path}/gone"})
+        with pytest.raises(
+            ParameterError, match=rf"^{name}: file://.*a.jpg: is a file; give a folder"
+        ):
+            params.check_files({name: f"file://{tmp_path}/a.jpg"})
+    params.check_files({"library_dir": "memory://shelf/not-yet-asked-for"})
+    for name in ("reference_dir", "library_dir", "run_dir", "truth"):
+        with pytest.raises(ParameterError, match=rf"^{name}: .*holds a password") as told:
+            params.check_files({name: "s3://key:hunter2@bucket/x"})
+        assert "hunter2" not in str(told.value)
+    for name in ("run_dir", "photo_dir", "truth"):
+        with pytest.raises(ParameterError, match=rf"^{name}: memory://x is a URL; give a local or"):
+            params.check_files({name: "memory://x"})

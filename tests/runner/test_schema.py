@@ -82,7 +82,7 @@ def test_choices_are_those_of_the_code():
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("local_nprobe=-3", "expected from 1 to 1,000,000 lists, got -3"),
+        ("local_nprobe=-3", "expected from 0 to 1,000,000 lists, got -3"),
         ("match_ratio=-1.0", "expected from 1 to 100 (ratio of squared distances), got -1.0"),
         ("local_min_confidence=7.5", "expected from 0 to 1, got 7.5"),
         ("local_candidates=0", "expected from 1 to 10,000 references, got 0"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("faiss")
@@ -27,9 +28,10 @@ ROBUST = SEED | {"neighbours": 3, "rule": "robust", "ratio": 1.5}
 
 @pytest.fixture
 def library(rng):
-    """Three references with 8, 6 and 4 keypoints: descriptors, index, offsets."""
+    """Three references with 8, 6 and 4 keypoints: descriptors and index."""
     descriptors = rng.integers(0, 256, (18, 128), np.uint8)
-    return descriptors, index.build(descriptors, "local"), np.array([0, 8, 14, 18])
+    ids = index.ids_of(np.arange(3), np.array([8, 6, 4]))
+    return descriptors, index.build(descriptors, "local", ids=ids)
 
 
 def spread(count: int) -> np.ndarray:
@@ -38,48 +40,48 @@ def spread(count: int) -> np.ndarray:
 
 
 def test_each_hit_is_a_vote_and_the_best_is_accepted(library):
-    descriptors, searched, offsets = library
+    descriptors, searched = library
     query = descriptors[[0, 1, 2, 3, 4, 8, 9]]
-    found = propose.from_keypoints(searched, offsets, spread(7), query, **SEED)
+    found = propose.from_keypoints(searched, spread(7), query, **SEED)
     assert found["reference_row"].tolist() == [0, 1] and found["score"].tolist() == [5, 2]
     assert found["mean_squared_distance"].tolist() == [0, 0]
     assert found["accepted"].tolist() == [True, False] and not found["mirrored"].any()
-    one = propose.from_keypoints(searched, offsets, spread(7), query, **SEED | {"candidates": 1})
+    one = propose.from_keypoints(searched, spread(7), query, **SEED | {"candidates": 1})
     assert one["reference_row"].tolist() == [0]
 
 
 def test_a_mirrored_query_is_found_by_the_mirrored_variant_alone(library):
-    descriptors, searched, offsets = library
+    descriptors, searched = library
     query = sift.mirror_descriptors(descriptors[8:14])
     settings = ROBUST | {"variants": ["plain", "mirrored"]}
-    found = propose.from_keypoints(searched, offsets, spread(6), query, **settings)
+    found = propose.from_keypoints(searched, spread(6), query, **settings)
     best = found.iloc[0]
     assert (best["reference_row"], best["score"], best["mirrored"]) == (1, 6, True)
     assert not found["reference_row"].duplicated().any()
     reversed_ = propose.from_keypoints(
-        searched, offsets, spread(6), sift.reverse_contrast(descriptors[8:14]), **settings
+        searched, spread(6), sift.reverse_contrast(descriptors[8:14]), **settings
     )
     assert not len(reversed_) or reversed_["score"].max() < 6
     every = settings | {"variants": list(propose.DESCRIPTOR_VARIANTS)}
     reversed_ = propose.from_keypoints(
-        searched, offsets, spread(6), sift.reverse_contrast(descriptors[8:14]), **every
+        searched, spread(6), sift.reverse_contrast(descriptors[8:14]), **every
     )
     assert reversed_["score"].iloc[0] == 6 and not reversed_["mirrored"].iloc[0]
 
 
 def test_the_robust_rule_counts_one_vote_per_place(library):
-    descriptors, searched, offsets = library
+    descriptors, searched = library
     query = descriptors[[0, 1, 2, 3]]
     together = np.ones((4, 4))
-    seed = propose.from_keypoints(searched, offsets, together, query, **SEED)
-    robust = propose.from_keypoints(searched, offsets, together, query, **ROBUST)
+    seed = propose.from_keypoints(searched, together, query, **SEED)
+    robust = propose.from_keypoints(searched, together, query, **ROBUST)
     assert seed["score"].tolist() == [4] and robust["score"].tolist() == [1]
 
 
 def test_a_query_without_keypoints_has_no_candidates(library):
-    _, searched, offsets = library
+    _, searched = library
     nothing = np.empty((0, 4)), np.empty((0, 128), np.uint8)
-    found = propose.from_keypoints(searched, offsets, *nothing, **SEED)
+    found = propose.from_keypoints(searched, *nothing, **SEED)
     assert found.empty
     assert found.dtypes.astype(str).to_dict() == {
         "reference_row": "int64",
@@ -91,10 +93,10 @@ def test_a_query_without_keypoints_has_no_candidates(library):
 
 
 def test_equal_votes_are_ordered_by_distance(library):
-    descriptors, searched, offsets = library
+    descriptors, searched = library
     query = descriptors[[0, 1, 8, 9]].copy()
     query[:2, 0] ^= 7  # the hits in the first reference are a little further away
-    found = propose.from_keypoints(searched, offsets, spread(4), query, **SEED)
+    found = propose.from_keypoints(searched, spread(4), query, **SEED)
     assert found["reference_row"].tolist() == [1, 0] and found["score"].tolist() == [2, 2]
 
 
@@ -144,9 +146,14 @@ def test_no_vectors_have_no_candidates():
     assert propose.from_vectors(references, np.empty((0, 3), np.float32), [], **SIMILARITY).empty
 
 
-@pytest.mark.parametrize(
-    ("factory", "expected"),
-    [("auto", "IDMap2,SQ8_direct"), ("Flat", "IDMap2,Flat"), ("IVF8,Flat", "IVF8,Flat")],
-)
-def test_any_factory_string_keeps_ids(factory, expected):
-    assert index.resolve(factory, 100, "local") == expected
+def test_votes_of_neighbours_found_elsewhere_are_the_same(library):
+    """What other machines have found in their parts of the index is voted on here."""
+    descriptors, searched = library
+    query = descriptors[[0, 1, 2, 3, 4, 8, 9]] ^ 1
+    asked = {name: ROBUST[name] for name in ("variants", "neighbours", "nprobe")}
+    rules = {name: value for name, value in ROBUST.items() if name not in asked}
+    found = propose.nearest_keypoints(searched, query, **asked)
+    pd.testing.assert_frame_equal(
+        propose.by_votes(found, spread(7), **rules),
+        propose.from_keypoints(searched, spread(7), query, **ROBUST),
+    )

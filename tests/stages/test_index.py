@@ -13,6 +13,7 @@ from small_run import made_with
 from imgfp import stages, store
 from imgfp.datatypes import LocalFeatures
 from imgfp.search import index
+from imgfp.stages import index as stage_index
 from imgfp.stages.index import index_inputs, open_index
 
 FLAT = {"factory": "Flat", "seed": 0, "part_images": 4}
@@ -43,50 +44,134 @@ def library(tmp_path, rng):
     return made
 
 
-def test_new_shards_extend_the_index_by_a_part(library, rng):
-    report = stages.build_index(library, "local", **FLAT)
-    assert (report.factory, report.vectors, report.parts) == ("IDMap2,Flat", 40, 1)
+@pytest.fixture
+def build(address):
+    def build(library, **changed):
+        return stages.build_index(library, "local", **FLAT | changed, cluster=address)
+
+    return build
+
+
+def test_new_shards_extend_the_index_by_a_part(library, rng, build):
+    report = build(library)
+    assert (report.factory, report.vectors, report.parts) == ("Flat", 40, 1)
     assert "40 vectors in 1 part," in report._repr_markdown_()
     before, inputs = written(library), index_inputs(library, "local")
-    stages.build_index(library, "local", **FLAT)
-    assert written(library) == before
+    build(library)
+    assert written(library) == before and index_inputs(library, "local") == inputs
     shard(library, 2, 3, rng)
-    assert stages.build_index(library, "local", **FLAT).parts == 2
+    assert build(library).parts == 2
     after = written(library)
-    same = {"trained.faiss", "part-000.faiss"}
+    same = {"trained.faiss", "part-00000-00001.faiss"}
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
-    assert after["owners.parquet"] != before["owners.parquet"]
+    assert after["owners.arrow"] != before["owners.arrow"]
     assert index_inputs(library, "local") != inputs
-    assert stages.build_index(library, "local", **FLAT | {"part_images": 9}).parts == 1
-    assert not library.index("local").part(1).exists()
 
 
-def test_every_vector_is_found_as_its_own_neighbour_and_owner(library, rng):
-    last = shard(library, 2, 3, rng)
-    stages.build_index(library, "local", **FLAT)
+def test_a_part_is_merged_with_the_one_before_it_when_it_is_half_as_large(library, rng, build):
+    shard(library, 2, 1, rng)
+    assert build(library, part_images=100).parts == 1
+    shard(library, 3, 2, rng)
+    assert build(library, part_images=100).parts == 2  # 5 and 2 images
+    shard(library, 4, 1, rng)
+    assert build(library, part_images=100).parts == 1
+    extended = library.index("local").part(0, 4).read_bytes()
+    for path in library.index("local").root.iterdir():
+        path.unlink()
+    build(library, part_images=100)
+    assert library.index("local").part(0, 4).read_bytes() == extended
+    assert [path.name for path in library.index("local").root.glob("part-*.faiss")] == [
+        "part-00000-00004.faiss"
+    ]
+
+
+def test_a_killed_build_keeps_the_parts_that_it_finished(library, rng, build, monkeypatch):
+    monkeypatch.setattr(stage_index, "TASK_IMAGES", 2)
+    finish = stage_index._finish
+    monkeypatch.setattr(stage_index, "_finish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build(library, part_images=2)
+    with pytest.raises(store.StoreError, match="no index yet"):
+        open_index(library, "local")
+    before = written(library)
+    monkeypatch.setattr(stage_index, "_finish", finish)
+    assert build(library, part_images=2).parts == 2
+    assert {name: written(library)[name] for name in before} == before
+
+
+def test_a_changed_shard_is_encoded_again_and_its_neighbours_are_not(library, rng, build):
+    shard(library, 2, 4, rng)
+    assert build(library).parts == 2
+    before = written(library)
+    shard(library, 2, 4, rng)
+    build(library)
+    after = written(library)
+    assert after["part-00000-00001.faiss"] == before["part-00000-00001.faiss"]
+    assert after["part-00002-00002.faiss"] != before["part-00002-00002.faiss"]
+
+
+def test_a_damaged_part_is_named_and_built_again_alone(library, rng, build):
+    shard(library, 2, 4, rng)
+    build(library)
+    before = written(library)
+    first = library.index("local").part(0, 1)
+    first.write_bytes(first.read_bytes()[:-1])
+    with pytest.raises(store.StoreError, match="part-00000-00001"):
+        open_index(library, "local")
+    build(library)
+    open_index(library, "local")
+    after = written(library)
+    assert after["part-00002-00002.faiss"] == before["part-00002-00002.faiss"]
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,SQ8_direct", "IVF4,PQ16"])
+def test_every_vector_is_found_as_its_own_neighbour_and_owner(library, rng, build, factory):
+    for number in range(2, 40):
+        shard(library, number, 3, rng)
+    last = shard(library, 41, 3, rng)
+    build(library, factory=factory)
     opened = open_index(library, "local")
-    assert open_index(library, "local") is opened
-    distances, ids = index.search(opened.parts, last.descriptors, 1)
-    assert (distances == 0).all() and ids[:, 0].tolist() == list(range(40, 70))
-    rows = index.rows_of_ids(ids[:, 0], opened.offsets)
-    assert opened.image_ids[rows].tolist() == [i for i in last.image_ids for _ in range(10)]
+    assert open_index(library, "local") is opened and len(opened.index) == 4 * 10 + 39 * 30
+    _, ids = index.search(opened.index, last.descriptors, 1, 4)
+    found = opened.image_ids(index.places_of(ids[:, 0]))
+    assert found.tolist() == [i for i in last.image_ids for _ in range(10)]
+    some = open_index(library, "local", ("part-00000-00001.faiss",))
+    assert len(some.index) == 40
+    with pytest.raises(ValueError, match="build it again"):
+        opened.image_ids(np.array([3]))
 
 
-def test_another_extraction_builds_another_index(library, rng):
-    stages.build_index(library, "local", **FLAT)
+def test_another_extraction_builds_another_index(library, rng, build):
+    build(library)
     before = written(library)
     for number in range(2):
         shard(library, number, 2, rng, {"short_side_px": 200})
-    stages.build_index(library, "local", **FLAT)
+    build(library)
     assert all(written(library)[name] != before[name] for name in before)
 
 
-def test_a_library_that_cannot_be_indexed_says_why(tmp_path, rng):
+def test_a_growing_library_keeps_its_plan_until_it_has_four_times_the_vectors(
+    library, build, monkeypatch
+):
+    monkeypatch.setattr(index, "plan", lambda n, kind: f"IVF{max(1, n // 40)},SQ8_direct")
+    folder = library.index("local")
+    assert build(library, factory="auto").factory == "IVF1,SQ8_direct"
+    trained = folder.trained.read_bytes()
+    rng = np.random.default_rng(5)
+    for number in range(2, 5):
+        shard(library, number, 4, rng)
+    assert build(library, factory="auto").factory == "IVF1,SQ8_direct"
+    assert folder.trained.read_bytes() == trained
+    shard(library, 5, 4, rng)
+    assert build(library, factory="auto").factory == "IVF5,SQ8_direct"
+
+
+def test_a_library_that_cannot_be_indexed_says_why(tmp_path, rng, build):
     library = store.Library(tmp_path / "empty")
     with pytest.raises(store.StoreError, match="local_features holds nothing yet"):
-        stages.build_index(library, "local", **FLAT)
+        build(library)
     with pytest.raises(store.StoreError, match="has no index yet; run the notebook"):
         open_index(library, "local")
     shard(library, 0, 0, rng)
     with pytest.raises(ValueError, match="no reference has any local_features"):
-        stages.build_index(library, "local", **FLAT)
+        build(library)

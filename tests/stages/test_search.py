@@ -96,7 +96,7 @@ def test_a_new_index_or_other_features_search_again(indexed):
     path = store.shards(library.local_features, ".h5")[0]
     record = store.load(path)
     store.save(path, record.concatenate([record]), made_with(other=1))
-    stages.build_index(library, "local", **FLAT | {"factory": "SQ8"})
+    stages.build_index(library, "local", **FLAT | {"factory": "IVF2,SQ8"})
     (after,) = search_tasks(run, library, "local")
     assert before.path == after.path and before.inputs[0] == after.inputs[0]
     assert before.inputs != after.inputs

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 from __future__ import annotations
 
+import fsspec
 import h5py
 import numpy as np
 import pandas as pd
@@ -304,3 +305,39 @@ def test_no_hdf5_is_refused(tmp_path):
     path.write_bytes(b"not this")
     with pytest.raises(FormatError, match="not a readable HDF5"):
         formats.read_descriptors(path)
+
+
+def test_a_manifest_may_name_urls(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("image_id,path\na,memory://b/x 1?.jpg\nb,sub/../x.jpg\n")
+    assert formats.read_manifest(path)["path"].tolist() == [
+        "memory://b/x 1?.jpg",
+        str(tmp_path / "x.jpg"),
+    ]
+    remote = fsspec.filesystem("memory")
+    remote.pipe_file("/lists/m.csv", b"image_id,path\na,memory://b/x.jpg\nb,sub/y.jpg\n")
+    found = formats.read_manifest("memory://lists/m.csv")
+    assert found["path"].tolist() == ["memory://b/x.jpg", "memory://lists/sub/y.jpg"]
+    with pytest.raises(ValueError, match=r"^memory://lists/gone.csv: there is no such object"):
+        formats.read_manifest("memory://lists/gone.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("/etc/hostname", "must lie below the manifest's folder, or be a URL"),
+        ("../x.jpg", "must lie below the manifest's folder, or be a URL"),
+        ("a/../../x.jpg", "must lie below the manifest's folder, or be a URL"),
+        ("file:///etc/hostname", "cannot name files of this machine"),
+        ("local:///etc/hostname", "cannot name files of this machine"),
+        ("https://host/x.jpg?token=hunter2", "holds a query"),
+        ("s3://key:hunter2@b/x.jpg", "holds a password"),
+        ("nonesuch://b/x.jpg", "cannot be used"),
+    ],
+)
+def test_a_manifest_at_a_url_names_nothing_of_this_machine(row, said):
+    manifest = f"image_id,path\na,x.jpg\nb,{row}\n".encode()
+    fsspec.filesystem("memory").pipe_file("/lists/bad.csv", manifest)
+    with pytest.raises(FormatError, match=rf"^memory://lists/bad.csv, line 3: .*{said}") as told:
+        formats.read_manifest("memory://lists/bad.csv")
+    assert "hunter2" not in str(told.value) and "\n" not in str(told.value)

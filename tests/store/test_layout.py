@@ -49,18 +49,9 @@ def test_the_layout_of_older_runs_is_kept(tmp_path):
     assert len({run.candidates(branch) for branch in BRANCHES}) == 3
     index = library.index("global")
     assert index.trained == tmp_path / "library/index/global/trained.faiss"
-    assert index.owners == tmp_path / "library/index/global/owners.parquet"
-    assert index.part(12) == tmp_path / "library/index/global/part-012.faiss"
-
-
-def test_parts_of_an_index_come_in_order_and_without_their_sidecars(tmp_path):
-    index = store.Library(tmp_path).index("local")
-    assert index.parts() == []
-    index.root.mkdir(parents=True)
-    for number in (10, 2):
-        index.part(number).touch()
-        index.part(number).with_name(f"{index.part(number).name}.json").touch()
-    assert index.parts() == [index.part(2), index.part(10)]
+    assert index.manifest == tmp_path / "library/index/global/index.json"
+    assert index.owners == tmp_path / "library/index/global/owners.arrow"
+    assert index.part(3, 12) == tmp_path / "library/index/global/part-00003-00012.faiss"
 
 
 def test_a_run_is_a_value_that_stands_for_its_path(tmp_path):
