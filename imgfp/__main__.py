@@ -14,9 +14,7 @@ def main(words: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 a stage failed, 2 could not start."""
     options = _parse(words)
     if options.command == "doctor":
-        from imgfp.runner.doctor import report
-
-        return report()
+        return _doctor(options)
     if options.command == "convert-detector":
         from imgfp.crops.ultralytics_models import convert
 
@@ -76,6 +74,19 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from imgfp import store
+    from imgfp.runner import doctor
+
+    if not options.folder:
+        return doctor.report()
+    try:
+        return doctor.check_folder(store.project_path(options.folder))
+    except store.StoreError as error:
+        print(f"imgfp: {error}", file=sys.stderr)
+        return 2
+
+
 def _publish(options: argparse.Namespace) -> str:
     from imgfp import store
 
@@ -126,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     fetcher.add_argument(
         "folder", nargs="?", metavar="DIR", help="a copy to change; without: for library_dir=URL"
     )
-    commands.add_parser("doctor", help="check the installation")
+    doctor = commands.add_parser("doctor", help="check the installation, or every byte of a folder")
+    doctor.add_argument("folder", nargs="?", metavar="LIBRARY_OR_RUN")
     return parser
 
 

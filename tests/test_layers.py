@@ -78,6 +78,7 @@ ORDER = {
         "provenance",
         "artefacts",
         "remote",
+        "catalogue",
         "features",
         "formats",
         "decisions",

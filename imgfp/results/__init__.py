@@ -194,7 +194,7 @@ class Results(Files):
     def jpeg(self, side: Side, image_id: str) -> bytes:
         """The thumbnail of one image as JPEG bytes. Raises KeyError for an unknown id."""
         collection = self.run if side == "query" else self.library
-        return read_thumbnails(collection, self._facts(side).loc[[image_id]])[0]
+        return read_thumbnails(collection, [image_id])[0]
 
     def thumbnail(self, side: Side, image_id: str) -> np.ndarray:
         """The thumbnail of one image, (h,w,3) uint8 RGB. Raises KeyError for an unknown id."""

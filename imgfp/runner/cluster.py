@@ -58,10 +58,12 @@ class Task:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What a shard function returns: the record to store, and (path, reason) of the inputs it refused."""
+    """What a shard function returns: the record to store, (path, reason) of the inputs it refused, and ids
+    that the record is without because they were masked."""
 
     record: Any
     rejects: Sequence[tuple[str, str]] = field(default_factory=list)
+    without: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,7 @@ def _make(common: _Map, task: Task, made: store.Origin, pieces: list[Any]) -> No
         made,
         rejects=[list(pair) for pair in result.rejects],
         items=task.items,
+        **({"without": list(result.without)} if result.without else {}),
     )
 
 

@@ -141,9 +141,7 @@ class Parameters(BaseModel):
         8000.0, "accepted below it; 8000 is a cosine of 0.938", "squared distance of RootSIFT x 255"
     )
     index_part_images: Positive = _of(
-        1_000_000,
-        "references per part of the index, the share of one machine of a cluster",
-        "images",
+        1_000_000, "references per part of the index: what one machine searches", "images"
     )
 
     # 06, 07 global descriptors and search

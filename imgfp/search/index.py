@@ -440,7 +440,7 @@ def _scan(index: Index, part: Part, batch: np.ndarray, k: int) -> tuple[np.ndarr
     step = 1 << 16
     for start in range(0, len(vectors), step):
         some, own = vectors[start : start + step], numbers[start : start + step]
-        if index.removed is not None:
+        if index.removed is not None and len(index.removed):
             kept = ~np.isin(own, index.removed)
             some, own = some[kept], own[kept]
         if not len(some):

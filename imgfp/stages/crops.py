@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +15,7 @@ from imgfp.crops.rule import CORNERS, crop_table
 from imgfp.datatypes import Boxes, table
 from imgfp.images import cut_box, read_image
 from imgfp.runner.cluster import MapReport, ShardResult, map_shards
-from imgfp.stages.inventory import decoded, image_tasks, read_images
+from imgfp.stages.inventory import decoded, image_tasks, left_out, read_images
 from imgfp.store import Run
 
 
@@ -49,7 +50,7 @@ def detect_crops(
 
 @store.produces("detections", formerly=["imgfp.stages.local.detect_boxes"])
 def detect_boxes(
-    images: list[dict], *, crop_detector: str, weights_hash: str, trust_pt: bool = False
+    images: Iterable[dict], *, crop_detector: str, weights_hash: str, trust_pt: bool = False
 ) -> ShardResult:
     """Every box that the detector finds in each image, as the `detections` table.
 
@@ -64,7 +65,9 @@ def detect_boxes(
         for xyxy, confidence in zip(boxes.xyxy, boxes.confidence, strict=True):
             rows.append((record["image_id"], *xyxy, confidence))
     columns = ["image_id", *CORNERS, "confidence"]
-    return ShardResult(table("detections", pd.DataFrame(rows, columns=columns)), rejects)
+    return ShardResult(
+        table("detections", pd.DataFrame(rows, columns=columns)), rejects, left_out(images)
+    )
 
 
 @lru_cache(maxsize=2)
@@ -87,7 +90,8 @@ def crops_of(queries: pd.DataFrame, detections: pd.DataFrame, **rules) -> pd.Dat
     """The `crops` table of all queries: `rule.crop_table` with the same rules for each."""
     sizes = queries.set_index("image_id")[["width", "height"]]
     tables = []
-    for name, rows in detections.groupby("image_id", sort=True):
+    known = detections[detections["image_id"].isin(sizes.index)]  # others are masked
+    for name, rows in known.groupby("image_id", sort=True):
         query_id = str(name)
         boxes = boxes_of(rows, query_id)
         tables.append(crop_table(query_id, boxes, *sizes.loc[query_id], **rules))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,14 @@ from imgfp.images import cut_box
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
 from imgfp.stages.crops import read_crops
-from imgfp.stages.inventory import decoded, image_tasks, read_images
+from imgfp.stages.inventory import (
+    decoded,
+    image_tasks,
+    left_out,
+    masked_ids,
+    read_images,
+    read_shard,
+)
 from imgfp.store import Collection, Library, Run, formats
 
 #: Separates what was described from the view of it: `<query or crop id>@<view>`. Only ever parsed from
@@ -103,7 +110,7 @@ def query_tasks(run: Run, crops: pd.DataFrame, *, described: str) -> list[Task]:
 
 @store.produces("descriptors", formerly=["imgfp.stages.vectors.describe"])
 def describe(
-    images: list[dict],
+    images: Iterable[dict],
     *,
     model: str,
     weights: str,
@@ -130,11 +137,11 @@ def describe(
                 yield view
 
     vectors = loaded.embed(shown(), batch_size)
-    return ShardResult(Descriptors(np.array(ids, dtype=object), vectors), rejects)
+    return ShardResult(Descriptors(np.array(ids, dtype=object), vectors), rejects, left_out(images))
 
 
 @store.produces("imported_descriptors", formerly=["imgfp.stages.vectors.imported"])
-def imported(images: list[dict], *, path: str, file_hash: str, side: str) -> ShardResult:
+def imported(images: Iterable[dict], *, path: str, file_hash: str, side: str) -> ShardResult:
     """One vector per image, computed elsewhere: the `side` ("query" or "reference") of a challenge
     HDF5 file. An image without one is rejected. `file_hash` distinguishes states of the file."""
     held, row_of = _file_side(path, file_hash, side)
@@ -145,7 +152,8 @@ def imported(images: list[dict], *, path: str, file_hash: str, side: str) -> Sha
         else:
             rejects.append((record["path"], f"{Path(path).name} holds no {side} of this id"))
     rows = np.array([row_of[image_id] for image_id in found], np.int64)
-    return ShardResult(Descriptors(np.array(found, dtype=object), held.vectors[rows]), rejects)
+    vectors = Descriptors(np.array(found, dtype=object), held.vectors[rows])
+    return ShardResult(vectors, rejects, left_out(images))
 
 
 def file_settings(path: str, side: Literal["query", "reference"]) -> dict[str, str]:
@@ -166,16 +174,41 @@ def _model(name: str, weights: str, device: str, weights_hash: str):
 
 
 def read_descriptors(collection: Collection) -> Descriptors:
-    """All vectors of a library or run, in order. Raises ValueError when there are none."""
+    """All vectors of the images of a library or run, in order. Raises ValueError when there are none."""
     paths = store.shards(collection.descriptors, ".h5")
-    return Descriptors.concatenate([store.load(path) for path in paths])
+    return Descriptors.concatenate([_of_images(collection, path) for path in paths])
+
+
+def sample_descriptors(collection: Collection, count: int, seed: int = 0) -> Descriptors:
+    """About `count` vectors, from shards drawn at random. Raises ValueError when there are none."""
+    paths = store.shards(collection.descriptors, ".h5")
+    order = np.random.default_rng(seed).permutation(len(paths))
+    parts: list[Descriptors] = []
+    while sum(map(len, parts)) < count and len(parts) < len(paths):
+        parts.append(_of_images(collection, paths[order[len(parts)]]))
+    every = Descriptors.concatenate(parts)
+    rows = np.random.default_rng(seed).permutation(len(every))[:count]
+    return Descriptors(every.image_ids[rows], every.vectors[rows])
+
+
+def _of_images(collection: Collection, path: Path) -> Descriptors:
+    """The vectors of a shard without those of masked images."""
+    record = store.load(path)
+    masked = set(masked_ids(collection, path.stem))
+    if not masked:
+        return record
+    kept = [
+        image_id not in masked and image_id.rpartition(VIEW_SEPARATOR)[0] not in masked
+        for image_id in record.image_ids
+    ]
+    return Descriptors(record.image_ids[kept], record.vectors[kept])
 
 
 def query_of_each_view(run: Run, shard: str = "") -> dict[str, str]:
     """The query of each view that can be searched with: of itself, and of its crops; of the queries of one
     shard by its name, or of all."""
-    images = read_images(run, ["image_id"])
-    queries = images.loc[images["shard"] == shard, "image_id"] if shard else images["image_id"]
+    images = read_shard(run, shard, ["image_id"]) if shard else read_images(run, ["image_id"])
+    queries = images["image_id"]
     crops = read_crops(run)
     crops = crops[crops["query_id"].isin(queries)] if shard else crops
     query_of = dict(zip(queries, queries, strict=True))
@@ -196,7 +229,9 @@ def first_views(run: Run) -> Descriptors:
     of_crop: set[str] = set()
     for row, vector_id in enumerate(every.image_ids):
         view = view_of_vector(vector_id, query_of)
-        query = query_of[view]
+        query = query_of.get(view)
+        if query is None:
+            continue  # a crop of a masked query
         if view in preferred and query not in of_crop:
             of_crop.add(query)
             rows[query] = row

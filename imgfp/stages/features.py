@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from imgfp.crops.rule import CORNERS
 from imgfp.datatypes import LocalFeatures
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.stages.crops import read_crops
-from imgfp.stages.inventory import decoded, image_tasks, read_images
+from imgfp.stages.inventory import decoded, image_tasks, left_out, read_images
 from imgfp.store import Collection, Run
 
 
@@ -65,7 +66,7 @@ def crop_tasks(run: Run, crops: pd.DataFrame) -> list[Task]:
 
 
 @store.produces("local_features", formerly=["imgfp.stages.local.extract_features"])
-def extract_features(images: list[dict], **settings: Any) -> ShardResult:
+def extract_features(images: Iterable[dict], **settings: Any) -> ShardResult:
     """Keypoints and descriptors of each image, or of the box of it that a record names.
 
     Coordinates are in pixels of the whole upright image in both cases.
@@ -79,7 +80,18 @@ def extract_features(images: list[dict], **settings: Any) -> ShardResult:
             features.append(sift.extract_from_box(image, box, **settings))
         else:
             features.append(sift.extract(image, **settings))
-    return ShardResult(LocalFeatures.from_images(ids, features), rejects)
+    return ShardResult(LocalFeatures.from_images(ids, features), rejects, left_out(images))
+
+
+def stored_features(collection: Collection) -> store.FeatureLookup:
+    """The local features of the images of a library or run, each found by the catalogue."""
+    catalogue = store.open_catalogue(collection)
+
+    def shard_of(image_id: str) -> str:
+        shards, _ = store.shard_and_row(catalogue.places_of([image_id]))
+        return store.shard_name(int(shards[0]))
+
+    return store.FeatureLookup(collection.local_features, shard_of)
 
 
 def keypoint_counts(folder: Path) -> pd.Series:

@@ -26,8 +26,6 @@ from imgfp.store import IndexFolder, IndexKind, Library
 TASK_IMAGES = 2048
 #: An index that "auto" has planned is kept until the library has this many times the vectors it was planned for.
 KEPT_UNTIL = 4
-#: Bits of a place that number the images of one shard, see `index.ids_of`.
-ROW_BITS = 18
 #: Shards that the training sample is drawn from, at least.
 _SAMPLED_SHARDS = 64
 
@@ -150,7 +148,8 @@ def _opened(
     parts = [index.open_part(store.load(path), trained, path.name) for path in paths]
     nprobe = index.nprobe_for(trained.nlist, kind)
     places, ids = (store.load(folder.owners)[name].chunk(0) for name in ("place", "image_id"))
-    return OpenIndex(index.Index(trained, parts, nprobe), places.to_numpy(), ids)
+    removed = store.load(folder.removed)["id"].to_numpy()
+    return OpenIndex(index.Index(trained, parts, nprobe, removed), places.to_numpy(), ids)
 
 
 # ------------------------------------------------------------------------------------------ plan
@@ -177,23 +176,23 @@ def _shards(
     recorded: Any = store.load(folder.owners) if known else None
     rows, owners = [], []
     for path in sources:
-        number, digest = _number(path), store.describe(path)["sha256"]
-        first = number << ROW_BITS
+        number, digest = store.shard_number(path), store.describe(path)["sha256"]
         shard = known.get((number, digest))
         if shard is None:
             counts = _counts(path, kind)
             shard = {"images": len(counts), "vectors": int(counts.sum())}
             ids = counts.index.to_numpy()
         else:
-            row = int(np.searchsorted(recorded["place"].to_numpy(), first))
+            row = int(
+                np.searchsorted(
+                    recorded["place"].to_numpy(), store.place_of(number, np.zeros(1))[0]
+                )
+            )
             ids = recorded["image_id"].slice(row, shard["images"]).to_numpy()
         rows.append({**shard, "number": number, "sha256": digest})
-        owners.append(pd.DataFrame({"place": first | np.arange(len(ids)), "image_id": ids}))
+        places = store.place_of(number, np.arange(len(ids)))
+        owners.append(pd.DataFrame({"place": places, "image_id": ids}))
     return pd.DataFrame(rows), owners_of(owners)
-
-
-def _number(path: Path) -> int:
-    return int(path.stem.rpartition("-")[2])
 
 
 #: First and last row, in the table of shards, of the shards that a part holds.
@@ -328,7 +327,7 @@ def build_part(
     for path in sources:
         vectors.append(_vectors(path))
         counts = _counts(path, "local" if vectors[-1].dtype == np.uint8 else "global")
-        places = (_number(path) << ROW_BITS) | np.arange(len(counts))
+        places = store.place_of(store.shard_number(path), np.arange(len(counts)))
         ids.append(index.ids_of(places, counts.to_numpy()))
     return ShardResult(index.encode(empty, np.concatenate(vectors), np.concatenate(ids)))
 
@@ -363,8 +362,10 @@ def _finish(
 ) -> IndexReport:
     """Write whose vectors the index holds, and which parts hold; remove the rest."""
     folder = library.index(kind)
-    used = [folder.trained, folder.owners, *paths]
+    used = [folder.trained, folder.owners, folder.removed, *paths]
     _save(folder.owners, owners_of, owners, shards["sha256"].tolist())
+    removed = removed_ids(library, kind, owners)
+    _save(folder.removed, removed_ids, pd.DataFrame({"id": removed}), removed.tolist())
     manifest = {
         "factory": factory,
         "vectors": int(shards["vectors"].sum()),
@@ -391,3 +392,25 @@ def _save(path: Path, function: Any, record: Any, inputs: list[Any]) -> None:
 def owners_of(tables: list[pd.DataFrame]) -> pd.DataFrame:
     """Whose vectors an index holds: place and image_id, by place."""
     return pd.concat(tables, ignore_index=True)
+
+
+@store.produces("index_removed")
+def removed_ids(library: Library, kind: IndexKind, owners: pd.DataFrame) -> np.ndarray:
+    """Ids (r,) int64 of the indexed vectors whose image has left the library, or has changed and is in another
+    shard."""
+    if not library.masked.exists() or not len(store.load(library.masked)):
+        return np.empty(0, np.int64)
+    catalogue = store.open_catalogue(library)
+    rows = catalogue.rows_of(owners["image_id"].tolist())
+    shards, numbers = store.shard_and_row(owners["place"].to_numpy())
+    now, _ = store.shard_and_row(catalogue.places[rows])
+    gone = (rows < 0) | (now != shards)
+    ids = [np.empty(0, np.int64)]
+    for shard in np.unique(shards[gone]).tolist():
+        at = numbers[gone & (shards == shard)]
+        name = store.shard_name(shard)
+        counts = np.ones(at.max() + 1)
+        if kind == "local":
+            counts = store.feature_counts(library.local_features / f"{name}.h5").to_numpy()
+        ids.append(index.ids_of(store.place_of(shard, at), counts[at]))
+    return np.concatenate(ids)

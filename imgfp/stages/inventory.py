@@ -6,8 +6,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +36,11 @@ from imgfp.store import Collection, Library, Run, formats
 FACTS = [name for name in table("images").columns if name != "thumbnail"]
 
 
+#: What tells whether a file is the one that a shard holds.
+_STATE = ["image_id", "path", "file_bytes", "mtime_ns", "source"]
+
+
+@store.produces("catalogue")
 def list_images(
     collection: Collection,
     source: str,
@@ -46,41 +53,150 @@ def list_images(
     """Bring the image shards of a library or run up to date with a folder or manifest.
 
     source: a folder, walked recursively, or a CSV manifest with the columns image_id, path, either also
-    by URL; blank: keep what is there. New files make new shards, changed or removed files touch only their own
-    shard, and images of other sources stay. Raises FileNotFoundError and ValueError in one clear line.
+    by URL; blank: keep what is there. Shards only grow in number: new and changed files make new ones, a file
+    that has gone is masked where it is and comes back with all that was computed from it when it returns.
+    Images of other sources stay. What is masked is written last, so that a run which is killed before finds
+    the former state. Raises FileNotFoundError and ValueError in one clear line.
     """
+    if shard_images < 1:
+        raise ValueError(f"shard_images: expected 1 or more, got {shard_images}")
+    settings = {"thumbnail_short_side_px": thumbnail_short_side_px}
+    existing = _rows(collection, _image_shards(collection))
+    live, new = existing[existing["live"]], existing.head(0)
     if source:
-        files = list_files(source)
-        plan = plan_shards(existing_shards(collection), files, source, shard_images)
-        _forget(collection, keep=set(plan))
-    else:
-        plan = existing_shards(collection)
-    if not plan:
+        live, new = match_files(existing, list_files(source), _incomplete(collection))
+    if existing.empty and new.empty:
         raise ValueError(
             f"{collection.root} has no images yet and no folder was named to fill it from"
         )
-    tasks = [
-        Task(
-            _shard_path(collection, name),
-            tuple(map(str, rows.itertuples(index=False, name=None))),
-            {"files": rows.to_dict("records")},
-            len(rows),
-        )
-        for name, rows in plan.items()
-    ]
-    report = map_shards(
+    shards = new_shards(
+        new, shard_images, first=int(existing["shard"].max() + 1 if len(existing) else 0)
+    )
+    tasks = [_listing(collection, number, rows) for number, rows in shards.items()]
+    for number, rows in existing.groupby("shard", sort=True):
+        task = _listing(collection, int(str(number)), rows)
+        if not store.is_current(task.path, store.origin(inspect_files, settings, task.inputs)):
+            tasks.append(task)
+    map_shards(
         inspect_files,
         tasks,
-        {"thumbnail_short_side_px": thumbnail_short_side_px},
+        settings,
         cluster=cluster,
         workers=workers,
         title=collection.contents,
         lock_dir=collection.root,
     )
-    if not len(read_images(collection, ["image_id"])):
-        reason = report.rejects[0][1] if report.rejects else "it is empty"
+    made = _rows(collection, _image_shards(collection))
+    kept = {*live["place"]} | {*made.loc[made["shard"].isin([*shards]), "place"]}
+    is_live = made["place"].isin(kept)
+    rejects = made.loc[is_live & (made["reason"] != ""), ["path", "reason"]]
+    if not (is_live & (made["reason"] == "")).any():
+        reason = rejects["reason"].iloc[0] if len(rejects) else "it is empty"
         raise ValueError(f"no readable picture in {source}: the first file {reason}")
-    return report
+    with store.lock(collection.root):
+        _save_live(collection, made, is_live)
+    computed = sum(task.items for task in tasks)
+    refused = list(rejects.itertuples(index=False, name=None))
+    return MapReport(computed, int(is_live.sum()) - computed, refused)
+
+
+def match_files(
+    existing: pd.DataFrame, files: pd.DataFrame, incomplete: AbstractSet[int] = frozenset()
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of `existing` that hold one of `files` or an image of another source, and the files that no row holds.
+
+    existing: rows of image shards, masked ones included; files: of `list_files`; incomplete: places of masked
+    rows that something was computed without. Raises ValueError where two sources have one id.
+    """
+    source = files["source"].iloc[0]
+    others = existing[(existing["source"] != source) & existing["live"]]
+    twins = others[others["image_id"].isin(files["image_id"])]
+    if len(twins):
+        raise ValueError(
+            f"id {twins['image_id'].iloc[0]!r} comes from {twins['source'].iloc[0]} already and again from "
+            f"{source}; take another library_dir (or run_dir), or name ids in a manifest (CSV: image_id,path)"
+        )
+    ours = existing[(existing["source"] == source) & ~existing["place"].isin([*incomplete])]
+    latest = ours.drop_duplicates(_STATE, keep="last")
+    matched = files.merge(latest[[*_STATE, "place"]], on=_STATE, how="left")
+    live = existing[
+        existing["place"].isin(matched["place"]) | existing["place"].isin(others["place"])
+    ]
+    return live, files[matched["place"].isna().to_numpy()]
+
+
+def new_shards(files: pd.DataFrame, shard_images: int, first: int) -> dict[int, pd.DataFrame]:
+    """Files in shards of at most `shard_images`, by number from `first`."""
+    starts = range(0, len(files), shard_images)
+    return {
+        first + number: files.iloc[start : start + shard_images].reset_index(drop=True)
+        for number, start in enumerate(starts)
+    }
+
+
+def _listing(collection: Collection, number: int, rows: pd.DataFrame) -> Task:
+    files = rows[_STATE]
+    return Task(
+        _shard_path(collection, store.shard_name(number)),
+        tuple(map(str, files.itertuples(index=False, name=None))),
+        {"files": files.to_dict("records")},
+        len(files),
+    )
+
+
+def _rows(collection: Collection, paths: Sequence[Path]) -> pd.DataFrame:
+    """Every row of image shards: its state as in `list_files`, shard, place, whether it is live, and width,
+    height, sha256 and reason."""
+    columns = [*_STATE, "width", "height", "sha256", "reason"]
+    masked = store.load(collection.masked)["place"] if collection.masked.exists() else []
+    parts = []
+    for path in paths:
+        rows = store.load(path, columns)
+        number = store.shard_number(path)
+        rows["shard"], rows["place"] = number, store.place_of(number, np.arange(len(rows)))
+        parts.append(rows)
+    joined = (
+        pd.concat(parts, ignore_index=True)
+        if parts
+        else pd.DataFrame(columns=[*columns, "shard", "place"])
+    )
+    return joined.assign(live=~joined["place"].isin(masked))
+
+
+def _incomplete(collection: Collection) -> set[int]:
+    """Places of masked images that some artefact of their shard was computed without."""
+    if not collection.masked.exists():
+        return set()
+    masked = store.load(collection.masked)
+    numbers = masked["place"].map(lambda place: int(store.shard_and_row(place)[0]))
+    found: set[int] = set()
+    for number, rows in masked.groupby(numbers):
+        without: set[str] = set()
+        for path in collection.root.glob(f"**/{store.shard_name(int(str(number)))}.*.json"):
+            without.update(store.describe(path.with_suffix("")).get("without", []))
+        found.update(rows.loc[rows["image_id"].isin(without), "place"])
+    return found
+
+
+def _save_live(collection: Collection, rows: pd.DataFrame, live: pd.Series) -> None:
+    """Write which rows are live, then delete shards without any."""
+    readable = live & (rows["reason"] == "")
+    inputs = [store.describe(path)["sha256"] for path in _image_shards(collection)]
+    gone = rows.loc[~live, ["place", "image_id", "path"]].reset_index(drop=True)
+    empty = set(rows["shard"]) - set(rows.loc[live, "shard"])
+    gone = gone[~gone["place"].isin(rows.loc[rows["shard"].isin(empty), "place"])]
+    inputs.append(store.hash_of(gone["place"].tolist()))
+    for path, record in (
+        (collection.masked, gone.reset_index(drop=True)),
+        (collection.catalogue, store.catalogue_table(rows[readable])),
+    ):
+        made = store.origin(list_images, {"file": path.name}, inputs)
+        if not store.is_current(path, made):
+            store.save(path, record, made)
+    for number in empty:
+        for path in collection.root.glob(f"**/{store.shard_name(int(number))}.*"):
+            if path.suffix != ".json":
+                store.remove(path)
 
 
 def list_files(source: str | Path) -> pd.DataFrame:
@@ -121,45 +237,6 @@ def _listed(place: str | Path) -> tuple[list[str], Sequence[str | Path], list[tu
     return ids, paths, file_states(paths)
 
 
-def existing_shards(collection: Collection) -> dict[str, pd.DataFrame]:
-    """The files of each finished image shard, in the columns of `list_files`."""
-    columns = ["image_id", "path", "file_bytes", "mtime_ns", "source"]
-    return {path.stem: store.load(path, columns) for path in _image_shards(collection)}
-
-
-def plan_shards(
-    existing: dict[str, pd.DataFrame], files: pd.DataFrame, source: str, shard_images: int
-) -> dict[str, pd.DataFrame]:
-    """Which files each shard is to hold: old shards keep their files, new files are appended in shards
-    of at most `shard_images`. Raises ValueError for a shard size under 1."""
-    if shard_images < 1:
-        raise ValueError(f"shard_images: expected 1 or more, got {shard_images}")
-    source = files["source"].iloc[0]
-    listed = files.set_index("image_id", drop=False)
-    plan: dict[str, pd.DataFrame] = {}
-    taken: set[str] = set()
-    for name, rows in existing.items():
-        ours = rows["source"] == source
-        twins = rows.loc[~ours & rows["image_id"].isin(listed.index), "image_id"]
-        if len(twins):
-            raise ValueError(
-                f"id {twins.iloc[0]!r} comes from {rows['source'].iloc[0]} already and again from "
-                f"{source}; take another library_dir (or run_dir), or name ids in a manifest (CSV: image_id,path)"
-            )
-        still = rows.loc[ours & rows["image_id"].isin(listed.index), "image_id"]
-        now = pd.concat([rows[~ours], listed.loc[still]], ignore_index=True)
-        taken.update(still)
-        if len(now):
-            plan[name] = now
-    new = files[~files["image_id"].isin(taken)]
-    number = max((int(name.split("-")[1]) for name in existing), default=-1) + 1
-    for start in range(0, len(new), shard_images):
-        part = new.iloc[start : start + shard_images].reset_index(drop=True)
-        plan[f"shard-{number:05d}"] = part
-        number += 1
-    return plan
-
-
 @store.produces("images", formerly=["imgfp.stages.inventory.inspect_files"])
 def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> ShardResult:
     """Decode every file once: its facts, SHA-256 and a thumbnail, or the reason for its rejection."""
@@ -197,31 +274,79 @@ def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> ShardRe
 
 def read_images(collection: Collection, columns: Sequence[str] = FACTS) -> pd.DataFrame:
     """The readable images of a library or run, one row per image, with the `shard` that holds it and
-    its row there, `shard_row`."""
-    parts = []
-    for path in _image_shards(collection):
-        part = store.load(path, [*dict.fromkeys([*columns, "reason"])])
-        parts.append(part.assign(shard=path.stem, shard_row=np.arange(len(part))))
-    if not parts:
+    its row there, `shard_row`. The whole table is in memory: for notebooks; workers read their own shard."""
+    names = [path.stem for path in _image_shards(collection)]
+    if not names:
         raise store.StoreError(f"{collection.root} holds no images yet; run notebook 01 first")
-    images = pd.concat(parts, ignore_index=True)
-    return images[images["reason"] == ""].reset_index(drop=True)
+    return pd.concat([read_shard(collection, name, columns) for name in names], ignore_index=True)
+
+
+def read_shard(collection: Collection, name: str, columns: Sequence[str] = FACTS) -> pd.DataFrame:
+    """`read_images` of one image shard."""
+    path = _shard_path(collection, name)
+    rows = store.load(path, [*dict.fromkeys([*columns, "reason"])])
+    rows = rows.assign(shard=name, shard_row=np.arange(len(rows)))
+    live = (rows["reason"] == "") & ~rows["shard_row"].isin(_masked_of(collection, name)["row"])
+    return rows[live].reset_index(drop=True)
+
+
+def masked_ids(collection: Collection, name: str) -> list[str]:
+    """Ids of the images of a shard that have left the collection, or have changed and are in another shard."""
+    return _masked_of(collection, name)["image_id"].tolist()
+
+
+def _masked_of(collection: Collection, name: str) -> pd.DataFrame:
+    """row and image_id of what is masked in a shard."""
+    if not collection.masked.exists():
+        return pd.DataFrame({"row": [], "image_id": []})
+    masked = _masked(collection.masked, store.describe(collection.masked)["sha256"])
+    shards, rows = store.shard_and_row(masked["place"].to_numpy())
+    here = shards == int(name.rpartition("-")[2])
+    return pd.DataFrame({"row": rows[here], "image_id": masked["image_id"][here]})
+
+
+@lru_cache(maxsize=4)
+def _masked(path: Path, digest: str) -> pd.DataFrame:
+    return store.load(path)
+
+
+class ShardImages:
+    """The images of one shard as records (image_id, path), read by the worker that iterates over them. Images
+    that are masked are left out and listed in `without`."""
+
+    def __init__(self, collection: Collection, name: str) -> None:
+        self._collection, self._name = collection, name
+        self.without: list[str] = []
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        path = _shard_path(self._collection, self._name)
+        rows = store.load(path, ["image_id", "path", "reason"])
+        masked = rows.index.isin(_masked_of(self._collection, self._name)["row"])
+        readable = rows["reason"] == ""
+        self.without = rows.loc[readable & masked, "image_id"].tolist()
+        yield from rows.loc[readable & ~masked, ["image_id", "path"]].to_dict("records")
 
 
 def truth_of_run(run: Run, truth: pd.DataFrame) -> pd.DataFrame:
     """The rows of a truth table whose queries are files of this run, readable or not."""
-    files = store.load_tables(run.images, ["image_id"])["image_id"]
-    return truth[truth["query_id"].isin(files)].reset_index(drop=True)
+    rows = _rows(run, _image_shards(run))
+    return truth[truth["query_id"].isin(rows.loc[rows["live"], "image_id"])].reset_index(drop=True)
 
 
 def gather_rejects(*collections: Collection) -> pd.DataFrame:
     """Every file that any stage rejected in these collections, with the reason, once."""
-    pairs = {
-        tuple(pair): None
-        for collection in collections
-        for path in sorted(collection.root.glob("**/shard-*.*.json"))
-        for pair in store.describe(path.with_suffix("")).get("rejects", [])
-    }
+    pairs: dict[tuple[str, str], None] = {}
+    for collection in collections:
+        gone = set()
+        if collection.masked.exists():
+            masked = store.load(collection.masked)
+            shards, _ = store.shard_and_row(masked["place"].to_numpy())
+            gone = set(zip(shards.tolist(), masked["path"], strict=True))
+        for sidecar in sorted(collection.root.glob("**/shard-*.*.json")):
+            path = sidecar.with_suffix("")
+            for name, reason in store.describe(path).get("rejects", []):
+                if (store.shard_number(path), name) not in gone:
+                    pairs[name, reason] = None
     return table("rejects", pd.DataFrame(list(pairs), columns=["path", "reason"]))
 
 
@@ -232,44 +357,25 @@ def save_rejects(run: Run, library: Library) -> pd.DataFrame:
     return rejects
 
 
-def _forget(collection: Collection, keep: set[str]) -> None:
-    """Delete what was made from shards whose images have all gone."""
-    for name in {path.stem for path in _image_shards(collection)} - keep:
-        for path in collection.root.glob(f"**/{name}.*"):
-            if path.suffix != ".json":
-                store.remove(path)
-
-
 def thumbnails(collection: Collection, image_ids: Iterable[str]) -> list[np.ndarray]:
     """Thumbnails (h,w,3) uint8 RGB of a library or run in the order asked; little else is read.
 
     Raises KeyError for an unknown id.
     """
-    places = _places(collection, store.digest_of(collection.images, ["*"]))
-    return decode_thumbnails(collection, places.loc[list(image_ids)])
+    ids = list(image_ids)
+    jpegs = read_thumbnails(collection, ids)
+    return [decode_image(jpeg, name)[0] for jpeg, name in zip(jpegs, ids, strict=True)]
 
 
-def decode_thumbnails(collection: Collection, places: pd.DataFrame) -> list[np.ndarray]:
-    """The thumbnail (h,w,3) uint8 RGB of each row of `places`, which is indexed by image id."""
-    jpegs = read_thumbnails(collection, places)
-    return [decode_image(jpeg, name)[0] for jpeg, name in zip(jpegs, places.index, strict=True)]
-
-
-def read_thumbnails(collection: Collection, places: pd.DataFrame) -> list[bytes]:
-    """The stored JPEG of each row of `places` (columns shard, shard_row as in `read_images`)."""
-    jpegs = np.empty(len(places), object)
-    for shard, at in places.groupby("shard", sort=False).indices.items():
-        rows = places["shard_row"].iloc[at].tolist()
-        loaded = store.load_rows(_shard_path(collection, str(shard)), rows, ["thumbnail"])
-        jpegs[at] = loaded["thumbnail"].to_numpy()
+def read_thumbnails(collection: Collection, image_ids: Sequence[str]) -> list[bytes]:
+    """The stored JPEG of each image. Raises KeyError for an unknown id."""
+    shards, rows = store.shard_and_row(store.open_catalogue(collection).places_of(image_ids))
+    jpegs = np.empty(len(shards), object)
+    for number in np.unique(shards).tolist():
+        at = np.flatnonzero(shards == number)
+        path = _shard_path(collection, store.shard_name(number))
+        jpegs[at] = store.load_rows(path, rows[at].tolist(), ["thumbnail"])["thumbnail"].to_numpy()
     return list(jpegs)
-
-
-@lru_cache(maxsize=4)
-def _places(collection: Collection, digest: str) -> pd.DataFrame:
-    """Where each image is stored, by id. `digest` makes a changed folder a new question."""
-    images = read_images(collection, ["image_id"]).set_index("image_id")
-    return images[["shard", "shard_row"]]
 
 
 def _image_shards(collection: Collection) -> list[Path]:
@@ -281,20 +387,29 @@ def _shard_path(collection: Collection, name: str) -> Path:
 
 
 def image_tasks(collection: Collection, folder: Path, suffix: str) -> list[Task]:
-    """One task per shard of images of a library or run; its artefact goes to `folder`."""
-    images = read_images(collection, ["image_id", "path", "sha256"])
-    return [
-        Task(
-            folder / f"{name}{suffix}",
-            tuple(rows["image_id"] + rows["sha256"]),
-            {"images": rows[["image_id", "path"]].to_dict("records")},
-            len(rows),
-        )
-        for name, rows in images.groupby("shard", sort=True)
-    ]
+    """One task per shard of images of a library or run; its artefact goes to `folder`.
+
+    What is masked counts among the inputs, so that nothing is computed again when an image goes or returns.
+    """
+    tasks = []
+    for path in _image_shards(collection):
+        rows = store.load(path, ["image_id", "sha256", "reason"])
+        rows = rows[rows["reason"] == ""]
+        images = ShardImages(collection, path.stem)
+        inputs = tuple(rows["image_id"] + rows["sha256"])
+        if inputs:
+            tasks.append(
+                Task(folder / f"{path.stem}{suffix}", inputs, {"images": images}, len(rows))
+            )
+    return tasks
 
 
-def decoded(images: list[dict], rejects: list) -> Iterator[tuple[dict, np.ndarray]]:
+def left_out(images: Iterable[dict]) -> list[str]:
+    """Ids of masked images that were not among these records; known after an iteration."""
+    return images.without if isinstance(images, ShardImages) else []
+
+
+def decoded(images: Iterable[dict], rejects: list) -> Iterator[tuple[dict, np.ndarray]]:
     """Each record with its image, which is read once for consecutive records of one path; what can no
     longer be read goes to `rejects`."""
     last_path, last_image = None, None

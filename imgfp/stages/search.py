@@ -18,6 +18,7 @@ from imgfp.runner.params import check_choice
 from imgfp.search import propose
 from imgfp.stages.descriptors import query_of_each_view, view_of_vector
 from imgfp.stages.index import index_inputs, open_index
+from imgfp.stages.inventory import masked_ids
 from imgfp.store import IndexKind, Library, Run, formats
 
 # ------------------------------------------------------------------------------------------ local
@@ -51,7 +52,7 @@ def search_local(
     record = store.load(features)
     query_of = query_of_each_view(run, features.stem)
     tables = []
-    for view_id in record.image_ids:
+    for view_id in filter(query_of.__contains__, record.image_ids):
         votes = _votes(library, *record.of(view_id), **settings)
         votes.insert(0, "view_id", view_id)
         votes.insert(0, "query_id", query_of[view_id])
@@ -133,9 +134,11 @@ def search_global(
     query_of = query_of_each_view(run, features.stem)
     opened = open_index(library, "global")
     views = [view_of_vector(vector_id, query_of) for vector_id in described.image_ids]
+    kept = [row for row, view in enumerate(views) if view in query_of]
+    views = [views[row] for row in kept]
     found = propose.from_vectors(
         opened.index,
-        described.vectors,
+        described.vectors[kept],
         [query_of[view] for view in views],
         nprobe=nprobe,
         candidates=candidates,
@@ -182,7 +185,7 @@ def search_tasks(run: Run, library: Library, branch: Branch) -> list[Task]:
     return [
         Task(
             run.candidates(branch) / f"{path.stem}.parquet",
-            (store.describe(path)["sha256"], *indexed),
+            (store.describe(path)["sha256"], *indexed, *masked_ids(run, path.stem)),
             {"run": run, "library": library, "features": path},
             store.describe(path)["items"],
         )

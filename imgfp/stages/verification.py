@@ -13,7 +13,8 @@ from imgfp.datatypes import BRANCHES
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
 from imgfp.stages.crops import box_of_each, read_crops
-from imgfp.stages.inventory import decode_thumbnails, read_images
+from imgfp.stages.features import stored_features
+from imgfp.stages.inventory import thumbnails
 from imgfp.stages.search import read_candidates
 from imgfp.store import Collection, Library, Run
 from imgfp.verify.classifier import load_classifier
@@ -63,18 +64,18 @@ def verify_pairs(
 def pair_tasks(run: Run, library: Library, candidates: pd.DataFrame) -> list[Task]:
     """One task per shard of queries: every (view, reference) among the candidates, once."""
     pairs = candidates[KEYS].drop_duplicates().sort_values(KEYS)
-    queries = read_images(run, ["image_id", "sha256"]).set_index("image_id")
-    references = read_images(library, ["image_id", "sha256"]).set_index("image_id")["sha256"]
+    queries, references = store.open_catalogue(run), store.open_catalogue(library)
+    shards, _ = store.shard_and_row(queries.places_of(pairs["query_id"].tolist()))
     extracted = store.hash_of(_feature_settings(run), _feature_settings(library))
     read = [run.images, run.local_features, run.crop_features]
     read += [library.images, library.local_features]
     state = store.hash_of(*(store.digest_of(folder, ["*"]) for folder in read))
     tasks = []
-    for name, rows in pairs.groupby(pairs["query_id"].map(queries["shard"]), sort=True):
+    for number, rows in pairs.groupby(shards, sort=True):
         inputs = (
             *rows[KEYS].agg("|".join, axis=1),
-            *queries["sha256"].loc[rows["query_id"]],
-            *references.loc[rows["reference_id"]],
+            *queries.digests_of(rows["query_id"].tolist()),
+            *references.digests_of(rows["reference_id"].tolist()),
             extracted,
             *COLUMNS,
         )
@@ -84,7 +85,8 @@ def pair_tasks(run: Run, library: Library, candidates: pd.DataFrame) -> list[Tas
             "pairs": rows.reset_index(drop=True),
             "state": state,
         }
-        tasks.append(Task(run.evidence / f"{name}.parquet", inputs, arguments, len(rows)))
+        path = run.evidence / f"{store.shard_name(int(str(number)))}.parquet"
+        tasks.append(Task(path, inputs, arguments, len(rows)))
     return tasks
 
 
@@ -145,28 +147,25 @@ class ViewReader:
 
     def __init__(self, collection: Collection, frame_short_side_px: int) -> None:
         self._collection, self._frame_px = collection, frame_short_side_px
-        columns = ["image_id", "width", "height"]
-        self._images = read_images(collection, columns).set_index("image_id")
-        folders = [collection.local_features]
+        self._catalogue = store.open_catalogue(collection)
+        self._lookups = [stored_features(collection)]
         self._boxes: dict[str, np.ndarray] = {}
         if isinstance(collection, Run):
-            folders.append(collection.crop_features)
+            self._lookups.append(store.FeatureLookup(collection.crop_features))
             self._boxes = box_of_each(read_crops(collection))
-        self._lookups = [store.FeatureLookup(folder) for folder in folders]
 
     def read(self, image_of: dict[str, str]) -> dict[str, View]:
         """The views (images or crops) that are keys, each of the image that is its value. A view
         without local features has no keypoints. Raises KeyError for an unknown image."""
         ids = list(dict.fromkeys(image_of.values()))
-        images = self._images.loc[ids]
-        thumbnails = dict(zip(ids, decode_thumbnails(self._collection, images), strict=True))
-        widths, heights = images["width"].to_dict(), images["height"].to_dict()
+        shown = dict(zip(ids, thumbnails(self._collection, ids), strict=True))
+        sizes = dict(zip(ids, self._catalogue.sizes_of(ids).tolist(), strict=True))
         return {
             view_id: View(
                 *self.features(view_id),
-                thumbnails[image_id],
-                widths[image_id],
-                heights[image_id],
+                shown[image_id],
+                sizes[image_id][0],
+                sizes[image_id][1],
                 self._boxes.get(view_id),
                 self._frame_px,
             )

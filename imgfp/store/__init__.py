@@ -13,7 +13,17 @@ from imgfp.store.artefacts import (
     remove,
     save,
     shards,
+    verify_all,
     what_differs,
+)
+from imgfp.store.catalogue import (
+    Catalogue,
+    catalogue_table,
+    open_catalogue,
+    place_of,
+    shard_and_row,
+    shard_name,
+    shard_number,
 )
 from imgfp.store.features import FeatureLookup, feature_counts
 from imgfp.store.fetched import library_folder, refuse_fetched
@@ -34,6 +44,7 @@ from imgfp.store.remote import fetch, publish
 
 __all__ = [
     "REDO",
+    "Catalogue",
     "Collection",
     "FeatureLookup",
     "IndexFolder",
@@ -43,6 +54,7 @@ __all__ = [
     "Origin",
     "Run",
     "StoreError",
+    "catalogue_table",
     "describe",
     "digest_of",
     "feature_counts",
@@ -57,7 +69,9 @@ __all__ = [
     "located",
     "lock",
     "make_folder",
+    "open_catalogue",
     "origin",
+    "place_of",
     "produces",
     "project_path",
     "publish",
@@ -65,8 +79,12 @@ __all__ = [
     "remove",
     "save",
     "sha256_of",
+    "shard_and_row",
+    "shard_name",
+    "shard_number",
     "shards",
     "show",
+    "verify_all",
     "what_differs",
     "write_bytes",
     "write_csv",

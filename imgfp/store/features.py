@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -11,33 +13,52 @@ import pandas as pd
 
 from imgfp.store.artefacts import open_h5, shards, verify
 
+#: Shards that a lookup keeps open.
+_OPEN_SHARDS = 32
+
 
 class FeatureLookup:
-    """Local features of single images from a folder of shards, read as slices of the stored arrays."""
+    """Local features of single images from a folder of shards, read as slices of the stored arrays.
 
-    def __init__(self, folder: Path) -> None:
-        self._files: list[h5py.File] = []
-        self._where: dict[str, tuple[int, int, int]] = {}
-        for path in shards(folder, ".h5"):
-            verify(path)
-            file = open_h5(path)
-            offsets = file["offsets"][:]
-            for row, image_id in enumerate(file["image_ids"].asstr()[:]):
-                span = int(offsets[row]), int(offsets[row + 1])
-                self._where[image_id] = (len(self._files), *span)
-            self._files.append(file)
+    shard_of: the name of the shard that may hold an image, from its id; raises KeyError for an unknown one.
+    Without it the ids of all shards are read once. A few shards are open at a time.
+    """
+
+    def __init__(self, folder: Path, shard_of: Callable[[str], str] | None = None) -> None:
+        self._folder = folder
+        self._open: OrderedDict[str, tuple[h5py.File, dict[str, int], np.ndarray]] = OrderedDict()
+        if shard_of is None:
+            names = [path.stem for path in shards(folder, ".h5")]
+            shard_of = {i: name for name in names for i in self._shard(name)[1]}.__getitem__
+        self._shard_of = shard_of
 
     def __contains__(self, image_id: str) -> bool:
-        return image_id in self._where
-
-    def __len__(self) -> int:
-        return len(self._where)
+        try:
+            return image_id in self._shard(self._shard_of(image_id))[1]
+        except KeyError:
+            return False
 
     def of(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Keypoints (k,4) and descriptors (k,128) of one image. Raises KeyError for an unknown id."""
-        number, start, stop = self._where[image_id]
-        file = self._files[number]
+        file, row_of, offsets = self._shard(self._shard_of(image_id))
+        row = row_of[image_id]
+        start, stop = int(offsets[row]), int(offsets[row + 1])
         return file["keypoints"][start:stop], file["descriptors"][start:stop]
+
+    def _shard(self, name: str) -> tuple[h5py.File, dict[str, int], np.ndarray]:
+        if name in self._open:
+            self._open.move_to_end(name)
+            return self._open[name]
+        path = self._folder / f"{name}.h5"
+        if not path.exists():
+            raise KeyError(name)
+        verify(path)
+        file = open_h5(path)
+        ids = file["image_ids"].asstr()[:]
+        self._open[name] = file, {i: row for row, i in enumerate(ids)}, file["offsets"][:]
+        if len(self._open) > _OPEN_SHARDS:
+            self._open.popitem(last=False)[1][0].close()
+        return self._open[name]
 
 
 def feature_counts(path: Path) -> pd.Series:

@@ -47,6 +47,16 @@ class Collection:
         return self.root / "images"
 
     @property
+    def catalogue(self) -> Path:
+        """Where each readable image is, see `catalogue.Catalogue`."""
+        return self.root / "catalogue.arrow"
+
+    @property
+    def masked(self) -> Path:
+        """Rows of image shards whose files have gone or changed."""
+        return self.root / "masked.parquet"
+
+    @property
     def local_features(self) -> Path:
         return self.root / "local_features"
 
@@ -73,6 +83,10 @@ class IndexFolder:
     @property
     def owners(self) -> Path:
         return self.root / "owners.arrow"
+
+    @property
+    def removed(self) -> Path:
+        return self.root / "removed.parquet"
 
     def part(self, first_shard: int, last_shard: int) -> Path:
         return self.root / f"part-{first_shard:05d}-{last_shard:05d}.faiss"

@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import os
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 from small_run import made_with
 
 from imgfp import stages, store
 from imgfp.images import encode_jpeg
+from imgfp.search import index
 from imgfp.stages import inventory
+from imgfp.stages.features import stored_features
+from imgfp.stages.index import open_index
 from imgfp.store import Library, Run
 
 
@@ -20,6 +25,14 @@ def fill(folder, names, photograph, shift=0):
     for number, name in enumerate(names):
         part = photograph[number + shift : number + shift + 100, :150]
         (folder / f"{name}.jpg").write_bytes(encode_jpeg(part))
+
+
+def paint(folder, names, rng):
+    """Pictures that are full of keypoints."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        blobs = cv2.resize(rng.integers(0, 256, (20, 30, 3), np.uint8), (300, 200))
+        (folder / f"{name}.jpg").write_bytes(encode_jpeg(blobs))
 
 
 def listed(collection, source, address):
@@ -42,12 +55,14 @@ def test_life_of_a_folder(tmp_path, photograph, address):
 
     fill(folder, ["p00"], photograph, shift=99)
     report = listed(root, folder, address)
-    assert report.computed == 4, "only the shard of the changed file may be looked at"
+    assert (report.computed, report.reused) == (1, 12), "only the changed file may be looked at"
 
     (folder / "p09.jpg").unlink()
     (folder / "p08.jpg").unlink()
-    listed(root, folder, address)
-    assert len(inventory.read_images(root)) == 10
+    (folder / "note.txt").unlink()
+    report = listed(root, folder, address)
+    assert (report.computed, report.reused, report.rejects) == (0, 10, [])
+    assert len(inventory.read_images(root)) == 10 and inventory.gather_rejects(root).empty
 
     thumbnails = inventory.thumbnails(root, ["z_new", "a_new", "z_new"])
     assert [t.shape for t in thumbnails] == [(64, 96, 3)] * 3
@@ -117,6 +132,96 @@ def test_removed_shard_takes_its_features_along(tmp_path, photograph, address):
     listed(root, folder, address)
     assert not derived.exists()
     assert len(inventory.read_images(root)) == 4
+
+
+def test_what_goes_and_comes_back_costs_nothing(tmp_path, rng, address):
+    """One removed or changed reference must not make its whole shard be extracted again."""
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    paint(folder, [f"p{i}" for i in range(8)], rng)
+    listed(root, folder, address)
+    extract = {"cluster": address, "short_side_px": 0}
+    assert stages.extract_local_features(root, **extract).computed == 8
+    build = {"factory": "Flat", "seed": 0, "part_images": 100, "cluster": address}
+    stages.build_index(root, "local", **build)
+    whole = open_index(root, "local").index
+
+    away = tmp_path / "p2.jpg"
+    os.rename(folder / "p2.jpg", away)
+    paint(folder, ["p5"], rng)
+    assert listed(root, folder, address).computed == 1
+    assert stages.extract_local_features(root, **extract).computed == 1
+    catalogue = store.open_catalogue(root)
+    assert len(catalogue) == 7 and catalogue.rows_of(["p2"]).tolist() == [-1]
+    assert store.shard_and_row(catalogue.places_of(["p5"]))[0].tolist() == [2]
+    stages.build_index(root, "local", **build)
+    opened = open_index(root, "local")
+    lookup = stored_features(root)
+    _, ids = index.search(opened.index, lookup.of("p5")[1], 3)
+    found = opened.image_ids(np.unique(index.places_of(ids)))
+    assert "p2" not in found and "p5" in found
+    removed = store.load(root.index("local").removed)["id"]
+    assert len(opened.index) - len(removed) == sum(
+        len(lookup.of(name)[0]) for name in inventory.read_images(root)["image_id"]
+    )
+
+    os.rename(away, folder / "p2.jpg")
+    assert listed(root, folder, address).computed == 0
+    assert stages.extract_local_features(root, **extract).computed == 0
+    stages.build_index(root, "local", **build)
+    assert len(store.load(root.index("local").removed)) < len(removed)
+    assert len(open_index(root, "local").index) > len(whole)
+
+
+def test_what_was_computed_without_an_image_is_not_taken_for_it(tmp_path, rng, address):
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    paint(folder, ["a", "b", "c"], rng)
+    listed(root, folder, address)
+    away = tmp_path / "b.jpg"
+    os.rename(folder / "b.jpg", away)
+    listed(root, folder, address)
+    extract = {"cluster": address, "short_side_px": 0}
+    stages.extract_local_features(root, **extract)
+    assert "b" not in stored_features(root)
+    os.rename(away, folder / "b.jpg")
+    assert listed(root, folder, address).computed == 1
+    assert stages.extract_local_features(root, **extract).computed == 1
+    assert len(stored_features(root).of("b")[0])
+
+
+def test_a_listing_that_is_killed_leaves_the_former_state(
+    tmp_path, photograph, address, monkeypatch
+):
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    fill(folder, ["a", "b", "c", "d"], photograph)
+    listed(root, folder, address)
+    before = inventory.read_images(root)["image_id"].tolist()
+    for name in "abcd":
+        (folder / f"{name}.jpg").unlink()
+    fill(folder, ["e"], photograph)
+    monkeypatch.setattr(inventory, "_save_live", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        listed(root, folder, address)
+    assert set(before) <= set(inventory.read_images(root)["image_id"])
+    monkeypatch.undo()
+    assert listed(root, folder, address).computed == 0
+    assert inventory.read_images(root)["image_id"].tolist() == ["e"]
+    assert not (root.images / "shard-00000.parquet").exists()
+
+
+def test_a_library_without_a_catalogue_is_read_all_the_same(tmp_path, photograph, address):
+    """Libraries of the versions before have none."""
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    fill(folder, ["a", "b"], photograph)
+    (folder / "broken.jpg").write_bytes(b"")
+    listed(root, folder, address)
+    written = store.open_catalogue(root)
+    store.remove(root.catalogue)
+    built = store.open_catalogue(root)
+    assert built is not written and len(built) == 2
+    for name in ("a", "b"):
+        for ask in (built.places_of, built.sizes_of, built.digests_of):
+            assert np.array_equal(ask([name]), getattr(written, ask.__name__)([name]))
+    assert listed(root, folder, address).computed == 0 and root.catalogue.exists()
 
 
 def test_rejects_of_both_sides_are_saved_once(tmp_path, photograph, address):

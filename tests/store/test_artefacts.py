@@ -96,18 +96,35 @@ def test_lookup_reads_single_images(tmp_path, rng):
     saved(tmp_path / "shard-00000.h5", one)
     saved(tmp_path / "shard-00001.h5", two)
     lookup = store.FeatureLookup(tmp_path)
-    assert len(lookup) == 5 and "e" in lookup and "x" not in lookup
+    assert all(name in lookup for name in "abcde") and "x" not in lookup
     np.testing.assert_array_equal(lookup.of("e")[1], two.of("e")[1])
     assert lookup.of("b")[0].shape == (0, 4)
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".parquet", ".json", ".faiss"])
+def test_a_lookup_opens_only_the_shards_that_it_is_asked_for(tmp_path, rng):
+    """A library of a million images has more shards than a process may have files open."""
+    names = [f"shard-{number:05d}" for number in range(80)]
+    for name in names:
+        saved(tmp_path / f"{name}.h5", features(rng, (name,), (3,)))
+    (tmp_path / f"{names[7]}.h5").write_bytes(b"damaged")
+    lookup = store.FeatureLookup(tmp_path, lambda image_id: image_id)
+    before = len(os.listdir("/proc/self/fd"))
+    for name in [*names[8:], *names[8:]]:
+        assert lookup.of(name)[0].shape == (3, 4)
+    assert len(os.listdir("/proc/self/fd")) - before <= 32
+    assert "shard-99999" not in lookup
+    with pytest.raises(StoreError, match="shard-00007"):
+        lookup.of(names[7])
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".parquet", ".json", ".faiss", ".arrow"])
 def test_damage_is_found(tmp_path, rng, suffix):
     record = {
         ".h5": features(rng),
         ".parquet": pd.DataFrame({"x": np.arange(1000)}),
         ".json": {"x": list(range(100))},
         ".faiss": rng.bytes(2000),
+        ".arrow": pd.DataFrame({"x": np.arange(1000)}),
     }[suffix]
     path = tmp_path / f"r{suffix}"
     saved(path, record)
