@@ -373,6 +373,15 @@ def client(cluster: str = "local", workers: int = 0):
             yield connected
 
 
+def machines(cluster: str) -> int:
+    """Machines of a cluster: 1 for "local". Raises ValueError where no scheduler answers."""
+    if cluster == "local":
+        return 1
+    with client(cluster) as connected:
+        workers = connected.scheduler_info(n_workers=-1)["workers"].values()
+        return len({worker["host"] for worker in workers}) or 1
+
+
 @contextmanager
 def processes(workers: int = 0):
     """Start worker processes on this machine, 0 for one per core; gives their scheduler's address.

@@ -124,23 +124,51 @@ def from_vectors(
     normalise_neighbours: int,
     background: np.ndarray | None = None,
 ) -> pd.DataFrame:
+    """The references most similar to each query: `by_similarity` of the nearest vectors of an index."""
+    count = neighbours_of_vectors(candidates, normalise_neighbours, background is None)
+    found = index.search(searched, vectors, count, nprobe)
+    return by_similarity(
+        found,
+        vectors,
+        queries,
+        candidates=candidates,
+        normalise_neighbours=normalise_neighbours,
+        background=background,
+    )
+
+
+def neighbours_of_vectors(
+    candidates: int, normalise_neighbours: int, among_references: bool
+) -> int:
+    """Neighbours per vector that `by_similarity` needs; among_references: it has no background of its own."""
+    return max(candidates, 1 + normalise_neighbours) if among_references else candidates
+
+
+def by_similarity(
+    found: Neighbours,
+    vectors: np.ndarray,
+    queries: Sequence[Any] | np.ndarray,
+    *,
+    candidates: int,
+    normalise_neighbours: int,
+    background: np.ndarray | None = None,
+) -> pd.DataFrame:
     """The references most similar to each query, over all vectors of the query; per query, best first.
 
-    searched: reference vectors; vectors (n,d) float32 of unit norm, of whole queries,
-    their views and crops; queries (n,): the query that each vector belongs to; candidates: references kept
-    per query. normalise_neighbours: subtract from every cosine the mean cosine of the vector to this many
-    nearest background vectors; 0 is off. background (b,d): None takes the references themselves and leaves
-    out the nearest, which may be the source of the query.
+    found: `index.search` for vectors (n,d) float32 of unit norm, of whole queries, their views and crops;
+    queries (n,): the query that each vector belongs to; candidates: references kept per query.
+    normalise_neighbours: subtract from every cosine the mean cosine of the vector to this many nearest background
+    vectors; 0 is off. background (b,d): None takes the references themselves and leaves out the nearest, which
+    may be the source of the query.
 
     Returns query_id (sorted), vector_row (of `vectors`, the one with the best score), reference_row (a place,
-    see `index.places_of`), rank, score (normalised cosine, higher is more alike) and mean_squared_distance of the two vectors.
+    see `index.places_of`), rank, score (normalised cosine, higher is more alike) and mean_squared_distance of
+    the two vectors.
     """
     if not len(vectors):
         columns = ["query_id", "vector_row", "reference_row", "rank"]
         return pd.DataFrame(columns=[*columns, "score", "mean_squared_distance"])
-    from_references = normalise_neighbours if background is None else 0
-    wanted = max(candidates, 1 + from_references)
-    distances, ids = index.search(searched, vectors, wanted, nprobe)
+    distances, ids = found
     cosine = 1 - distances / 2
     means = np.zeros(len(cosine), np.float32)
     if normalise_neighbours and background is not None:

@@ -48,9 +48,16 @@ class IndexReport:
 
 @dataclass(frozen=True)
 class OpenIndex:
-    """An index ready to search, and whose vectors it holds: the places, ascending, and ids of images."""
+    """An index ready to search, and whose vectors it holds."""
 
     index: index.Index
+    owners: Owners
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Whose vectors an index holds: the places, ascending, and ids of images, both in a mapped file."""
+
     places: np.ndarray
     ids: Any
 
@@ -132,10 +139,21 @@ def open_index(library: Library, kind: IndexKind, parts: tuple[str, ...] = ()) -
     return _opened(library.index(kind), kind, parts, index_inputs(library, kind))
 
 
-def part_names(library: Library, kind: IndexKind) -> list[str]:
-    """File names of the parts of an index."""
+def open_owners(library: Library, kind: IndexKind) -> Owners:
+    """Whose vectors the index holds; cached while it does not change on disk."""
+    return _owners(library.index(kind), index_inputs(library, kind))
+
+
+def part_shares(library: Library, kind: IndexKind, machines: int) -> list[tuple[str, ...]]:
+    """File names of the parts of an index in at most `machines` shares of about the same size."""
     index_inputs(library, kind)
-    return [part["file"] for part in store.load(library.index(kind).manifest)["parts"]]
+    folder = library.index(kind)
+    names = [part["file"] for part in store.load(folder.manifest)["parts"]]
+    size = {name: (folder.root / name).stat().st_size for name in names}
+    shares: list[list[str]] = [[] for _ in range(min(machines, len(names)))]
+    for name in sorted(names, key=lambda name: (-size[name], name)):
+        min(shares, key=lambda share: sum(size[held] for held in share)).append(name)
+    return [tuple(sorted(share)) for share in shares]
 
 
 @lru_cache(maxsize=4)
@@ -147,9 +165,14 @@ def _opened(
     paths = [folder.root / name for name in names or [part["file"] for part in manifest["parts"]]]
     parts = [index.open_part(store.load(path), trained, path.name) for path in paths]
     nprobe = index.nprobe_for(trained.nlist, kind)
-    places, ids = (store.load(folder.owners)[name].chunk(0) for name in ("place", "image_id"))
     removed = store.load(folder.removed)["id"].to_numpy()
-    return OpenIndex(index.Index(trained, parts, nprobe, removed), places.to_numpy(), ids)
+    return OpenIndex(index.Index(trained, parts, nprobe, removed), _owners(folder, inputs))
+
+
+@lru_cache(maxsize=4)
+def _owners(folder: IndexFolder, inputs: tuple[str, ...]) -> Owners:
+    places, ids = (store.load(folder.owners)[name].chunk(0) for name in ("place", "image_id"))
+    return Owners(places.to_numpy(), ids)
 
 
 # ------------------------------------------------------------------------------------------ plan

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ import pandas as pd
 
 from imgfp import store
 from imgfp.datatypes import BRANCHES, Branch, Descriptors, table
-from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
+from imgfp.runner.cluster import MapReport, Piece, ShardResult, Task, machines, map_shards
 from imgfp.runner.params import check_choice
-from imgfp.search import propose
+from imgfp.search import index, propose
 from imgfp.stages.descriptors import query_of_each_view, view_of_vector
-from imgfp.stages.index import index_inputs, open_index
+from imgfp.stages.index import Owners, index_inputs, open_index, open_owners, part_shares
 from imgfp.stages.inventory import masked_ids
 from imgfp.store import IndexKind, Library, Run, formats
 
@@ -29,7 +29,7 @@ def local_search(
 ) -> MapReport:
     """Candidates of the branch local: the references that the keypoints of each query vote for.
     settings: of `propose.from_keypoints`."""
-    tasks = search_tasks(run, library, "local")
+    tasks = search_tasks(run, library, "local", cluster)
     return _map(search_local, run, tasks, "local", cluster, workers, settings | {"branch": "local"})
 
 
@@ -37,23 +37,69 @@ def crop_search(
     run: Run, library: Library, *, cluster: str = "local", workers: int = 0, **settings: Any
 ) -> MapReport:
     """Candidates of the branch crop: the same as `local_search` with the keypoints of each crop."""
-    tasks = search_tasks(run, library, "crop")
+    tasks = search_tasks(run, library, "crop", cluster)
     return _map(search_local, run, tasks, "crop", cluster, workers, settings | {"branch": "crop"})
 
 
-@store.produces("local_candidates", version=2)
+def nearest_keypoints(
+    run: Run,
+    library: Library,
+    features: Path,
+    *,
+    parts: tuple[str, ...] = (),
+    variants: list[str],
+    neighbours: int,
+    nprobe: int,
+    **settings: Any,
+) -> dict[str, propose.Neighbours]:
+    """The reference keypoints nearest to every keypoint of a shard of queries or crops, in some parts of the
+    index or in all; see `propose.nearest_keypoints`."""
+    return propose.nearest_keypoints(
+        open_index(library, "local", parts).index,
+        store.load(features).descriptors,
+        variants=variants,
+        neighbours=neighbours,
+        nprobe=nprobe,
+    )
+
+
+@store.produces("local_candidates", version=2, piece=nearest_keypoints)
 def search_local(
-    run: Run, library: Library, features: Path, *, branch: str, **settings: Any
+    run: Run,
+    library: Library,
+    features: Path,
+    pieces: Sequence[dict[str, propose.Neighbours]],
+    *,
+    branch: str,
+    rule: str,
+    variants: list[str],
+    neighbours: int,
+    nprobe: int,
+    **settings: Any,
 ) -> ShardResult:
     """The references that the keypoints of each query (or crop) vote for, as `candidates`.
 
-    features: a shard of them; settings: of `votes_of`.
+    features: a shard of them; pieces: what `nearest_keypoints` has found in each share of the index, none to
+    search it here; settings: of `propose.by_votes`.
     """
+    check_choice("vote_rule", rule)
+    check_choice("descriptor_variants", variants)
+    asked: dict[str, Any] = {"variants": variants, "neighbours": neighbours, "nprobe": nprobe}
+    pieces = pieces or [nearest_keypoints(run, library, features, **asked)]
+    found = {
+        variant: index.merge_results([piece[variant] for piece in pieces]) for variant in variants
+    }
     record = store.load(features)
     query_of = query_of_each_view(run, features.stem)
+    owners = open_owners(library, "local")
     tables = []
-    for view_id in filter(query_of.__contains__, record.image_ids):
-        votes = _votes(library, *record.of(view_id), **settings)
+    for row, view_id in enumerate(record.image_ids):
+        if view_id not in query_of:
+            continue  # masked
+        span = slice(record.offsets[row], record.offsets[row + 1])
+        nearest = {v: (distances[span], ids[span]) for v, (distances, ids) in found.items()}
+        votes = propose.by_votes(nearest, record.keypoints[span], rule=rule, **settings)
+        votes = _named(votes, owners)
         votes.insert(0, "view_id", view_id)
         votes.insert(0, "query_id", query_of[view_id])
         tables.append(votes.assign(branch=branch))
@@ -62,40 +108,35 @@ def search_local(
     return ShardResult(table("candidates", pd.concat(tables, ignore_index=True)))
 
 
-def votes_of(features: Path, library: Library, view_id: str, **settings: Any) -> pd.DataFrame:
-    """The references that the keypoints of one query (or crop) vote for, best first: reference_id,
-    rank, score (votes), mean_squared_distance, mirrored, accepted. An unknown id gets no votes.
-
-    features: folder of the shards with its keypoints; settings: of `propose.from_keypoints`.
-    """
-    lookup = store.FeatureLookup(features)
-    keypoints, descriptors = np.empty((0, 4)), np.empty((0, 128), np.uint8)
-    if view_id in lookup:
-        keypoints, descriptors = lookup.of(view_id)
-    return _votes(library, keypoints, descriptors, **settings)
-
-
-def _votes(
+def votes_of(
+    features: Path,
     library: Library,
-    keypoints: np.ndarray,
-    descriptors: np.ndarray,
+    view_id: str,
     *,
     rule: str,
     variants: list[str],
     **settings: Any,
 ) -> pd.DataFrame:
+    """The references that the keypoints of one query (or crop) vote for, best first: reference_id,
+    rank, score (votes), mean_squared_distance, mirrored, accepted. An unknown id gets no votes.
+
+    features: folder of the shards with its keypoints; settings: of `propose.from_keypoints`.
+    """
     check_choice("vote_rule", rule)
     check_choice("descriptor_variants", variants)
-    opened = open_index(library, "local")
+    lookup = store.FeatureLookup(features)
+    keypoints, descriptors = np.empty((0, 4)), np.empty((0, 128), np.uint8)
+    if view_id in lookup:
+        keypoints, descriptors = lookup.of(view_id)
+    searched = open_index(library, "local").index
     votes = propose.from_keypoints(
-        opened.index,
-        keypoints,
-        descriptors,
-        rule=rule,
-        variants=variants,
-        **settings,
+        searched, keypoints, descriptors, rule=rule, variants=variants, **settings
     )
-    votes.insert(0, "reference_id", opened.image_ids(votes.pop("reference_row").to_numpy()))
+    return _named(votes, open_owners(library, "local"))
+
+
+def _named(votes: pd.DataFrame, owners: Owners) -> pd.DataFrame:
+    votes.insert(0, "reference_id", owners.image_ids(votes.pop("reference_row").to_numpy()))
     votes.insert(1, "rank", np.arange(len(votes), dtype=np.int32))
     return votes
 
@@ -108,15 +149,33 @@ def global_search(
 ) -> MapReport:
     """Candidates of the branch global: the references whose vectors are most similar to those of each
     query and its crops. settings: of `search_global`."""
-    tasks = search_tasks(run, library, "global")
+    tasks = search_tasks(run, library, "global", cluster)
     return _map(search_global, run, tasks, "global", cluster, workers, settings)
 
 
-@store.produces("global_candidates", version=2)
+def nearest_vectors(
+    run: Run,
+    library: Library,
+    features: Path,
+    *,
+    parts: tuple[str, ...] = (),
+    nprobe: int,
+    candidates: int,
+    normalise_neighbours: int,
+    background: str,
+) -> propose.Neighbours:
+    """The reference vectors nearest to every vector of a shard, in some parts of the index or in all."""
+    count = propose.neighbours_of_vectors(candidates, normalise_neighbours, not background)
+    searched = open_index(library, "global", parts).index
+    return index.search(searched, store.load(features).vectors, count, nprobe)
+
+
+@store.produces("global_candidates", version=2, piece=nearest_vectors)
 def search_global(
     run: Run,
     library: Library,
     features: Path,
+    pieces: Sequence[propose.Neighbours],
     *,
     nprobe: int,
     candidates: int,
@@ -125,28 +184,32 @@ def search_global(
 ) -> ShardResult:
     """The references most similar to each query over its views and crops, as `candidates`.
 
-    background: "" for the library itself, or a challenge HDF5 file whose references are taken; the
-    other settings are those of `propose.from_vectors`.
+    pieces: what `nearest_vectors` has found in each share of the index, none to search it here; background: ""
+    for the library itself, or a challenge HDF5 file whose references are taken; the other settings are those of
+    `propose.by_similarity`.
     """
     described = store.load(features)
-    if not len(described):
-        return ShardResult(no_candidates())
     query_of = query_of_each_view(run, features.stem)
-    opened = open_index(library, "global")
     views = [view_of_vector(vector_id, query_of) for vector_id in described.image_ids]
-    kept = [row for row, view in enumerate(views) if view in query_of]
+    kept = [row for row, view in enumerate(views) if view in query_of]  # others are masked
+    if not kept:
+        return ShardResult(no_candidates())
     views = [views[row] for row in kept]
-    found = propose.from_vectors(
-        opened.index,
+    rules: dict[str, Any] = {"candidates": candidates, "normalise_neighbours": normalise_neighbours}
+    if not pieces:
+        asked: dict[str, Any] = {"nprobe": nprobe, "background": background}
+        pieces = [nearest_vectors(run, library, features, **asked, **rules)]
+    distances, ids = index.merge_results(pieces)
+    found = propose.by_similarity(
+        (distances[kept], ids[kept]),
         described.vectors[kept],
         [query_of[view] for view in views],
-        nprobe=nprobe,
-        candidates=candidates,
-        normalise_neighbours=normalise_neighbours,
         background=_background(background).vectors if background else None,
+        **rules,
     )
     found["view_id"] = np.array(views, object)[found.pop("vector_row")]
-    found["reference_id"] = opened.image_ids(found.pop("reference_row").to_numpy())
+    owners = open_owners(library, "global")
+    found["reference_id"] = owners.image_ids(found.pop("reference_row").to_numpy())
     found = found.assign(branch="global", mirrored=False, accepted=found["rank"] == 0)
     return ShardResult(table("candidates", found))
 
@@ -173,8 +236,9 @@ def no_candidates() -> pd.DataFrame:
     return table("candidates").assign(view_id=pd.Series(dtype="str"))
 
 
-def search_tasks(run: Run, library: Library, branch: Branch) -> list[Task]:
-    """One task per shard of what the branch searches with: features of queries, of crops, or vectors."""
+def search_tasks(run: Run, library: Library, branch: Branch, cluster: str = "local") -> list[Task]:
+    """One task per shard of what the branch searches with: features of queries, of crops, or vectors. Where a
+    cluster has several machines, each searches its share of the index."""
     sources: dict[Branch, tuple[Path, IndexKind]] = {
         "local": (run.local_features, "local"),
         "crop": (run.crop_features, "local"),
@@ -182,12 +246,15 @@ def search_tasks(run: Run, library: Library, branch: Branch) -> list[Task]:
     }
     searched, kind = sources[branch]
     indexed = index_inputs(library, kind)
+    shares = part_shares(library, kind, machines(cluster))
+    pieces = tuple(Piece({"parts": parts}, home) for home, parts in enumerate(shares))
     return [
         Task(
             run.candidates(branch) / f"{path.stem}.parquet",
             (store.describe(path)["sha256"], *indexed, *masked_ids(run, path.stem)),
             {"run": run, "library": library, "features": path},
             store.describe(path)["items"],
+            pieces if len(pieces) > 1 else (),
         )
         for path in store.shards(searched, ".h5")
     ]

@@ -133,12 +133,12 @@ def test_every_vector_is_found_as_its_own_neighbour_and_owner(library, rng, buil
     opened = open_index(library, "local")
     assert open_index(library, "local") is opened and len(opened.index) == 4 * 10 + 39 * 30
     _, ids = index.search(opened.index, last.descriptors, 1, 4)
-    found = opened.image_ids(index.places_of(ids[:, 0]))
+    found = opened.owners.image_ids(index.places_of(ids[:, 0]))
     assert found.tolist() == [i for i in last.image_ids for _ in range(10)]
     some = open_index(library, "local", ("part-00000-00001.faiss",))
     assert len(some.index) == 40
     with pytest.raises(ValueError, match="build it again"):
-        opened.image_ids(np.array([3]))
+        opened.owners.image_ids(np.array([3]))
 
 
 def test_another_extraction_builds_another_index(library, rng, build):

@@ -157,7 +157,7 @@ def test_what_goes_and_comes_back_costs_nothing(tmp_path, rng, address):
     opened = open_index(root, "local")
     lookup = stored_features(root)
     _, ids = index.search(opened.index, lookup.of("p5")[1], 3)
-    found = opened.image_ids(np.unique(index.places_of(ids)))
+    found = opened.owners.image_ids(np.unique(index.places_of(ids)))
     assert "p2" not in found and "p5" in found
     removed = store.load(root.index("local").removed)["id"]
     assert len(opened.index) - len(removed) == sum(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,7 @@ import small_run
 from small_run import made_with
 
 from imgfp import stages, store
-from imgfp.datatypes import Descriptors
+from imgfp.datatypes import Descriptors, LocalFeatures
 from imgfp.descriptors.views import DIHEDRAL
 from imgfp.stages.crops import read_crops
 from imgfp.stages.descriptors import first_views, read_descriptors
@@ -79,6 +81,46 @@ def test_crops_propose_for_their_query(indexed, address):
     assert set(candidates["view_id"]) <= set(query_of)
     assert candidates["query_id"].tolist() == [query_of[i] for i in candidates["view_id"]]
     assert (candidates["branch"] == "crop").all() and CHINA in set(candidates["reference_id"])
+
+
+def halve(folder):
+    """Make two shards of one."""
+    path = folder / "shard-00000.h5"
+    record, made = store.load(path), made_with(halved=1)
+    for number, ids in enumerate(np.array_split(record.image_ids, 2)):
+        if isinstance(record, LocalFeatures):
+            part = LocalFeatures.from_images(ids, [record.of(image_id) for image_id in ids])
+        else:
+            part = Descriptors(ids, record.vectors[np.isin(record.image_ids, ids)])
+        store.save(folder / f"shard-{number:05d}.h5", part, made)
+
+
+@pytest.mark.parametrize("machines", [2, 3])
+def test_machines_that_search_their_shares_find_the_same(indexed, address, monkeypatch, machines):
+    run, library = indexed
+    for path in (library.index("local").root, library.index("global").root):
+        shutil.rmtree(path, ignore_errors=True)
+    stages.describe_references(library, cluster=address, **GRID)
+    crops = {"views": ["whole", "mirror"], "described": "all"}
+    stages.describe_queries(run, cluster=address, **crops, **GRID)
+    for folder in (library.local_features, library.descriptors):
+        halve(folder)
+    for kind in ("local", "global"):
+        stages.build_index(library, kind, **FLAT | {"part_images": 1}, cluster=address)
+
+    def found():
+        stages.local_search(run, library, **VOTE, cluster=address)
+        stages.global_search(run, library, **ASK, cluster=address)
+        tables = read_candidates(run, "local", "global")
+        for branch in ("local", "global"):
+            shutil.rmtree(run.candidates(branch))
+        return tables
+
+    alone = found()
+    monkeypatch.setattr("imgfp.stages.search.machines", lambda cluster: machines)
+    assert len(search_tasks(run, library, "local")[0].pieces) == min(machines, 2)
+    pd.testing.assert_frame_equal(found(), alone)
+    assert len(alone)
 
 
 def test_votes_of_one_query_are_its_candidates(indexed, address):
