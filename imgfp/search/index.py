@@ -17,6 +17,7 @@ from __future__ import annotations
 import mmap
 import re
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ _FACTORY = re.compile(
 )
 _MOST_LISTS = {"local": 1 << 20, "global": 1 << 14}
 _BATCH = 8192
+#: Threads of a worker share an open index, whose lists are those of one part at a time.
+_part_in_use = threading.Lock()
 #: Faiss would keep lists x bytes of a code x 1 kB in each process, a gigabyte at 65,536 lists and PQ16.
 _NO_TABLE = -1
 _HEADER = struct.Struct("<4sQQ4sQ")
@@ -418,14 +421,15 @@ def _search_batch(index: Index, batch: np.ndarray, k: int, nprobe: int):
     parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)  # type: ignore[call-arg]
     found = []
     for part in index.parts:
-        trained.replace_invlists(part.lists, False)
         distances = np.empty((len(batch), k), np.float32)
         ids = np.empty((len(batch), k), np.int64)
         # Faiss's own wrapper of this call takes no parameters.
         arrays = [faiss.swig_ptr(array) for array in (lists, to_centres, distances, ids)]
-        trained.search_preassigned_c(
-            len(batch), faiss.swig_ptr(batch), k, *arrays, False, parameters
-        )
+        with _part_in_use:
+            trained.replace_invlists(part.lists, False)
+            trained.search_preassigned_c(
+                len(batch), faiss.swig_ptr(batch), k, *arrays, False, parameters
+            )
         found.append((distances, ids))
     return merge_results(found)
 

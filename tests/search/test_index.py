@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,16 @@ def test_results_of_several_machines_merge_exactly(vectors):
     merged = index.merge_results([index.search(share, vectors, 5, 2) for share in shares])
     for one, other in zip(index.search(whole, vectors, 5, 2), merged, strict=True):
         assert np.array_equal(one, other)
+
+
+def test_threads_of_a_worker_may_search_the_same_index(vectors):
+    whole = built("IVF8,SQ8_direct", vectors)
+    spans = [(start, start + 50) for start in range(0, 600, 50)]
+    many = index.Index(whole.trained, [part_of(whole.trained, vectors[a:b], a) for a, b in spans])
+    expected = index.search(whole, vectors, 5, 8)
+    with ThreadPoolExecutor(8) as threads:
+        for found in threads.map(lambda _: index.search(many, vectors, 5, 8), range(40)):
+            assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
 
 
 @pytest.mark.parametrize("factory", FAMILIES)
