@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +104,10 @@ def map_shards(
 
     Finished shards are never computed again, unless the runner redoes the stage; a killed map resumes. A
     worker that dies costs the calls that it had in hand; a file that crashes the worker which reads it is
-    left out when it has done so twice, see `mark_in_progress`. Raises what the function raises, ValueError
-    naming a worker that does not see the folder of the artefacts or runs another version, and
-    RuntimeError naming a task that `DEATHS` workers died of.
+    left out when it has done so twice, see `mark_in_progress`. A call that outlives its map writes nothing.
+    Raises what the function raises, ValueError naming a worker that does not see the folder of the
+    artefacts or runs another version, and RuntimeError naming a task that `DEATHS` workers died of, or
+    when the scheduler has ended.
     """
     tasks = list(tasks)
     todo = []
@@ -217,9 +217,15 @@ class _Submission:
         """True when the artefact is there, False when the task must be submitted again. Raises what the
         task raised."""
         from distributed import KilledWorker
+        from distributed.client import FutureCancelledError
 
         try:
             future.result()
+        except FutureCancelledError as error:
+            raise RuntimeError(
+                f"cluster: work was cancelled ({error.reason}); see that the scheduler runs and start "
+                "again: finished shards stay"
+            ) from None
         except KilledWorker as error:
             # Schedulers differ in the deaths that they allow a task; those of all submissions count.
             self._deaths += error.allowed_failures + 1
@@ -254,6 +260,8 @@ def _make(common: _Map, task: Task, made: store.Origin, pieces: list[Any]) -> No
             result = common.function(**given, **task.arguments, **common.settings)
         finally:
             _journal.reset(token)
+    # Once more: a client that has ended meanwhile no longer keeps other writers from this folder.
+    _require_access(task.path.parent, common.attempt)
     store.save(
         task.path,
         result.record,
@@ -337,7 +345,6 @@ def _prepare(folder: Path, attempt: str) -> None:
     _require_access(folder, attempt)
 
 
-@lru_cache(maxsize=16)
 def _require_access(folder: Path, attempt: str) -> None:
     obstacle = _obstacle(folder, attempt)
     if obstacle:
@@ -398,7 +405,7 @@ def processes(workers: int = 0):
         "distributed.worker.memory.terminate": False,
         "distributed.admin.tick.limit": "60s",
         # Unset: any trim threshold ends glibc's adaptation to large arrays, and each array then costs
-        # fresh pages (a seventh of the processor time of keypoints).
+        # fresh pages (keypoints take 7 to 15 % more processor time).
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     }
     with (

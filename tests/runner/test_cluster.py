@@ -103,7 +103,7 @@ def test_a_run_ended_from_outside_condemns_no_file(tmp_path):
 
 
 def test_workers_keep_the_allocator_adaptive(monkeypatch):
-    """A trim threshold, which Dask sets by default, doubles the processor time of some stages."""
+    """A trim threshold, which Dask sets by default, makes every large array cost fresh pages."""
     from distributed import Client
 
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)

@@ -65,6 +65,9 @@ class Machines:
             )
         self._started.append(started)
 
+    def kill_scheduler(self) -> None:
+        self._started[0].kill()
+
     def stop(self) -> None:
         for started in reversed(self._started):
             started.terminate()
@@ -135,6 +138,19 @@ def multiplication(pieces: list, numbers: list[int], folder: Path) -> ShardResul
 def slow(numbers: list[int], seconds: float) -> ShardResult:
     time.sleep(seconds)
     return ShardResult(pd.DataFrame({"pid": [os.getpid()]}))
+
+
+@store.produces("late")
+def late(folder: Path, fails: bool) -> ShardResult:
+    """One call raises while the other is on its way, which then waits to be let go on."""
+    if fails:
+        while not (folder / "on its way").exists():
+            time.sleep(0.05)
+        raise ValueError("the map ends")
+    (folder / "on its way").touch()
+    while not (folder / "go on").exists():
+        time.sleep(0.05)
+    return ShardResult(pd.DataFrame({"n": [1]}))
 
 
 @store.produces("watched")
@@ -263,6 +279,45 @@ def test_a_failed_shard_leaves_no_journal_behind(three_workers, tmp_path):
                 cluster.mark_in_progress, "another", workers=[worker], pure=False
             ).result()
     assert not list(tmp_path.glob("shard*")) and not list(tmp_path.glob(".*"))
+
+
+def test_a_call_that_outlives_its_map_writes_nothing(three_workers, tmp_path):
+    """Its client holds the folder no longer, so that another map may be writing there."""
+    from distributed import Client
+
+    shards = [
+        Task(tmp_path / "out" / name, (), {"folder": tmp_path, "fails": fails}, 1)
+        for name, fails in [("shard-00000.parquet", False), ("shard-00001.parquet", True)]
+    ]
+    with pytest.raises(ValueError, match="the map ends"):
+        cluster.map_shards(late, shards, {}, cluster=three_workers)
+
+    def executing() -> bool:
+        counts = client.run(lambda dask_worker: dask_worker.state.executing_count)
+        return any(counts.values())
+
+    with Client(three_workers) as client:
+        assert executing()
+        (tmp_path / "go on").touch()
+        while executing():
+            time.sleep(0.05)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_scheduler_that_ends_is_one_clear_line(machines, tmp_path):
+    machines.add(1)
+
+    def end() -> None:
+        while not store.shards(tmp_path, ".parquet"):
+            time.sleep(0.05)
+        machines.kill_scheduler()
+
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    with pytest.raises(RuntimeError, match=r"^cluster: .*scheduler-connection-lost.*$"):
+        cluster.map_shards(slow, tasks(tmp_path, 40), {"seconds": 0.2}, cluster=machines.address)
+    ending.join()
+    assert not list(tmp_path.glob(f"*{cluster.PROBE}"))
 
 
 def test_a_task_that_kills_every_worker_is_given_up(three_workers, tmp_path, monkeypatch):
