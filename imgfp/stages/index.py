@@ -389,8 +389,11 @@ def _finish(
     _save(folder.owners, owners_of, owners, shards["sha256"].tolist())
     removed = removed_ids(library, kind, owners)
     _save(folder.removed, removed_ids, pd.DataFrame({"id": removed}), removed.tolist())
+    hashes = {path.name: store.describe(path)["sha256"] for path in used}
+    # With the hashes in it, the manifest changes whenever a search could find something else.
     manifest = {
         "factory": factory,
+        "sha256": hashes,
         "vectors": int(shards["vectors"].sum()),
         "parts": [
             {"file": path.name, "shards": [int(n) for n in path.stem.split("-")[1:]]}
@@ -398,7 +401,7 @@ def _finish(
         ],
         "shards": shards.to_dict("records"),
     }
-    _save(folder.manifest, build_index, manifest, [store.describe(p)["sha256"] for p in used])
+    _save(folder.manifest, build_index, manifest, [*hashes.values()])
     for stale in {*folder.root.glob("*.faiss"), *folder.root.glob("*.parquet")} - {*used}:
         store.remove(stale)
     size = sum(path.stat().st_size for path in paths)

@@ -16,7 +16,7 @@ from imgfp.images import encode_jpeg
 from imgfp.search import index
 from imgfp.stages import inventory
 from imgfp.stages.features import stored_features
-from imgfp.stages.index import open_index
+from imgfp.stages.index import index_inputs, open_index
 from imgfp.store import Library, Run
 
 
@@ -147,6 +147,10 @@ def test_what_goes_and_comes_back_costs_nothing(tmp_path, rng, address):
 
     away = tmp_path / "p2.jpg"
     os.rename(folder / "p2.jpg", away)
+    inputs = index_inputs(root, "local")
+    listed(root, folder, address)
+    stages.build_index(root, "local", **build)
+    assert index_inputs(root, "local") != inputs, "candidates must be searched again"
     paint(folder, ["p5"], rng)
     assert listed(root, folder, address).computed == 1
     assert stages.extract_local_features(root, **extract).computed == 1
