@@ -158,7 +158,7 @@ def test_pictures_and_library_in_an_s3_bucket(tmp_path, folder, monkeypatch):
 
         swapped = (folder / "a.jpg").read_bytes()[:-2] + b"\0\0"
         bucket.pipe_file("bucket/pics/a.jpg", swapped)
-        assert listed(made, "s3://bucket/pics", workers=1).computed == 4, "of the shard of a.jpg"
+        assert listed(made, "s3://bucket/pics", workers=1).computed == 1
 
         with pytest.raises(store.StoreError, match="holds no published library"):
             store.fetch("s3://bucket/shelf/made")
