@@ -218,12 +218,15 @@ class _Submission:
         task raised."""
         from distributed import KilledWorker
         from distributed.client import FutureCancelledError
+        from distributed.comm import CommClosedError
 
         try:
             future.result()
-        except FutureCancelledError as error:
+        except (FutureCancelledError, CommClosedError) as error:
+            # Closed: the scheduler has ended between the end of the task and the question for its result.
+            reason = getattr(error, "reason", "scheduler-connection-lost")
             raise RuntimeError(
-                f"cluster: work was cancelled ({error.reason}); see that the scheduler runs and start "
+                f"cluster: work was cancelled ({reason}); see that the scheduler runs and start "
                 "again: finished shards stay"
             ) from None
         except KilledWorker as error:
