@@ -456,3 +456,15 @@ def test_the_code_of_a_piece_counts(tmp_path):
         spec.loader.exec_module(module)
         hashes.add(store.origin(module.sums, {}).code)
     assert len(hashes) == 2
+
+
+def test_a_connection_that_closes_while_a_result_is_fetched_is_one_clear_line():
+    from distributed.comm import CommClosedError
+
+    class Closed:
+        def result(self):
+            raise CommClosedError("Stream is closed")
+
+    one = cluster._Submission.__new__(cluster._Submission)
+    with pytest.raises(RuntimeError, match=r"^cluster: .*scheduler-connection-lost.*$"):
+        one.is_done(Closed())
