@@ -67,6 +67,14 @@ TABLES: dict[str, dict[str, str]] = {
         "mirrored": "bool",
         "accepted": "bool",
     },
+    # A query that its first candidates answer. `score`: probability of a copy; `query_area`: share of the query
+    # that the overlap with the reference covers.
+    "certain": {
+        "query_id": "str",
+        "reference_id": "str",
+        "score": "float64",
+        "query_area": "float32",
+    },
     "predictions": {"query_id": "str", "reference_id": "str", "score": "float64"},
     "truth": {"query_id": "str", "reference_id": "str"},
 }

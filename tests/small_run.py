@@ -107,7 +107,7 @@ def build(
     store.write_bytes(run / "params.yaml", lines.encode())
     stages = {
         "01_images": {"state": "ok", "seconds": 1.5},
-        "04_local_search": {"state": "ok", "seconds": 12.0},
+        "03_local_search": {"state": "ok", "seconds": 12.0},
     }
     store.write_bytes(run / "status.json", json.dumps({"stages": stages}).encode())
     return run

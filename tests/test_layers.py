@@ -33,7 +33,7 @@ LAYERS = [
 ]
 #: Modules of a package (or of a package inside one), each may import those before it.
 ORDER = {
-    "benchmarks": ["speed", "capacity", "estimators", "index_scale"],
+    "benchmarks": ["speed", "capacity", "estimators", "index_scale", "distractors"],
     "crops": ["boxes", "edges", "box_features", "ultralytics_models", "rule", "detectors"],
     "demo": ["painting", "corpus"],
     "demo.painting": ["ingredients", "nature", "made", "printed"],
@@ -62,6 +62,7 @@ ORDER = {
     "scoring": ["metrics", "thresholds", "errors", "fusion"],
     "search": ["index", "voting", "normalisation", "propose"],
     "stages": [
+        "certain",
         "inventory",
         "crops",
         "features",

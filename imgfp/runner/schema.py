@@ -68,7 +68,7 @@ class Parameters(BaseModel):
         192, "of stored thumbnails; verification compares at this size", "px"
     )
 
-    # 02 crops
+    # 04 crops
     crop_detector: str = _of(
         "imgfp", "imgfp, classical, none, or a file .onnx, .safetensors, .pt, .csv"
     )
@@ -89,7 +89,7 @@ class Parameters(BaseModel):
         3, "boxes per query at the local operating point", "boxes"
     )
 
-    # 03 local features
+    # 02 local features
     sift_short_side_px: Annotated[int, Field(ge=0, le=10_000)] = _of(
         300, "images are shrunk to it, never enlarged; 0 is off", "px"
     )
@@ -108,7 +108,7 @@ class Parameters(BaseModel):
     )
     sift_min_keypoints: Count = _of(10, "images with fewer have no local features", "keypoints")
 
-    # 04, 05 local and crop search
+    # 03, 05 local and crop search
     local_index: str = _of("auto", "auto plans by size; Flat is exact; or e.g. IVF4096,PQ16")
     local_nprobe: Annotated[int, Field(ge=0, le=1_000_000)] = _of(
         0, "lists visited per keypoint, more finds more; 0 is planned with the index", "lists"
@@ -139,6 +139,9 @@ class Parameters(BaseModel):
     )
     vote_max_mean_squared_distance: Annotated[float, Field(gt=0, le=130_050)] = _of(
         8000.0, "accepted below it; 8000 is a cosine of 0.938", "squared distance of RootSIFT x 255"
+    )
+    certain_score: Share = _of(
+        0.9, "queries whose first candidates reach it are searched no more; 1 is off"
     )
     index_part_images: Positive = _of(
         1_000_000, "references per part of the index: what one machine searches", "images"
@@ -176,6 +179,9 @@ class Parameters(BaseModel):
     # 08 match scores
     candidates_scored: Literal["all", "accepted"] = _of(
         "all", "all, or those that their branch's own rule accepted"
+    )
+    candidates_verified: Count = _of(
+        4, "best of each branch and view that are verified; 0 is all", "references"
     )
     match_ratio: Annotated[float, Field(ge=1, le=100)] = _of(
         1.8,

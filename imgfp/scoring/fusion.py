@@ -181,7 +181,7 @@ def features(evidence: pd.DataFrame) -> pd.DataFrame:
     table["second_view"] = second["ncc_excess"].reindex(table.index).fillna(0.0)
     table["votes"] = _votes(rows).reindex(table.index).fillna(0.0)
     table["confirmation"] = 1 - table["votes"] * (1 - table["stability"])
-    table["likeness"] = _likeness(rows).reindex(table.index).fillna(0.0)
+    table["likeness"] = _likeness(evidence).reindex(table.index).fillna(0.0)
     table = table.reset_index()
     table["margin"] = table["strength"] - _best_other(table)
     return table[[*_PAIR, *FEATURES]].astype(dict.fromkeys(FEATURES, "float64"))
@@ -199,7 +199,8 @@ def _votes(rows: pd.DataFrame) -> pd.Series:
 
 
 def _likeness(rows: pd.DataFrame) -> pd.Series:
-    """Pair -> its cosine, scaled so that the query's last candidate has 0 and an identical vector 1.
+    """Pair -> its cosine, scaled so that the query's last candidate, verified or not, has 0 and an identical
+    vector 1.
 
     The scale makes descriptors comparable: they differ in the similarity of unrelated images, and so
     do their last candidates.

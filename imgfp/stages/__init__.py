@@ -12,7 +12,7 @@ from imgfp.stages.features import extract_crop_features, extract_local_features
 from imgfp.stages.index import build_index
 from imgfp.stages.inventory import list_images
 from imgfp.stages.search import crop_search, global_search, local_search
-from imgfp.stages.verification import verify_pairs
+from imgfp.stages.verification import verify_first, verify_pairs
 
 __all__ = [
     "build_index",
@@ -26,5 +26,6 @@ __all__ = [
     "global_search",
     "list_images",
     "local_search",
+    "verify_first",
     "verify_pairs",
 ]

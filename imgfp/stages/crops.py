@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Notebook 02: boxes of pasted images, and the crops that the rules choose."""
+"""Notebook 04: boxes of pasted images, and the crops that the rules choose."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from imgfp.crops.rule import CORNERS, crop_table
 from imgfp.datatypes import Boxes, table
 from imgfp.images import cut_box, read_image
 from imgfp.runner.cluster import MapReport, ShardResult, map_shards
+from imgfp.stages.certain import explained_queries
 from imgfp.stages.inventory import decoded, image_tasks, left_out, read_images
 from imgfp.store import Run
 
@@ -27,7 +28,7 @@ def detect_crops(
     cluster: str = "local",
     workers: int = 0,
 ) -> MapReport:
-    """Detect pasted images in every query; `crop_detector` and `trust_pt` as in
+    """Detect pasted images in every query that is not explained; `crop_detector` and `trust_pt` as in
     `imgfp.crops.detectors.load_detector`, whose errors it raises. A relative path counts from the project
     root."""
     crop_detector = store.located(crop_detector, DETECTORS)
@@ -39,12 +40,13 @@ def detect_crops(
     }
     return map_shards(
         detect_boxes,
-        image_tasks(run, run.detections, ".parquet"),
+        image_tasks(run, run.detections, ".parquet", explained_queries(run)),
         settings,
         cluster=cluster,
         workers=workers,
         title="detect",
         lock_dir=run.root,
+        output_dir=run.detections,
     )
 
 
@@ -99,7 +101,7 @@ def crops_of(queries: pd.DataFrame, detections: pd.DataFrame, **rules) -> pd.Dat
 
 
 def read_detections(run: Run) -> pd.DataFrame:
-    """Every box the detector found, most confident first within its image; no rows before notebook 02."""
+    """Every box the detector found, most confident first within its image; no rows before notebook 04."""
     parts = [store.load(path) for path in store.shards(run.detections, ".parquet")]
     filled = [part for part in parts if len(part)]
     found = table("detections", pd.concat(filled)) if filled else table("detections")
@@ -108,7 +110,7 @@ def read_detections(run: Run) -> pd.DataFrame:
 
 
 def read_crops(run: Run) -> pd.DataFrame:
-    """The boxes that were cut out, as the `crops` table; no rows before notebook 02."""
+    """The boxes that were cut out, as the `crops` table; no rows before notebook 04."""
     return store.load(run.crops_parquet) if run.crops_parquet.exists() else table("crops")
 
 

@@ -19,6 +19,7 @@ from imgfp.descriptors.views import VIEWS, query_views
 from imgfp.images import cut_box
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
+from imgfp.stages.certain import certain_queries
 from imgfp.stages.crops import read_crops
 from imgfp.stages.inventory import (
     decoded,
@@ -55,12 +56,13 @@ def describe_queries(
     workers: int = 0,
     **model: Any,
 ) -> MapReport:
-    """One vector per view of each query and of its crops. views: names of `VIEWS`, empty for all;
-    described: see `query_tasks`; the rest as in `describe_references`. With a file, there is one
+    """One vector per view of each query and of its crops; of a certain query, one. views: names of `VIEWS`,
+    empty for all; described: see `query_tasks`; the rest as in `describe_references`. With a file, there is one
     vector per query."""
     crops = table("crops") if file else read_crops(run)
-    tasks = query_tasks(run, crops, described=described)
-    return _map(run, tasks, list(views or VIEWS), file, cluster, workers, **model)
+    names = list(views or VIEWS)
+    tasks = query_tasks(run, crops, described=described, views=names)
+    return _map(run, tasks, names, file, cluster, workers, **model)
 
 
 def _map(collection, tasks, views, file, cluster, workers, *, model, weights, device, batch_size):
@@ -88,16 +90,23 @@ def _map(collection, tasks, views, file, cluster, workers, *, model, weights, de
     )
 
 
-def query_tasks(run: Run, crops: pd.DataFrame, *, described: str) -> list[Task]:
+def query_tasks(
+    run: Run, crops: pd.DataFrame, *, described: str, views: Sequence[str] = VIEWS
+) -> list[Task]:
     """One task per shard of queries: "all", the query and all its crops, or "sure", the global crop
-    where there is one, else the query. Raises ParameterError for another word."""
+    where there is one, else the query. Of a certain query only the first of its views, so that every query has
+    a vector. Raises ParameterError for another word."""
     check_choice("global_described", described)
+    certain = certain_queries(run)
     crops = crops if described == "all" else crops[crops["is_global"]]
+    crops = crops[~crops["query_id"].isin(certain)]
     boxes_of = dict(tuple(crops.groupby("query_id")))
     tasks = []
     for task in image_tasks(run, run.descriptors, ".h5"):
         items = []
         for record in task.arguments["images"]:
+            if record["image_id"] in certain:
+                record["views"] = list(views[:1])
             boxes = boxes_of.get(record["image_id"], crops.head(0))
             if described == "all" or boxes.empty:
                 items.append(record)
@@ -119,8 +128,8 @@ def describe(
     weights_hash: str,
     views: list[str],
 ) -> ShardResult:
-    """Vectors of each image (or the box of it that a record names) in each view, the views of one
-    image in consecutive rows. `weights_hash` distinguishes states of the weights in the fingerprint.
+    """Vectors of each image (or the box of it that a record names) in each view, or in those that its record
+    names, the views of one image in consecutive rows. `weights_hash` distinguishes states of the weights in the fingerprint.
     """
     loaded = _model(model, weights, device, weights_hash)
     ids: list[str] = []
@@ -131,7 +140,8 @@ def describe(
             part = image
             if "x0" in record:
                 part = cut_box(image, np.array([record[corner] for corner in CORNERS]))
-            for name, view in zip(views, query_views(part, views), strict=True):
+            names = record.get("views", views)
+            for name, view in zip(names, query_views(part, names), strict=True):
                 plain = views == ["whole"]
                 ids.append(record["image_id"] + ("" if plain else VIEW_SEPARATOR + name))
                 yield view

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Notebook 03: keypoints and descriptors of references, queries and crops."""
+"""Notebooks 02 and 04: keypoints and descriptors of references, queries and crops."""
 
 from __future__ import annotations
 
@@ -33,14 +33,12 @@ def extract_local_features(
     )
 
 
-def extract_crop_features(
-    run: Run, *, cluster: str = "local", workers: int = 0, **settings: Any
-) -> MapReport:
-    """Keypoints and descriptors of every crop of a run. settings: of `sift.extract`."""
+def extract_crop_features(run: Run, *, cluster: str = "local", workers: int = 0) -> MapReport:
+    """Keypoints and descriptors of every crop of a run, extracted as those of its queries."""
     return map_shards(
         extract_features,
         crop_tasks(run, read_crops(run)),
-        settings,
+        feature_settings(run),
         cluster=cluster,
         workers=workers,
         title="features of crops",
@@ -81,6 +79,12 @@ def extract_features(images: Iterable[dict], **settings: Any) -> ShardResult:
         else:
             features.append(sift.extract(image, **settings))
     return ShardResult(LocalFeatures.from_images(ids, features), rejects, left_out(images))
+
+
+def feature_settings(collection: Collection) -> dict[str, Any]:
+    """How the keypoints of a library or run were extracted: of `sift.extract`; empty before notebook 02."""
+    paths = store.shards(collection.local_features, ".h5")
+    return store.describe(paths[0])["settings"] if paths else {}
 
 
 def stored_features(collection: Collection) -> store.FeatureLookup:

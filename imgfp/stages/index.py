@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Notebooks 04 and 07: the Faiss index of a library, built in parts side by side, extended and merged.
+"""Notebooks 03 and 07: the Faiss index of a library, built in parts side by side, extended and merged.
 
 `index.json` names the parts that hold; all else in the folder is what an unfinished build has left, which the
 next one takes up. A part holds the vectors of consecutive shards and is named after the first and last.
@@ -196,7 +196,12 @@ def _shards(
     """number, sha256, images and vectors of each shard, and whose vectors they hold (`owners`: place, image_id).
     What the former manifest knows is not opened."""
     known = {(shard["number"], shard["sha256"]): shard for shard in former.get("shards", [])}
-    recorded: Any = store.load(folder.owners) if known else None
+    recorded: Any = None
+    try:
+        recorded = store.load(folder.owners) if known else None
+    except store.StoreError as error:
+        print(f"{error}; every shard is opened again")
+        known = {}
     rows, owners = [], []
     for path in sources:
         number, digest = store.shard_number(path), store.describe(path)["sha256"]
@@ -386,7 +391,9 @@ def _finish(
     """Write whose vectors the index holds, and which parts hold; remove the rest."""
     folder = library.index(kind)
     used = [folder.trained, folder.owners, folder.removed, *paths]
-    _save(folder.owners, owners_of, owners, shards["sha256"].tolist())
+    # With its number: a shard that is made again may have the same bytes under another number.
+    named = shards["number"].astype(str) + " " + shards["sha256"]
+    _save(folder.owners, owners_of, owners, named.tolist())
     removed = removed_ids(library, kind, owners)
     _save(folder.removed, removed_ids, pd.DataFrame({"id": removed}), removed.tolist())
     hashes = {path.name: store.describe(path)["sha256"] for path in used}

@@ -312,10 +312,10 @@ def _masked(path: Path, digest: str) -> pd.DataFrame:
 
 class ShardImages:
     """The images of one shard as records (image_id, path), read by the worker that iterates over them. Images
-    that are masked are left out and listed in `without`."""
+    that are masked are left out and listed in `without`; those in `skipped` are left out as well."""
 
-    def __init__(self, collection: Collection, name: str) -> None:
-        self._collection, self._name = collection, name
+    def __init__(self, collection: Collection, name: str, skipped: Sequence[str] = ()) -> None:
+        self._collection, self._name, self._skipped = collection, name, skipped
         self.without: list[str] = []
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -324,7 +324,8 @@ class ShardImages:
         masked = rows.index.isin(_masked_of(self._collection, self._name)["row"])
         readable = rows["reason"] == ""
         self.without = rows.loc[readable & masked, "image_id"].tolist()
-        yield from rows.loc[readable & ~masked, ["image_id", "path"]].to_dict("records")
+        wanted = readable & ~masked & ~rows["image_id"].isin(self._skipped)
+        yield from rows.loc[wanted, ["image_id", "path"]].to_dict("records")
 
 
 def truth_of_run(run: Run, truth: pd.DataFrame) -> pd.DataFrame:
@@ -386,8 +387,11 @@ def _shard_path(collection: Collection, name: str) -> Path:
     return collection.images / f"{name}.parquet"
 
 
-def image_tasks(collection: Collection, folder: Path, suffix: str) -> list[Task]:
-    """One task per shard of images of a library or run; its artefact goes to `folder`.
+def image_tasks(
+    collection: Collection, folder: Path, suffix: str, skipped: AbstractSet[str] = frozenset()
+) -> list[Task]:
+    """One task per shard of images of a library or run, without those in `skipped`; its artefact goes to
+    `folder`.
 
     What is masked counts among the inputs, so that nothing is computed again when an image goes or returns.
     """
@@ -395,7 +399,9 @@ def image_tasks(collection: Collection, folder: Path, suffix: str) -> list[Task]
     for path in _image_shards(collection):
         rows = store.load(path, ["image_id", "sha256", "reason"])
         rows = rows[rows["reason"] == ""]
-        images = ShardImages(collection, path.stem)
+        here = rows["image_id"].isin(skipped)
+        images = ShardImages(collection, path.stem, rows.loc[here, "image_id"].tolist())
+        rows = rows[~here]
         inputs = tuple(rows["image_id"] + rows["sha256"])
         if inputs:
             tasks.append(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Notebooks 04, 05 and 07: the references that a query's keypoints or vectors propose."""
+"""Notebooks 03, 05 and 07: the references that a query's keypoints or vectors propose."""
 
 from __future__ import annotations
 

@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Notebook 08: the evidence of every proposed pair, from stored features and thumbnails."""
+"""Notebooks 03 and 08: the evidence of proposed pairs, from stored features and thumbnails.
+
+The first candidates of the local branch are verified at once. They answer about half of the queries, see
+`imgfp.stages.certain`; of the others every branch proposes candidates, which are verified together.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from imgfp import store
-from imgfp.datatypes import BRANCHES
+from imgfp.datatypes import BRANCHES, Branch, table
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
+from imgfp.scoring.fusion import Model, calibrated, load_model, to_json
+from imgfp.stages.certain import explained_queries
 from imgfp.stages.crops import box_of_each, read_crops
-from imgfp.stages.features import stored_features
+from imgfp.stages.features import feature_settings, stored_features
 from imgfp.stages.inventory import thumbnails
 from imgfp.stages.search import read_candidates
 from imgfp.store import Collection, Library, Run
@@ -25,6 +32,61 @@ from imgfp.verify.view import View
 KEYS = ["query_id", "view_id", "reference_id"]
 #: Queries whose images and candidates are in memory together.
 QUERIES_AT_ONCE = 16
+#: Candidates of the local branch that are verified first, and all others with more votes than `vote_min_hits`.
+FIRST = 2
+
+
+def verify_first(
+    run: Run,
+    library: Library,
+    *,
+    certain_score: float,
+    vote_min_hits: int = 3,
+    match_ratio: float = 1.8,
+    pair_classifier: str = "",
+    fusion_model: str = "",
+    cluster: str = "local",
+    workers: int = 0,
+) -> MapReport:
+    """Verify the first candidates of the local branch and write which queries they answer, see `read_certain`.
+
+    certain_score: probability of a copy, by `fusion.calibrated`, that makes a query certain; at 1 nothing is
+    verified and no query is. The other settings are those of `verify_pairs`. Raises StoreError before the local
+    search.
+    """
+    _need_candidates(run, "local")
+    model = load_model(fusion_model)
+    candidates = read_candidates(run, "local")
+    few = (candidates["rank"] >= FIRST) & (candidates["score"] <= vote_min_hits)
+    first = candidates[~few] if certain_score < 1 else candidates.head(0)
+    report = map_shards(
+        score_pairs,
+        pair_tasks(run, library, first, run.first_evidence),
+        scoring_settings(library, match_ratio, pair_classifier),
+        cluster=cluster,
+        workers=workers,
+        title="verify first candidates",
+        unit="pair",
+        lock_dir=run.root,
+        output_dir=run.first_evidence,
+    )
+    settings = {"certain_score": certain_score, "model": store.hash_of(to_json(model))}
+    paths = store.shards(run.first_evidence, ".parquet")
+    made = store.origin(certain_of, settings, [store.describe(path)["sha256"] for path in paths])
+    if not store.is_current(run.certain_parquet, made):
+        proposals = join_evidence(first, _read(run.first_evidence))
+        with store.lock(run.root):
+            store.save(run.certain_parquet, certain_of(proposals, certain_score, model), made)
+    return report
+
+
+@store.produces("certain")
+def certain_of(proposals: pd.DataFrame, certain_score: float, model: Model) -> pd.DataFrame:
+    """The best pair of each query that scores at least `certain_score`, as the `certain` table."""
+    scored = calibrated(proposals, model)
+    best = scored[scored["score"] >= certain_score].drop_duplicates("query_id")
+    areas = proposals.groupby(["query_id", "reference_id"], as_index=False)["query_area"].max()
+    return table("certain", best.merge(areas).sort_values("query_id", ignore_index=True))
 
 
 def verify_pairs(
@@ -32,25 +94,24 @@ def verify_pairs(
     library: Library,
     *,
     candidates_scored: str = "all",
+    candidates_verified: int = 0,
     match_ratio: float = 1.8,
     pair_classifier: str = "",
     cluster: str = "local",
     workers: int = 0,
 ) -> MapReport:
-    """Measure the evidence of every (view, reference) that a branch proposed, each once.
+    """Measure the evidence of every (view, reference) that a branch proposed, each once; explained queries keep
+    the evidence of their first candidates.
 
-    candidates_scored: "all", or "accepted" for those that their branch's own rule accepted;
-    match_ratio, pair_classifier: see `scoring_settings`. Raises StoreError before notebooks 04 to 07.
+    candidates_scored, candidates_verified: see `candidates_to_verify`; match_ratio, pair_classifier: see
+    `scoring_settings`. Raises StoreError before notebooks 03 to 07.
     """
     check_choice("candidates_scored", candidates_scored)
-    if not any(store.shards(run.candidates(branch), ".parquet") for branch in BRANCHES):
-        raise store.StoreError(f"{run.root} has no candidates yet; run notebooks 04 to 07")
-    candidates = read_candidates(run)
-    if candidates_scored == "accepted":
-        candidates = candidates[candidates["accepted"]]
+    _need_candidates(run, *BRANCHES)
+    candidates = candidates_to_verify(run, candidates_scored, candidates_verified)
     return map_shards(
         score_pairs,
-        pair_tasks(run, library, candidates),
+        pair_tasks(run, library, candidates, run.evidence),
         scoring_settings(library, match_ratio, pair_classifier),
         cluster=cluster,
         workers=workers,
@@ -61,12 +122,31 @@ def verify_pairs(
     )
 
 
-def pair_tasks(run: Run, library: Library, candidates: pd.DataFrame) -> list[Task]:
-    """One task per shard of queries: every (view, reference) among the candidates, once."""
+def candidates_to_verify(run: Run, scored: str = "all", best: int = 0) -> pd.DataFrame:
+    """The candidates that notebook 08 verifies: of queries that are not explained, the `best` of each branch
+    and view, 0 for all. scored: "all", or "accepted" for those that their branch's own rule accepted."""
+    candidates = read_candidates(run)
+    kept = ~candidates["query_id"].isin(explained_queries(run))
+    if scored == "accepted":
+        kept &= candidates["accepted"]
+    if best:
+        kept &= candidates["rank"] < best
+    return candidates[kept]
+
+
+def _need_candidates(run: Run, *branches: Branch) -> None:
+    if not any(store.shards(run.candidates(branch), ".parquet") for branch in branches):
+        notebooks = "notebook 03" if branches == ("local",) else "notebooks 03 to 07"
+        raise store.StoreError(f"{run.root} has no candidates yet; run {notebooks}")
+
+
+def pair_tasks(run: Run, library: Library, candidates: pd.DataFrame, folder: Path) -> list[Task]:
+    """One task per shard of queries: every (view, reference) among the candidates, once; its evidence goes to
+    `folder`."""
     pairs = candidates[KEYS].drop_duplicates().sort_values(KEYS)
     queries, references = store.open_catalogue(run), store.open_catalogue(library)
     shards, _ = store.shard_and_row(queries.places_of(pairs["query_id"].tolist()))
-    extracted = store.hash_of(_feature_settings(run), _feature_settings(library))
+    extracted = store.hash_of(feature_settings(run), feature_settings(library))
     read = [run.images, run.local_features, run.crop_features]
     read += [library.images, library.local_features]
     state = store.hash_of(*(store.digest_of(folder, ["*"]) for folder in read))
@@ -85,7 +165,7 @@ def pair_tasks(run: Run, library: Library, candidates: pd.DataFrame) -> list[Tas
             "pairs": rows.reset_index(drop=True),
             "state": state,
         }
-        path = run.evidence / f"{store.shard_name(int(str(number)))}.parquet"
+        path = folder / f"{store.shard_name(int(str(number)))}.parquet"
         tasks.append(Task(path, inputs, arguments, len(rows)))
     return tasks
 
@@ -188,13 +268,20 @@ def _view_reader(collection: Collection, frame_short_side_px: int, state: str) -
 
 def frame_short_side_px(library: Library) -> int:
     """The size at which the library's keypoints were searched; 0 where it is not known."""
-    return int(_feature_settings(library).get("short_side_px", 0))
+    return int(feature_settings(library).get("short_side_px", 0))
 
 
 def read_evidence(run: Run) -> pd.DataFrame:
-    """The evidence of all pairs, one row per (view, reference): KEYS and `evidence.COLUMNS`; no rows
-    before notebook 08."""
-    parts = [store.load(path) for path in store.shards(run.evidence, ".parquet")]
+    """The evidence of all pairs, one row per (view, reference): KEYS and `evidence.COLUMNS`; of explained
+    queries that of notebook 03, of the others none before notebook 08."""
+    first = _read(run.first_evidence)
+    first = first[first["query_id"].isin(explained_queries(run))]
+    parts = [part for part in (first, _read(run.evidence)) if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else _no_evidence()
+
+
+def _read(folder: Path) -> pd.DataFrame:
+    parts = [store.load(path) for path in store.shards(folder, ".parquet")]
     return pd.concat(parts, ignore_index=True) if parts else _no_evidence()
 
 
@@ -209,9 +296,3 @@ def join_evidence(candidates: pd.DataFrame, evidence: pd.DataFrame) -> pd.DataFr
 def _no_evidence() -> pd.DataFrame:
     types = {**dict.fromkeys(KEYS, "str"), **COLUMNS}
     return pd.DataFrame(columns=list(types)).astype(types)
-
-
-def _feature_settings(collection: Collection) -> dict:
-    """How the keypoints of a library or run were extracted."""
-    paths = store.shards(collection.local_features, ".h5")
-    return store.describe(paths[0])["settings"] if paths else {}

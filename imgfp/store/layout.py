@@ -113,6 +113,11 @@ class Run(Collection):
     contents: ClassVar[str] = "queries"
 
     @property
+    def certain_parquet(self) -> Path:
+        """Queries that their first candidates answer."""
+        return self.root / "certain.parquet"
+
+    @property
     def detections(self) -> Path:
         return self.root / "crops/detections"
 
@@ -130,6 +135,11 @@ class Run(Collection):
     @property
     def evidence(self) -> Path:
         return self.root / "evidence"
+
+    @property
+    def first_evidence(self) -> Path:
+        """Evidence of the pairs that are verified before the other branches search."""
+        return self.root / "evidence/first"
 
     @property
     def descriptors_h5(self) -> Path:

@@ -36,7 +36,7 @@ from imgfp.verify.classifier import PairClassifier, load_classifier
 from imgfp.verify.evidence import score_query
 from imgfp.verify.view import View
 
-#: The defaults of notebooks 02 and 04: `rule.crop_table`, `propose.from_keypoints`.
+#: The defaults of notebooks 03 and 04: `rule.crop_table`, `propose.from_keypoints`.
 CROP_RULES: dict[str, Any] = {
     "local_min_confidence": 0.10,
     "global_min_confidence": 0.82,
@@ -67,7 +67,8 @@ class Pipeline:
     similarity_rules: of `propose.from_vectors`, without its background; local_index, global_index: Faiss
     factory strings or "auto"; views: of every described query and crop; described: "all" describes
     the query and its crops, "sure" the global crop in place of the query; scored: "all" candidates or those
-    that their branch has "accepted"; match_ratio: of `score_query`.
+    that their branch has "accepted"; verified: the best of each branch and view, 0 for all; match_ratio: of
+    `score_query`.
     """
 
     detector: Detector
@@ -83,6 +84,7 @@ class Pipeline:
     described: str = "all"
     background: np.ndarray | None = None
     scored: str = "all"
+    verified: int = 4
     match_ratio: float = 1.8
     thumbnail_short_side_px: int = 192
     batch_size: int = 32
@@ -126,7 +128,7 @@ def load_pipeline(
     pair_classifier: str,
     **settings: Any,
 ) -> Pipeline:
-    """A `Pipeline` from the parameters of notebooks 02, 06, 07 and 08 that name a model or file, with their
+    """A `Pipeline` from the parameters of notebooks 04, 06, 07 and 08 that name a model or file, with their
     meaning there; settings: the other fields. Raises what `load_detector` and `load_model` raise, and
     ValueError for a table of known boxes, which has none for a simulated query."""
     detector = load_detector(located(crop_detector, DETECTORS), trust_pt=trust_pt)
@@ -147,7 +149,7 @@ def load_pipeline(
 
 
 class CandidateGenerator:
-    """Views of references, indexed by their keypoints and searched as in notebooks 04 and 05."""
+    """Views of references, indexed by their keypoints and searched as in notebooks 03 and 05."""
 
     def __init__(
         self, views: Mapping[str, View], rules: Mapping[str, Any], factory: str, seed: int
@@ -181,9 +183,10 @@ class ReferenceSet:
         self._global = index.build(vectors, "global", pipeline.global_index, seed)
 
     def evidence(self, query_id: str, image: np.ndarray) -> pd.DataFrame:
-        """The evidence of one query (H,W,3) uint8 RGB as notebooks 02 to 08 collect it: one row per view,
-        reference and branch that proposes it, with query_id, view_id, reference_id, branch, rank, score,
-        mean_squared_distance, accepted, then `evidence.COLUMNS`."""
+        """The evidence of one query (H,W,3) uint8 RGB as notebooks 02 to 08 collect it of a query that is not
+        certain: one row per view, reference and branch that proposes it, with query_id, view_id, reference_id,
+        branch, rank, score, mean_squared_distance, accepted, then `evidence.COLUMNS`, which a pair that was not
+        verified lacks."""
         crops = self._pipeline.crops_of(query_id, image)
         boxes: dict[str, np.ndarray | None] = {query_id: None}
         boxes |= dict(zip(crops["crop_id"], crops[CORNERS].to_numpy(np.float64), strict=True))
@@ -197,14 +200,15 @@ class ReferenceSet:
             rows = candidates[candidates["view_id"] == view_id]
             if rows.empty:
                 continue
-            among = {i: self.views[i] for i in sorted(set(rows["reference_id"]))}
+            verified = rows[rows["rank"] < (self._pipeline.verified or len(self.ids))]
+            among = {i: self.views[i] for i in sorted(set(verified["reference_id"]))}
             scored = score_query(
                 view,
                 among,
                 ratio=self._pipeline.match_ratio,
                 classifier=self._pipeline.classifier,
             )
-            tables.append(rows.drop(columns="mirrored").merge(scored, on="reference_id"))
+            tables.append(rows.drop(columns="mirrored").merge(scored, "left", "reference_id"))
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
     def _by_keypoints(self, query_id: str, views: Mapping[str, View]) -> pd.DataFrame:

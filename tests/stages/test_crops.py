@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Notebook 02 without its notebook: detections, and the crops that rules choose from them."""
+"""Notebook 04 without its notebook: detections, and the crops that rules choose from them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Notebook 03 without its notebook: keypoints of both sides and of crops."""
+"""Notebooks 02 and 04 without their notebooks: keypoints of both sides and of crops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_features_of_every_image_are_those_of_sift(sides, address):
 
 def test_crops_are_searched_on_their_own_in_pixels_of_the_query(sides, address):
     run, _ = sides
-    stages.extract_crop_features(run, **SETTINGS, cluster=address)
+    stages.extract_crop_features(run, cluster=address)
     counts = features.keypoint_counts(run.crop_features)
     lookup = store.FeatureLookup(run.crop_features)
     boxes = crops.box_of_each(crops.read_crops(run))
@@ -45,7 +45,7 @@ def test_without_crops_nothing_of_them_is_left(sides, address):
     assert store.shards(run.crop_features, ".h5")
     rules = {"local_min_confidence": 1.0, "global_min_confidence": 1.0}
     stages.choose_crops(run, **rules)
-    stages.extract_crop_features(run, **SETTINGS, cluster=address)
+    stages.extract_crop_features(run, cluster=address)
     assert not store.shards(run.crop_features, ".h5")
     assert features.keypoint_counts(run.crop_features).empty
 

@@ -124,6 +124,17 @@ def test_a_damaged_part_is_named_and_built_again_alone(library, rng, build):
     assert after["part-00002-00002.faiss"] == before["part-00002-00002.faiss"]
 
 
+def test_lost_owners_are_made_again_and_no_part_is(library, build, capsys):
+    build(library)
+    before = written(library)
+    store.remove(library.index("local").owners)
+    build(library)
+    assert "owners.arrow is missing" in capsys.readouterr().out
+    after = written(library)
+    assert after["part-00000-00001.faiss"] == before["part-00000-00001.faiss"]
+    assert open_index(library, "local").owners.image_ids(np.array([0])) == ["0-0"]
+
+
 @pytest.mark.parametrize("factory", ["Flat", "IVF4,SQ8_direct", "IVF4,PQ16"])
 def test_every_vector_is_found_as_its_own_neighbour_and_owner(library, rng, build, factory):
     for number in range(2, 40):
@@ -139,6 +150,19 @@ def test_every_vector_is_found_as_its_own_neighbour_and_owner(library, rng, buil
     assert len(some.index) == 40
     with pytest.raises(ValueError, match="build it again"):
         opened.owners.image_ids(np.array([3]))
+
+
+def test_the_same_shards_under_other_numbers_have_other_owners(library, build):
+    """As when every file of an archive has a new date: the same features, in shards of new numbers."""
+    build(library)
+    for path in store.shards(library.local_features, ".h5"):
+        number = store.shard_number(path) + 2
+        store.save(path.with_name(f"shard-{number:05d}.h5"), store.load(path), made_with())
+        store.remove(path)
+    build(library)
+    opened = open_index(library, "local")
+    _, ids = index.search(opened.index, np.zeros((1, 128), np.uint8), 5)
+    assert set(opened.owners.image_ids(index.places_of(ids[0]))) <= {"0-0", "0-1", "1-0", "1-1"}
 
 
 def test_another_extraction_builds_another_index(library, rng, build):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Notebooks 04, 05 and 07 without their notebooks: which references are proposed for whom."""
+"""Notebooks 03, 05 and 07 without their notebooks: which references are proposed for whom."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_every_proposed_pair_is_verified_once(sides, address):
 
 def test_a_run_without_candidates_says_what_to_do(tmp_path):
     run, library = store.Run(tmp_path / "run"), store.Library(tmp_path / "library")
-    with pytest.raises(store.StoreError, match="no candidates yet; run notebooks 04 to 07"):
+    with pytest.raises(store.StoreError, match="no candidates yet; run notebooks 03 to 07"):
         stages.verify_pairs(run, library)
     none = verification.read_evidence(run)
     assert none.empty and {"query_id", "inliers"} <= set(none.columns)
@@ -44,11 +44,12 @@ def test_a_run_without_candidates_says_what_to_do(tmp_path):
 def test_other_features_or_pairs_verify_again(sides):
     run, library = sides
     candidates = read_candidates(run)
-    (before,) = verification.pair_tasks(run, library, candidates)
-    (fewer,) = verification.pair_tasks(run, library, candidates[candidates["branch"] == "global"])
+    (before,) = verification.pair_tasks(run, library, candidates, run.evidence)
+    some = candidates[candidates["branch"] == "global"]
+    (fewer,) = verification.pair_tasks(run, library, some, run.evidence)
     path = store.shards(library.local_features, ".h5")[0]
     store.save(path, store.load(path), made_with(short_side_px=200))
-    (other,) = verification.pair_tasks(run, library, candidates)
+    (other,) = verification.pair_tasks(run, library, candidates, run.evidence)
     assert len({before.inputs, fewer.inputs, other.inputs}) == 3
     assert before.arguments["state"] == fewer.arguments["state"]
 
