@@ -157,7 +157,12 @@ class Parameters(BaseModel):
         32, "images per batch; changes speed, not vectors", "images"
     )
     descriptor_device: Device = _of("cpu", "cpu or cuda")
-    global_views: list[View] = _of([], "views of a query that are described; empty is all ten")
+    global_views: Annotated[list[View], Field(min_length=1)] = _of(
+        ["whole", "mirror", "flip", "rot90", "rot270", "centre70"], "of a query"
+    )
+    global_crop_views: Annotated[list[View], Field(min_length=1)] = _of(
+        ["whole", "mirror", "centre70"], "of a crop"
+    )
     global_described: Literal["all", "sure"] = _of(
         "all",
         "all: query and crops; sure: the global crop, else the query",
@@ -181,7 +186,7 @@ class Parameters(BaseModel):
         "all", "all, or those that their branch's own rule accepted"
     )
     candidates_verified: Count = _of(
-        4, "best of each branch and view that are verified; 0 is all", "references"
+        6, "best of each branch and view that are verified; 0 is all", "references"
     )
     match_ratio: Annotated[float, Field(ge=1, le=100)] = _of(
         1.8,

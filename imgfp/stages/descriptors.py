@@ -15,7 +15,7 @@ from imgfp import store
 from imgfp.crops.rule import CORNERS
 from imgfp.datatypes import Descriptors, table
 from imgfp.descriptors.registry import load_model
-from imgfp.descriptors.views import VIEWS, query_views
+from imgfp.descriptors.views import CROP_VIEWS, QUERY_VIEWS, query_views
 from imgfp.images import cut_box
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
@@ -49,20 +49,20 @@ def describe_references(
 def describe_queries(
     run: Run,
     *,
-    views: Sequence[str] = (),
+    views: Sequence[str] = QUERY_VIEWS,
+    crop_views: Sequence[str] = CROP_VIEWS,
     described: str = "all",
     file: str = "",
     cluster: str = "local",
     workers: int = 0,
     **model: Any,
 ) -> MapReport:
-    """One vector per view of each query and of its crops; of a certain query, one. views: names of `VIEWS`,
-    empty for all; described: see `query_tasks`; the rest as in `describe_references`. With a file, there is one
+    """One vector per view of each query and of its crops; of a certain query, one. views, crop_views: names of
+    `VIEWS`; described: see `query_tasks`; the rest as in `describe_references`. With a file, there is one
     vector per query."""
     crops = table("crops") if file else read_crops(run)
-    names = list(views or VIEWS)
-    tasks = query_tasks(run, crops, described=described, views=names)
-    return _map(run, tasks, names, file, cluster, workers, **model)
+    tasks = query_tasks(run, crops, described=described, views=views, crop_views=crop_views)
+    return _map(run, tasks, list(views), file, cluster, workers, **model)
 
 
 def _map(collection, tasks, views, file, cluster, workers, *, model, weights, device, batch_size):
@@ -91,7 +91,12 @@ def _map(collection, tasks, views, file, cluster, workers, *, model, weights, de
 
 
 def query_tasks(
-    run: Run, crops: pd.DataFrame, *, described: str, views: Sequence[str] = VIEWS
+    run: Run,
+    crops: pd.DataFrame,
+    *,
+    described: str,
+    views: Sequence[str] = QUERY_VIEWS,
+    crop_views: Sequence[str] = CROP_VIEWS,
 ) -> list[Task]:
     """One task per shard of queries: "all", the query and all its crops, or "sure", the global crop
     where there is one, else the query. Of a certain query only the first of its views, so that every query has
@@ -111,7 +116,8 @@ def query_tasks(
             if described == "all" or boxes.empty:
                 items.append(record)
             for box in boxes[["crop_id", *CORNERS]].to_dict("records"):
-                items.append({**record, "image_id": box.pop("crop_id"), **box})
+                crop = {"image_id": box.pop("crop_id"), "views": list(crop_views)}
+                items.append({**record, **crop, **box})
         marks = [store.hash_of({k: v for k, v in item.items() if k != "path"}) for item in items]
         tasks.append(Task(task.path, (*task.inputs, *marks), {"images": items}, len(items)))
     return tasks
@@ -128,9 +134,9 @@ def describe(
     weights_hash: str,
     views: list[str],
 ) -> ShardResult:
-    """Vectors of each image (or the box of it that a record names) in each view, or in those that its record
-    names, the views of one image in consecutive rows. `weights_hash` distinguishes states of the weights in the fingerprint.
-    """
+    """Vectors of each image (or the box of it that a record names) in each view, or in those that its
+    record names, the views of one image in consecutive rows. `weights_hash` distinguishes states of the weights in
+    the fingerprint."""
     loaded = _model(model, weights, device, weights_hash)
     ids: list[str] = []
     rejects: list[tuple[str, str]] = []
@@ -142,7 +148,7 @@ def describe(
                 part = cut_box(image, np.array([record[corner] for corner in CORNERS]))
             names = record.get("views", views)
             for name, view in zip(names, query_views(part, names), strict=True):
-                plain = views == ["whole"]
+                plain = names == ["whole"]
                 ids.append(record["image_id"] + ("" if plain else VIEW_SEPARATOR + name))
                 yield view
 

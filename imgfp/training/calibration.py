@@ -26,7 +26,7 @@ from imgfp.crops.rule import CORNERS, crop_table
 from imgfp.datatypes import table
 from imgfp.descriptors.base import Model
 from imgfp.descriptors.registry import load_model
-from imgfp.descriptors.views import VIEWS, query_views
+from imgfp.descriptors.views import CROP_VIEWS, QUERY_VIEWS, query_views
 from imgfp.edits import families
 from imgfp.images import cut_box, decode_image, encode_jpeg, read_image, resize_short_side
 from imgfp.runner.cluster import ShardResult
@@ -65,7 +65,7 @@ class Pipeline:
 
     crop_rules: of `rule.crop_table`; sift: of `sift.extract`; vote_rules: of `propose.from_keypoints`;
     similarity_rules: of `propose.from_vectors`, without its background; local_index, global_index: Faiss
-    factory strings or "auto"; views: of every described query and crop; described: "all" describes
+    factory strings or "auto"; views, crop_views: of a described query and crop; described: "all" describes
     the query and its crops, "sure" the global crop in place of the query; scored: "all" candidates or those
     that their branch has "accepted"; verified: the best of each branch and view, 0 for all; match_ratio: of
     `score_query`.
@@ -80,11 +80,12 @@ class Pipeline:
     similarity_rules: Mapping[str, Any] = field(default_factory=lambda: SIMILARITY_RULES)
     local_index: str = "auto"
     global_index: str = "auto"
-    views: Sequence[str] = VIEWS
+    views: Sequence[str] = QUERY_VIEWS
+    crop_views: Sequence[str] = CROP_VIEWS
     described: str = "all"
     background: np.ndarray | None = None
     scored: str = "all"
-    verified: int = 4
+    verified: int = 6
     match_ratio: float = 1.8
     thumbnail_short_side_px: int = 192
     batch_size: int = 32
@@ -226,11 +227,12 @@ class ReferenceSet:
         described = list(boxes)
         if pipeline.described == "sure":
             described = list(crops.loc[crops["is_global"], "crop_id"]) or described[:1]
-        parts = [boxes[view_id] for view_id in described]
+        names = [pipeline.views if boxes[i] is None else pipeline.crop_views for i in described]
+        parts = [image if boxes[i] is None else cut_box(image, boxes[i]) for i in described]
         every_view = (
             view
-            for box in parts
-            for view in query_views(image if box is None else cut_box(image, box), pipeline.views)
+            for part, views in zip(parts, names, strict=True)
+            for view in query_views(part, views)
         )
         vectors = pipeline.model.embed(every_view, pipeline.batch_size)
         found = propose.from_vectors(
@@ -240,7 +242,7 @@ class ReferenceSet:
             background=pipeline.background,
             **pipeline.similarity_rules,
         )
-        view_ids = np.repeat(np.array(described, object), len(pipeline.views))
+        view_ids = np.repeat(np.array(described, object), [len(views) for views in names])
         return found.assign(
             view_id=view_ids[found["vector_row"]],
             reference_id=self.ids[found["reference_row"]],

@@ -13,7 +13,7 @@ import small_run
 from imgfp import stages
 from imgfp.datatypes import Descriptors
 from imgfp.descriptors.registry import load_model
-from imgfp.descriptors.views import VIEWS
+from imgfp.descriptors.views import CROP_VIEWS, QUERY_VIEWS
 from imgfp.stages import descriptors
 from imgfp.stages.crops import read_crops
 from imgfp.stages.inventory import read_images
@@ -24,7 +24,9 @@ GRID = {"model": "gist-grid", "weights": "", "device": "cpu", "batch_size": 4}
 
 def test_a_sure_crop_is_described_in_place_of_its_query(sides, address):
     run, _ = sides
-    stages.describe_queries(run, views=["whole"], described="sure", **GRID, cluster=address)
+    stages.describe_queries(
+        run, views=["whole"], crop_views=["whole"], described="sure", **GRID, cluster=address
+    )
     sure = read_crops(run).query("is_global")
     ids = set(descriptors.read_descriptors(run).image_ids)
     queries = set(read_images(run)["image_id"])
@@ -32,7 +34,7 @@ def test_a_sure_crop_is_described_in_place_of_its_query(sides, address):
     assert set(descriptors.first_views(run).image_ids) == queries
 
 
-def test_a_query_and_all_its_crops_are_described_in_all_views(sides, address):
+def test_a_query_and_all_its_crops_are_described_in_their_views(sides, address):
     run, library = sides
     assert stages.describe_references(library, **GRID, cluster=address).computed == 6
     references = descriptors.read_descriptors(library)
@@ -40,9 +42,9 @@ def test_a_query_and_all_its_crops_are_described_in_all_views(sides, address):
     crop = read_crops(run).iloc[0]
     stages.describe_queries(run, **GRID, cluster=address)
     every = descriptors.read_descriptors(run)
-    for view_id in (crop.query_id, crop.crop_id):
+    for view_id, views in ((crop.query_id, QUERY_VIEWS), (crop.crop_id, CROP_VIEWS)):
         ours = [name for name in every.image_ids if name.startswith(f"{view_id}@")]
-        assert ours == [f"{view_id}@{view}" for view in VIEWS]
+        assert ours == [f"{view_id}@{view}" for view in views]
     first = descriptors.first_views(run)
     assert list(first.image_ids) == list(read_images(run)["image_id"])
     held = dict(zip(first.image_ids, first.vectors, strict=True))[crop.query_id]
