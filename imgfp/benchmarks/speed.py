@@ -138,7 +138,7 @@ def search_rates(
             images = index.places_of(ids)
             winners = np.array(
                 [
-                    vote(images[a:b], distances[a:b], ratio=ratio)["reference_row"].head(1).sum()
+                    vote(images[a:b], distances[a:b], ratio=ratio).reference_row[:1].sum()
                     for a, b in itertools.pairwise(offsets)
                 ]
             )
@@ -159,7 +159,7 @@ def pair_rate(run: store.Run, library: store.Library, count: int, **settings) ->
     """
     from threadpoolctl import threadpool_limits
 
-    tasks = verification.pair_tasks(run, library, read_candidates(run))
+    tasks = verification.pair_tasks(run, library, read_candidates(run), run.evidence)
     arguments: list[dict[str, Any]] = [task.arguments for task in tasks]
     chosen = pd.concat([a["pairs"] for a in arguments], ignore_index=True).head(count)
     shared = arguments[0] | {"pairs": chosen.head(5)}

@@ -277,10 +277,13 @@ def _rejects(results: Results) -> dict:
     }
 
 
-def _stage(name: str, entry: dict) -> tuple[str, str, str]:
-    seconds = f"{entry['seconds']:.1f} s" if "seconds" in entry else ""
+def _stage(name: str, entry: dict) -> tuple[str, str, str, str]:
+    seconds, spent = (
+        f"{entry[key]:,.1f} s" if key in entry else "" for key in ("seconds", "processor_seconds")
+    )
     state = str(entry.get("state", ""))
-    return name.replace("_", " "), "wrote this page" if state == "running" else state, seconds
+    state = "wrote this page" if state == "running" else state
+    return name.replace("_", " "), state, seconds, spent
 
 
 def _text(value: Any) -> str:

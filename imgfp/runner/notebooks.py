@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,7 +237,7 @@ def _write_status(plan: Plan, status: dict[str, Any]) -> None:
 
 def _run_stage(plan: Plan, stage: Stage, key: str, status: dict[str, Any]) -> None:
     copy = plan.run.notebooks / stage.path.name
-    began = time.monotonic()
+    began, spent = time.monotonic(), _processor_seconds()
     entry: dict[str, Any] = {"state": "running", "key": key}
     status["stages"][stage.name] = entry
     _write_status(plan, status)
@@ -254,8 +254,21 @@ def _run_stage(plan: Plan, stage: Stage, key: str, status: dict[str, Any]) -> No
         raise
     finally:
         entry["seconds"] = round(time.monotonic() - began, 2)
+        entry["processor_seconds"] = round(_processor_seconds() - spent, 2)
         _write_status(plan, status)
     print(f"ok {entry['seconds']:.1f} s", flush=True)
+
+
+def _processor_seconds() -> float:
+    """Processor time of this process and all that it has started on this machine, ended or not."""
+    import psutil
+
+    own = psutil.Process()
+    total = sum(own.cpu_times()[:4])  # user and system, then those of children that have ended
+    for child in own.children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            total += sum(child.cpu_times()[:4])
+    return total
 
 
 def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> None:

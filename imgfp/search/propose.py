@@ -87,7 +87,7 @@ def by_votes(
     mean_squared_distance float32 of the votes, mirrored bool, accepted bool. A query without keypoints has no
     rows.
     """
-    tables = []
+    places, counts, distances_of, mirrored, accepted = ([np.empty(0)] for _ in range(5))
     for variant, (distances, ids) in found.items() if len(keypoints) else ():
         rows = index.places_of(ids)
         if rule == "robust":
@@ -95,21 +95,23 @@ def by_votes(
             votes = voting.vote(rows, distances, ratio=ratio, hit_ids=ids, cells=cells)
         else:
             votes = voting.vote(rows, distances)
-        accepted = voting.accept_seed(votes, **acceptance)
-        votes["accepted"] = (votes.index == 0) & accepted
-        tables.append(votes.head(candidates).assign(mirrored=variant == "mirrored"))
-    columns = ["reference_row", "votes", "mean_squared_distance", "accepted", "mirrored"]
-    best = pd.concat(tables) if tables else pd.DataFrame(columns=columns)
-    order = ["votes", "mean_squared_distance"]
-    best = best.sort_values(order, ascending=[False, True], kind="stable")
-    best = best.drop_duplicates("reference_row").head(candidates)
+        first = np.arange(min(len(votes.votes), candidates))
+        places.append(votes.reference_row[first])
+        counts.append(votes.votes[first])
+        distances_of.append(votes.mean_squared_distance[first])
+        mirrored.append(np.full(len(first), variant == "mirrored"))
+        accepted.append((first == 0) & voting.accept_seed(votes, **acceptance))
+    order = np.lexsort((np.concatenate(distances_of), -np.concatenate(counts)))
+    # Of the variants that hit one reference the best counts.
+    once = np.unique(np.concatenate(places)[order], return_index=True)[1]
+    order = order[np.sort(once)[:candidates]]
     return pd.DataFrame(
         {
-            "reference_row": best["reference_row"].to_numpy(np.int64),
-            "score": best["votes"].to_numpy(np.float32),
-            "mean_squared_distance": best["mean_squared_distance"].to_numpy(np.float32),
-            "mirrored": best["mirrored"].to_numpy(bool),
-            "accepted": best["accepted"].to_numpy(bool),
+            "reference_row": np.concatenate(places)[order].astype(np.int64),
+            "score": np.concatenate(counts)[order].astype(np.float32),
+            "mean_squared_distance": np.concatenate(distances_of)[order].astype(np.float32),
+            "mirrored": np.concatenate(mirrored)[order].astype(bool),
+            "accepted": np.concatenate(accepted)[order].astype(bool),
         }
     )
 

@@ -8,11 +8,24 @@ many similar ones carries little information about the image.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-import pandas as pd
 
 #: Side of a cell, whose query keypoints share one vote per image, in pixels of a 300-px frame.
 CELL_PX = 8
+
+
+class Votes(NamedTuple):
+    """Votes for reference images, most first, then least distance, then lowest row.
+
+    reference_row (n,) int64; votes (n,) int64, higher is more alike; mean_squared_distance (n,) float64 of the
+    hits that voted.
+    """
+
+    reference_row: np.ndarray
+    votes: np.ndarray
+    mean_squared_distance: np.ndarray
 
 
 def vote(
@@ -23,7 +36,7 @@ def vote(
     max_squared_distance: float = 0.0,
     hit_ids: np.ndarray | None = None,
     cells: np.ndarray | None = None,
-) -> pd.DataFrame:
+) -> Votes:
     """Votes of the keypoints of one query for reference images.
 
     image_rows (q,k) int64: reference image of each neighbour, nearest first, -1: none (`index.search`
@@ -38,9 +51,7 @@ def vote(
         reference keypoint cannot collect the votes of a whole page. None: off.
     cells (q,) int64: the cell of each query keypoint; a cell has one vote per image. None: off.
 
-    Returns reference_row int64, votes int64 (higher is more alike) and mean_squared_distance of the
-    votes; most votes first, then least distance, then lowest row. Equal distances are resolved by the
-    order of keypoints and neighbours. No votes: no rows.
+    Equal distances are resolved by the order of keypoints and neighbours.
     """
     image_rows, squared_distances = np.asarray(image_rows), np.asarray(squared_distances)
     if image_rows.ndim != 2 or image_rows.shape != squared_distances.shape:
@@ -71,21 +82,21 @@ def cells(keypoints: np.ndarray) -> np.ndarray:
 
 
 def accept_seed(
-    votes: pd.DataFrame,
+    votes: Votes,
     *,
     min_hits: int = 3,
     max_mean_squared_distance: float = 8000.0,
     min_hits_single: int = 5,
 ) -> bool:
-    """Whether the system of 2021 proposes the first reference of a table of `vote`.
+    """Whether the system of 2021 proposes the first reference of `vote`.
 
     The reference needs more than `min_hits` votes, strictly more than the runner-up, and a mean squared distance
     under `max_mean_squared_distance`; if only one reference was hit at all, more than
     `min_hits_single` votes and the same distance.
     """
-    if votes.empty or not votes["mean_squared_distance"].iloc[0] < max_mean_squared_distance:
+    hits = votes.votes
+    if not len(hits) or not votes.mean_squared_distance[0] < max_mean_squared_distance:
         return False
-    hits = votes["votes"].to_numpy()
     if len(hits) == 1:
         return bool(hits[0] > min_hits_single)
     return bool(hits[0] > min_hits and hits[0] > hits[1])
@@ -100,14 +111,8 @@ def _nearest_of_each(first: np.ndarray, second: np.ndarray, distances: np.ndarra
     return np.sort(order[starts])
 
 
-def _count(rows: np.ndarray, distances: np.ndarray) -> pd.DataFrame:
+def _count(rows: np.ndarray, distances: np.ndarray) -> Votes:
     references, at, votes = np.unique(rows, return_inverse=True, return_counts=True)
     means = np.bincount(at, distances, len(references)) / np.maximum(votes, 1)
     order = np.lexsort((references, means, -votes))
-    return pd.DataFrame(
-        {
-            "reference_row": references[order].astype(np.int64),
-            "votes": votes[order].astype(np.int64),
-            "mean_squared_distance": means[order],
-        }
-    )
+    return Votes(references[order].astype(np.int64), votes[order].astype(np.int64), means[order])

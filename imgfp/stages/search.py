@@ -91,21 +91,23 @@ def search_local(
     }
     record = store.load(features)
     query_of = query_of_each_view(run, features.stem)
-    owners = open_owners(library, "local")
-    tables = []
+    tables, views = [], []
     for row, view_id in enumerate(record.image_ids):
         if view_id not in query_of:
             continue  # masked
         span = slice(record.offsets[row], record.offsets[row + 1])
         nearest = {v: (distances[span], ids[span]) for v, (distances, ids) in found.items()}
         votes = propose.by_votes(nearest, record.keypoints[span], rule=rule, **settings)
-        votes = _named(votes, owners)
-        votes.insert(0, "view_id", view_id)
-        votes.insert(0, "query_id", query_of[view_id])
-        tables.append(votes.assign(branch=branch))
+        tables.append(votes)
+        views.append(view_id)
     if not tables:
         return ShardResult(no_candidates())
-    return ShardResult(table("candidates", pd.concat(tables, ignore_index=True)))
+    counts = [len(votes) for votes in tables]
+    named = _named(pd.concat(tables, ignore_index=True), open_owners(library, "local"))
+    named["rank"] = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
+    named.insert(0, "view_id", np.repeat(np.array(views, object), counts))
+    named.insert(0, "query_id", np.repeat([query_of[view_id] for view_id in views], counts))
+    return ShardResult(table("candidates", named.assign(branch=branch)))
 
 
 def votes_of(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,15 +26,13 @@ from imgfp.stages.inventory import thumbnails
 from imgfp.stages.search import read_candidates
 from imgfp.store import Collection, Library, Run
 from imgfp.verify.classifier import load_classifier
-from imgfp.verify.evidence import COLUMNS, score_query
+from imgfp.verify.evidence import COLUMNS, evidence_table, score_rows
 from imgfp.verify.view import View
 
 #: Columns that identify a row of evidence.
 KEYS = ["query_id", "view_id", "reference_id"]
 #: Queries whose images and candidates are in memory together.
 QUERIES_AT_ONCE = 16
-#: Candidates of the local branch that are verified first, and all others with more votes than `vote_min_hits`.
-FIRST = 2
 
 
 def verify_first(
@@ -48,7 +47,8 @@ def verify_first(
     cluster: str = "local",
     workers: int = 0,
 ) -> MapReport:
-    """Verify the first candidates of the local branch and write which queries they answer, see `read_certain`.
+    """Verify the candidates of the local branch with more than `vote_min_hits` votes, and write which queries they
+    answer, see `read_certain`.
 
     certain_score: probability of a copy, by `fusion.calibrated`, that makes a query certain; at 1 nothing is
     verified and no query is. The other settings are those of `verify_pairs`. Raises StoreError before the local
@@ -57,8 +57,8 @@ def verify_first(
     _need_candidates(run, "local")
     model = load_model(fusion_model)
     candidates = read_candidates(run, "local")
-    few = (candidates["rank"] >= FIRST) & (candidates["score"] <= vote_min_hits)
-    first = candidates[~few] if certain_score < 1 else candidates.head(0)
+    many = candidates["score"] > vote_min_hits
+    first = candidates[many] if certain_score < 1 else candidates.head(0)
     report = map_shards(
         score_pairs,
         pair_tasks(run, library, first, run.first_evidence),
@@ -202,7 +202,7 @@ def score_pairs(
     """
     classifier = load_classifier(pair_classifier)
     views, references = (_view_reader(side, frame_short_side_px, state) for side in (run, library))
-    tables = []
+    scored: list[dict[str, Any]] = []
     ids = sorted(set(pairs["query_id"]))
     # A few queries at a time, so that memory does not grow with the number of their references.
     for start in range(0, len(ids), QUERIES_AT_ONCE):
@@ -212,11 +212,12 @@ def score_pairs(
         for key, reference_ids in rows.groupby(["query_id", "view_id"])["reference_id"]:
             query_id, view_id = map(str, key)
             among = {image_id: reference_of[image_id] for image_id in reference_ids}
-            scored = score_query(view_of[view_id], among, ratio=ratio, classifier=classifier)
-            scored.insert(0, "view_id", view_id)
-            scored.insert(0, "query_id", query_id)
-            tables.append(scored)
-    return ShardResult(pd.concat(tables, ignore_index=True) if tables else _no_evidence())
+            named = {"query_id": query_id, "view_id": view_id}
+            scored += [
+                {**named, **row}
+                for row in score_rows(view_of[view_id], among, ratio=ratio, classifier=classifier)
+            ]
+    return ShardResult(evidence_table(scored) if scored else _no_evidence())
 
 
 class ViewReader:

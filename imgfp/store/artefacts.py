@@ -265,7 +265,8 @@ def _encode_h5(record: LocalFeatures | Descriptors) -> bytes:
         names = ("vectors",) if isinstance(record, Descriptors) else _FEATURE_ARRAYS
         for name in names:
             array = getattr(record, name)
-            chunked = {"chunks": True, "fletcher32": True} if array.size else {}
+            chunks = min(len(array), _CHUNK_ROWS), *array.shape[1:]
+            chunked = {"chunks": chunks, "fletcher32": True} if array.size else {}
             # A dataset is otherwise written when its handle is freed, at a moment that garbage collection
             # chooses, and the order of its chunks in the file with it.
             file.create_dataset(name, data=array, **chunked).flush()
@@ -273,6 +274,8 @@ def _encode_h5(record: LocalFeatures | Descriptors) -> bytes:
 
 
 _FEATURE_ARRAYS = ("offsets", "keypoints", "descriptors")
+#: Rows of an array that have one checksum: the least that a reader of one image reads.
+_CHUNK_ROWS = 256
 
 
 def open_h5(path: Path) -> h5py.File:

@@ -227,12 +227,12 @@ class ReferenceSet:
         described = list(boxes)
         if pipeline.described == "sure":
             described = list(crops.loc[crops["is_global"], "crop_id"]) or described[:1]
-        names = [pipeline.views if boxes[i] is None else pipeline.crop_views for i in described]
-        parts = [image if boxes[i] is None else cut_box(image, boxes[i]) for i in described]
+        parts = [(boxes[view_id], pipeline.crop_views) for view_id in described]
+        names = [views if box is not None else pipeline.views for box, views in parts]
         every_view = (
             view
-            for part, views in zip(parts, names, strict=True)
-            for view in query_views(part, views)
+            for (box, _), views in zip(parts, names, strict=True)
+            for view in query_views(image if box is None else cut_box(image, box), views)
         )
         vectors = pipeline.model.embed(every_view, pipeline.batch_size)
         found = propose.from_vectors(

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -107,6 +108,24 @@ def score_query(
     whose pixels do not match beyond it, is refused as shared_by_many. ratio: of the match count,
     second over first squared distance.
     """
+    return evidence_table(score_rows(query, references, ratio=ratio, classifier=classifier))
+
+
+def evidence_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of `score_rows` as a table, with more columns where they have them: these come first."""
+    columns = [name for name in rows[0] if name not in COLUMNS] if rows else ["reference_id"]
+    table = pd.DataFrame(rows, columns=[*columns, *COLUMNS])
+    return table.astype({**dict.fromkeys(columns, "str"), **COLUMNS})
+
+
+def score_rows(
+    query: View,
+    references: Mapping[str, View],
+    *,
+    ratio: float = MATCH_RATIO,
+    classifier: Classifier | None = None,
+) -> list[dict[str, Any]]:
+    """`score_query` as one dictionary per reference, for a table of many queries."""
     rows, kept = [], []
     for reference_id, reference in references.items():
         row, inliers = _score(query, reference, ratio, classifier)
@@ -118,8 +137,7 @@ def score_query(
         crowded = row["inliers"] > _SHARED_BY_MANY * row["distinct_inliers"]
         if crowded and row["ncc_inlier_ratio"] < _MATCHING_PIXELS:
             row["refused"] = "shared_by_many"
-    table = pd.DataFrame(rows, columns=["reference_id", *COLUMNS])
-    return table.astype({"reference_id": "str", **COLUMNS})
+    return rows
 
 
 def _score(

@@ -2,10 +2,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from imgfp.search.voting import accept_seed, vote
+from imgfp.search.voting import Votes, accept_seed, vote
 
 
 def hits(*rows):
@@ -14,32 +13,31 @@ def hits(*rows):
     return array[..., 0].astype(np.int64), array[..., 1].astype(np.float32)
 
 
-def counts(table):
-    return dict(zip(table["reference_row"], table["votes"], strict=True))
+def counts(found):
+    return dict(zip(found.reference_row.tolist(), found.votes.tolist(), strict=True))
 
 
 def votes_table(*rows):
-    return pd.DataFrame(rows, columns=["reference_row", "votes", "mean_squared_distance"])
+    return Votes(*np.array(rows).T)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (4, 0), (4, 2)])
 def test_no_hits_no_votes(shape):
-    table = vote(np.full(shape, -1), np.full(shape, np.inf, np.float32))
-    assert list(table.columns) == ["reference_row", "votes", "mean_squared_distance"]
-    assert table.empty and not accept_seed(table)
+    found = vote(np.full(shape, -1), np.full(shape, np.inf, np.float32))
+    assert not any(map(len, found)) and not accept_seed(found)
 
 
 def test_every_hit_counts_and_order_is_fixed():
     table = vote(*hits([(5, 10)], [(2, 30)], [(5, 20)], [(9, 1)], [(7, 30)]))
-    assert table["reference_row"].tolist() == [5, 9, 2, 7]
-    assert table["votes"].tolist() == [2, 1, 1, 1]
-    assert table["mean_squared_distance"].tolist() == [15, 1, 30, 30]
+    assert table.reference_row.tolist() == [5, 9, 2, 7]
+    assert table.votes.tolist() == [2, 1, 1, 1]
+    assert table.mean_squared_distance.tolist() == [15, 1, 30, 30]
 
 
 def test_a_keypoint_votes_once_for_a_picture_by_its_nearest_hit():
     table = vote(*hits([(3, 10), (3, 50), (4, 60)]))
     assert counts(table) == {3: 1, 4: 1}
-    assert table["mean_squared_distance"].tolist() == [10, 60]
+    assert table.mean_squared_distance.tolist() == [10, 60]
 
 
 def test_misses_do_not_vote():
@@ -65,14 +63,14 @@ def test_a_reference_keypoint_hears_its_nearest_voter():
     found = hits([(1, 30)], [(1, 20)], [(1, 25)], [(1, 5)])
     table = vote(*found, hit_ids=np.array([[40], [40], [40], [41]]))
     assert counts(table) == {1: 2}
-    assert table["mean_squared_distance"].tolist() == [12.5]
+    assert table.mean_squared_distance.tolist() == [12.5]
 
 
 def test_a_place_votes_once_a_picture():
     found = hits([(1, 30)], [(1, 20)], [(2, 25)], [(1, 5)])
     table = vote(*found, cells=np.array([0, 0, 0, 1]))
     assert counts(table) == {1: 2, 2: 1}
-    assert table["mean_squared_distance"].tolist() == [12.5, 25]
+    assert table.mean_squared_distance.tolist() == [12.5, 25]
 
 
 def test_shapes_are_checked():
