@@ -33,7 +33,15 @@ LAYERS = [
 ]
 #: Modules of a package (or of a package inside one), each may import those before it.
 ORDER = {
-    "benchmarks": ["speed", "capacity", "planning", "estimators", "index_scale", "distractors"],
+    "benchmarks": [
+        "speed",
+        "capacity",
+        "sample",
+        "planning",
+        "estimators",
+        "index_scale",
+        "distractors",
+    ],
     "crops": ["boxes", "edges", "box_features", "ultralytics_models", "rule", "detectors"],
     "demo": ["painting", "corpus"],
     "demo.painting": ["ingredients", "nature", "made", "printed"],

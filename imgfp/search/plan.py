@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import log10
 
 from imgfp.search import index
 from imgfp.search.index import Kind
@@ -123,8 +124,6 @@ def train_s(plan: IndexPlan, cost: SearchCost) -> float:
 
 def expected_recall(measured: float, at_images: int, images: int) -> float:
     """Candidate recall among `images` references, from that measured among `at_images`, by `LOSS_PER_TENFOLD`."""
-    from math import log10
-
     tenfolds = max(0.0, log10(max(images, 1) / max(at_images, 1)))
     return max(0.0, measured - LOSS_PER_TENFOLD * tenfolds)
 
@@ -170,13 +169,8 @@ def _smaller(plan: IndexPlan) -> str:
 
 
 def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            break
-        count /= 1000
-    else:
-        unit = "TB"
-    return f"{count:,.1f} {unit}"
+    power = min(4, max(0, int(log10(max(count, 1)) // 3)))
+    return f"{count / 1000**power:,.1f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def _centre_s(lists: int, cost: SearchCost) -> float:
