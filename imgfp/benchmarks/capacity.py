@@ -8,7 +8,7 @@ is named in `Assumptions`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -238,20 +238,3 @@ def capacity(
             }
         )
     return pd.DataFrame(rows)
-
-
-def from_json(values: Mapping[str, object]) -> Costs:
-    """The `Costs` of the values that `dataclasses.asdict` gives. Raises TypeError for others."""
-    searches = {
-        name: SearchCost(
-            **{
-                **values[name],  # type: ignore[dict-item]
-                "codecs": {
-                    codec: plan.CodecCost(**cost)
-                    for codec, cost in values[name]["codecs"].items()  # type: ignore[index]
-                },
-            }
-        )
-        for name in ("local", "similar")
-    }
-    return Costs(**{**values, **searches})  # type: ignore[arg-type]

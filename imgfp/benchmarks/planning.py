@@ -34,6 +34,16 @@ class RunPlan:
     assumed: Assumptions
     machine: Machine
 
+    def stages(self) -> pd.DataFrame:
+        """`capacity.stage_times` with wall_hours on this machine, and a last row of all stages."""
+        times = capacity.stage_times(
+            self.references, self.queries, self.costs, self.indexes, self.assumed
+        )
+        times.loc[len(times)] = ["all", *times.drop(columns="stage").sum()]
+        return times.assign(
+            wall_hours=times["hours"] / (self.assumed.busy_share * self.machine.cores)
+        )
+
     def refusal(self) -> str:
         """Why the run does not fit on this machine, in one line; blank if it does."""
         for built in self.indexes.of(self.references, self.costs):
@@ -92,73 +102,66 @@ def plan_run(values: dict[str, Any], library: Library) -> RunPlan:
     return made
 
 
+def stored_or_made(values: dict[str, Any], library: Library) -> RunPlan:
+    """The plan that is stored with a library, else one that is made now: see `read_plan`, `plan_run`."""
+    return read_plan(library) if library.plan_json.exists() else plan_run(values, library)
+
+
 def read_plan(library: Library) -> RunPlan:
     """The plan that is stored with a library. Raises StoreError where there is none, or one of another version."""
-    if not library.plan_json.exists():
-        raise store.StoreError(f"{library.root} has no plan yet; run imgfp run PROFILE --plan")
-    stored = store.load(library.plan_json)
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        return RunPlan(
-            stored["references"],
-            stored["queries"],
-            capacity.from_json(stored["costs"]),
-            Indexes(**stored["indexes"]),
-            Assumptions(**stored["assumed"]),
-            Machine(**stored["machine"] | {"gpus": tuple(stored["machine"]["gpus"])}),
-        )
-    except (KeyError, TypeError):
+        return TypeAdapter(RunPlan).validate_python(store.load(library.plan_json))
+    except ValidationError:
         raise store.StoreError(
             f"{library.plan_json} is of another version; run imgfp run PROFILE --plan again"
         ) from None
 
 
 def lines(planned: RunPlan) -> list[str]:
-    """The plan in words and a table, for a terminal."""
+    """The plan as a table and in words, for a terminal."""
     costs, here, assumed = planned.costs, planned.machine, planned.assumed
     sizes = (planned.references, planned.queries, costs, planned.indexes)
-    local, similar = planned.indexes.of(planned.references, costs)
-    times = capacity.stage_times(*sizes, assumed)
-    wall = times["hours"] / (assumed.busy_share * here.cores)
+    times = planned.stages()
     disk = capacity.disk_bytes(*sizes)
     memory = capacity.memory_bytes(
         planned.references, costs, planned.indexes, assumed, here.cores, machines=1
     )
     recall = plan.expected_recall(costs.recall_planned, costs.images, planned.references)
-    said = [
-        f"references      {planned.references:,}, {costs.keypoints:,.0f} keypoints each ({costs.images} sampled)",
-        f"queries         {planned.queries:,}, {costs.query_keypoints:,.0f} keypoints each, {costs.crops:.1f} crops "
+    said = {
+        "references": f"{planned.references:,} of {costs.keypoints:,.0f} keypoints ({costs.images} sampled)",
+        "queries": f"{planned.queries:,} of {costs.query_keypoints:,.0f} keypoints and {costs.crops:.1f} crops "
         f"({costs.queries} sampled)",
-        f"machine         {here.cores} cores, {here.memory_bytes / 1e9:,.1f} GB of memory and "
-        f"{here.disk_bytes / 1e9:,.1f} GB of disk free, {', '.join(here.gpus) or 'no GPU'}",
-        f"local index     {local.factory}, {local.visited} of {local.lists:,} lists visited, "
-        f"{local.vector_bytes} bytes per keypoint, {local.bytes / 1e9:,.3f} GB",
-        f"global index    {similar.factory}, {similar.visited} of {similar.lists:,} lists visited, "
-        f"{similar.bytes / 1e9:,.3f} GB",
-        "",
-        f"{'stage':<20}{'reference':>12}{'query':>12}{'wall time':>12}",
-    ]
-    for row, hours in zip(times.itertuples(), wall, strict=True):
-        each = (
-            f"{1000 * s:,.1f} ms" if s else "" for s in (float(row.reference_s), float(row.query_s))
+        "machine": f"{here.cores} cores, {', '.join(here.gpus) or 'no GPU'}, free: {here.memory_bytes / 1e9:,.1f} GB "
+        f"of memory, {here.disk_bytes / 1e9:,.1f} GB of disk",
+    }
+    for index in planned.indexes.of(planned.references, costs):
+        visited = (
+            f"{index.visited} of {index.lists:,} lists visited" if index.lists > 1 else "exact"
         )
-        said.append(f"{row.stage:<20}{next(each):>12}{next(each):>12}{_time(hours):>12}")
-    total = (
-        f"{times['reference_s'].sum() * 1000:,.1f} ms",
-        f"{times['query_s'].sum() * 1000:,.1f} ms",
-    )
-    return [
-        *said,
-        f"{'all':<20}{total[0]:>12}{total[1]:>12}{_time(wall.sum()):>12}",
-        "",
-        f"on disk         {sum(disk.values()) / 1e9:,.2f} GB: "
-        + ", ".join(f"{name} {size / 1e9:,.2f}" for name, size in disk.items()),
-        f"in memory       {memory / 1e9:,.2f} GB with {here.cores} processes",
-        f"local branch    {costs.copies} copies of the sample: reference among the candidates {costs.recall_exact:.3f} "
-        f"in an exact search, {costs.recall_planned:.3f} as planned; expected at {planned.references:,} "
-        f"references {recall:.3f}",
-        f"assumed         {assumed.certain_share:.0%} of the queries are answered by their first candidates; "
-        f"cores are busy {assumed.busy_share:.0%} of the time; nothing is stored yet",
-    ]
+        said[f"{index.kind} index"] = (
+            f"{index.factory}: {visited}, {index.vector_bytes} bytes per vector, {index.bytes / 1e9:,.3f} GB"
+        )
+    said |= {
+        "on disk": f"{sum(disk.values()) / 1e9:,.2f} GB",
+        "in memory": f"{memory / 1e9:,.2f} GB, with {here.cores} processes",
+        "local search": f"finds {costs.recall_planned:.3f} of {costs.copies} edited copies among the sample "
+        f"({costs.recall_exact:.3f} if exact); expected among all references: {recall:.3f}",
+        "assumed": f"{assumed.certain_share:.0%} of the queries are answered by their first candidates, cores are busy "
+        f"{assumed.busy_share:.0%} of the time, nothing is stored yet",
+    }
+    table = [f"{'':<20}{'a reference':>14}{'a query':>14}{'wall time':>14}"]
+    for row in times.to_dict("records"):
+        each = (_milliseconds(row[name]) for name in ("reference_s", "query_s"))
+        table.append(
+            f"{row['stage']:<20}{next(each):>14}{next(each):>14}{_time(row['wall_hours']):>14}"
+        )
+    return [*(f"{name:<14} {text}" for name, text in said.items()), "", *table]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.1f} ms" if seconds else ""
 
 
 def _time(hours: float) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import cv2
@@ -22,7 +23,6 @@ from imgfp.benchmarks.capacity import Costs, Indexes
 from imgfp.crops.detectors import DETECTORS
 from imgfp.crops.rule import CORNERS
 from imgfp.datatypes import LocalFeatures
-from imgfp.descriptors.views import VIEWS
 from imgfp.edits import families
 from imgfp.images import decode_image, read_image, resize_short_side
 from imgfp.runner import cluster
@@ -119,13 +119,13 @@ def _read(settings: Parameters, files: pd.DataFrame, side: str) -> tuple[pd.Data
 
 
 def _sift(settings: Parameters) -> dict[str, Any]:
-    names = ("short_side_px", "first_octave", "octave_layers", "contrast_threshold")
-    names += ("edge_threshold", "max_keypoints", "min_keypoints")  # type: ignore[assignment]
-    return {name: getattr(settings, f"sift_{name}") for name in names}
+    """The settings of `sift.extract`."""
+    given = settings.model_dump()
+    return {name[5:]: value for name, value in given.items() if name.startswith("sift_")}
 
 
 def _described(
-    settings: Parameters, records: list[dict], views: list[str]
+    settings: Parameters, records: list[dict], views: Sequence[str]
 ) -> tuple[int, int, float]:
     """Vectors, their width, and seconds, of records in some views; none where vectors come from a file."""
     if settings.descriptor_file:
@@ -140,14 +140,14 @@ def _described(
         device=settings.descriptor_device,
         batch_size=settings.descriptor_batch_size,
         weights_hash="",
-        views=views,
+        views=list(views),
     )
     return len(made), made.vectors.shape[1], seconds
 
 
 def _references(
     settings: Parameters, files: pd.DataFrame
-) -> tuple[pd.DataFrame, LocalFeatures, dict[str, float]]:
+) -> tuple[pd.DataFrame, LocalFeatures, dict[str, Any]]:
     """Readable images and local features of the sampled references, and their part of `Costs`."""
     images, inspect_s = _read(settings, files, "references")
     records = images[["image_id", "path"]].to_dict("records")
@@ -169,7 +169,7 @@ def _references(
     )
 
 
-def _queries(settings: Parameters, files: pd.DataFrame) -> dict[str, float]:
+def _queries(settings: Parameters, files: pd.DataFrame) -> dict[str, Any]:
     """The part of `Costs` that the sampled queries tell."""
     images, inspect_s = _read(settings, files, "queries")
     records = images[["image_id", "path"]].to_dict("records")
@@ -197,8 +197,10 @@ def _queries(settings: Parameters, files: pd.DataFrame) -> dict[str, float]:
     if settings.global_described == "sure":
         whole = images[~images["image_id"].isin(crops.loc[crops["is_global"], "query_id"])]
         boxes = boxes[crops["is_global"]]
-    items = [*whole[["image_id", "path"]].to_dict("records"), *boxes.to_dict("records")]
-    vectors, _, describe_s = _described(settings, items, list(settings.global_views or VIEWS))
+    items = whole[["image_id", "path"]].to_dict("records")
+    items += [{**box, "views": settings.global_crop_views} for box in boxes.to_dict("records")]
+    items.sort(key=itemgetter("path"))  # a file is read once for what is described of it
+    vectors, _, describe_s = _described(settings, items, settings.global_views)
     count = len(files)
     return {
         "queries": count,
@@ -256,7 +258,7 @@ class _Copies:
         frame = self._settings.sift_short_side_px
         return View(keypoints, found, small, width, height, frame_short_side_px=frame)
 
-    def measure(self, planned: IndexPlan) -> dict[str, float]:
+    def measure(self, planned: IndexPlan) -> dict[str, Any]:
         """The part of `Costs` that searches of the copies tell: exact ones, and those of a small index by the planned
         codec with lists of the planned length."""
         exact, _ = self._search("Flat", 0)

@@ -159,7 +159,7 @@ def pair_rate(run: store.Run, library: store.Library, count: int, **settings) ->
     """
     from threadpoolctl import threadpool_limits
 
-    tasks = verification.pair_tasks(run, library, read_candidates(run))
+    tasks = verification.pair_tasks(run, library, read_candidates(run), run.evidence)
     arguments: list[dict[str, Any]] = [task.arguments for task in tasks]
     chosen = pd.concat([a["pairs"] for a in arguments], ignore_index=True).head(count)
     shared = arguments[0] | {"pairs": chosen.head(5)}

@@ -95,8 +95,8 @@ def plan_index(
 
 def search_s(plan: IndexPlan, cost: SearchCost, machines: int = 1, parts: int = 1) -> float:
     """Processor time in seconds of one search by a vector, over all machines: each finds the nearest lists for its own
-    share of the parts, and prepares them for every part."""
-    codec = cost.codecs[plan.codec]
+    share of the parts, and prepares them for every part. Raises ValueError for a codec that was not measured."""
+    codec = _codec(plan, cost)
     if plan.lists == 1:
         return 1e-9 * plan.vectors * codec.code_ns
     share = min(1.0, plan.visited / plan.lists * cost.uneven)
@@ -107,7 +107,7 @@ def search_s(plan: IndexPlan, cost: SearchCost, machines: int = 1, parts: int = 
 
 def add_s(plan: IndexPlan, cost: SearchCost) -> float:
     """Processor time in seconds to add one vector."""
-    return _centre_s(plan.lists, cost) + 1e-6 * cost.codecs[plan.codec].encode_us
+    return _centre_s(plan.lists, cost) + 1e-6 * _codec(plan, cost).encode_us
 
 
 def train_s(plan: IndexPlan, cost: SearchCost) -> float:
@@ -119,7 +119,7 @@ def train_s(plan: IndexPlan, cost: SearchCost) -> float:
     if plan.lists > index.MOST_FLAT_LISTS:
         compared = _TWO_LEVELS * round(plan.lists**0.5)
     rounds = index.TRAINING_ROUNDS * sample * compared * 1e-9 * cost.centre_ns
-    return rounds + cost.codecs[plan.codec].train_s
+    return rounds + _codec(plan, cost).train_s
 
 
 def expected_recall(measured: float, at_images: int, images: int) -> float:
@@ -156,6 +156,14 @@ def refusal(
             f"{_smaller(plan)}another disk (library_dir=...), or fewer references"
         )
     return ""
+
+
+def _codec(plan: IndexPlan, cost: SearchCost) -> CodecCost:
+    if plan.codec not in cost.codecs:
+        raise ValueError(
+            f"{plan.factory} was not measured; measure it: imgfp run PROFILE {plan.kind}_index={plan.factory} --plan"
+        )
+    return cost.codecs[plan.codec]
 
 
 def _smaller(plan: IndexPlan) -> str:
