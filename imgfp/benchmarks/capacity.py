@@ -64,14 +64,15 @@ class Costs:
 class Assumptions:
     """What a plan takes for granted.
 
-    certain_share: queries that their first candidates answer, which are described in one view, and of which no crops are
-    searched and no more pairs verified; first_pairs: pairs that are verified first; pairs_per_view: pairs
+    certain_share: queries that their first candidates answer, which are described in one view; explained_share: of
+    these, those of which nothing else is to be found, so that no crops are searched and no more pairs verified; first_pairs: pairs that are verified first; pairs_per_view: pairs
     that are verified per view of each other query, by the local search, the global search and each crop;
     variants: descriptor variants that are searched; busy_share: time that cores work rather than wait;
     process_bytes: memory of a worker without an index; part_images: references of one part of the index.
     """
 
     certain_share: float = 0.5
+    explained_share: float = 0.73
     first_pairs: float = 2.0
     pairs_per_view: float = 4.0
     variants: int = 3
@@ -115,7 +116,8 @@ def stage_times(
         assumed.variants * plan.search_s(local, costs.local, machines, parts) + costs.vote_s
     )
     vector_s = plan.search_s(similar, costs.similar, machines, parts)
-    open_share = 1 - assumed.certain_share
+    described_share = 1 - assumed.certain_share
+    open_share = 1 - assumed.certain_share * assumed.explained_share
     pairs = assumed.pairs_per_view * (2 + costs.crops)
     train_s = (plan.train_s(local, costs.local), plan.train_s(similar, costs.similar))
     local_s = costs.keypoints * plan.add_s(local, costs.local)
@@ -131,14 +133,14 @@ def stage_times(
         (
             "global descriptors",
             costs.describe_s,
-            open_share * costs.query_describe_s + assumed.certain_share * costs.describe_s,
+            described_share * costs.query_describe_s + assumed.certain_share * costs.describe_s,
             0.0,
         ),
         ("global index", similar_s, 0.0, train_s[1]),
         (
             "global search",
             0.0,
-            (open_share * costs.query_vectors + assumed.certain_share) * vector_s,
+            (described_share * costs.query_vectors + assumed.certain_share) * vector_s,
             0.0,
         ),
         ("further pairs", 0.0, open_share * pairs * costs.pair_s, 0.0),

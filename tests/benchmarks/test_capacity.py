@@ -54,7 +54,7 @@ def test_hours_are_those_of_all_images():
     assert times.loc["local features", "hours"] == pytest.approx(
         (10_000 * 0.02 + 1000 * 0.02) / 3600
     )
-    assert times.loc["further pairs", "query_s"] == pytest.approx(0.5 * 4 * 3 * 0.01)
+    assert times.loc["further pairs", "query_s"] == pytest.approx((1 - 0.5 * 0.73) * 4 * 3 * 0.01)
 
 
 def test_queries_that_are_answered_early_cost_less():
@@ -63,7 +63,9 @@ def test_queries_that_are_answered_early_cost_less():
     assert (none[late] > half[late]).all() and (half[late] > every[late]).all()
     early = ["images", "local features", "local search", "first pairs"]
     assert np.allclose(none[early], every[early]) and (none[early] > 0).all()
-    assert every["crops"] == every["further pairs"] == 0
+    explained = of_query(Assumptions(certain_share=1, explained_share=1))
+    assert explained["crops"] == explained["further pairs"] == 0 < every["crops"]
+    assert explained["global descriptors"] == every["global descriptors"] == COSTS.describe_s
 
 
 def test_a_library_of_a_million_takes_what_its_parts_take():

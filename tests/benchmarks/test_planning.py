@@ -100,10 +100,19 @@ def test_a_plan_of_another_version_is_one_line(planned, tmp_path):
 @pytest.mark.parametrize(
     ("memory", "disk", "said"),
     [
-        (0.9, 100, r"local index Flat of [\d,]+ vectors needs .* of memory on one machine, .* free"),
-        (100, 1.9, r"local index Flat of [\d,]+ vectors writes .* while it is built, .* free"),
-        (100, 2.1, r"7 references and 900 queries need 0\.\d GB of disk, 0\.\d GB are free"),
-        (100, 1000, "^$"),
+        (
+            0.9,
+            100,
+            r"local index Flat of [\d,]+ vectors needs .* of memory on one machine, .* free",
+        ),
+        (
+            100,
+            1e9,
+            "7 references and 900 queries need 1.0 GB of memory with 2 processes, 0.0 GB are",
+        ),
+        (1e9, 1.9, r"local index Flat of [\d,]+ vectors writes .* while it is built, .* free"),
+        (1e9, 2.1, r"7 references and 900 queries need 0\.\d GB of disk, 0\.\d GB are free"),
+        (1e9, 1e9, "^$"),
     ],
 )
 def test_a_run_that_does_not_fit_is_refused_with_the_sizes(planned, memory, disk, said):
