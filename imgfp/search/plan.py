@@ -15,9 +15,9 @@ from math import log10
 from imgfp.search import index
 from imgfp.search.index import Kind
 
-#: Candidate recall of the local branch that each tenfold of the library costs: fitted to 300 copies among 60 to
-#: 30,000 photographs, see docs/scale.md.
-LOSS_PER_TENFOLD = 0.012
+#: Candidate recall of the local branch that each tenfold of the library costs, from 60 to 10,362 photographs: see
+#: docs/scale.md.
+LOSS_PER_TENFOLD = 0.005
 #: Bytes that an index keeps of a list beside its codes, and of a centre beside its numbers.
 _LIST_BYTES, _CENTRE_BYTES = 8, 16
 #: Rounds over the training sample: those of k-means, once for the clusters of centres and once inside them.
