@@ -309,8 +309,9 @@ class _Copies:
         return rows, seconds
 
     def _recall(self, found: list[list[int]]) -> float:
-        """Share of the copies whose reference is among their candidates."""
-        return float(np.mean([true in rows for true, rows in zip(self.true, found, strict=True)]))
+        """Share of the copies whose reference is among their candidates; 0 where nothing could be copied."""
+        hits = [true in rows for true, rows in zip(self.true, found, strict=True)]
+        return sum(hits) / max(len(hits), 1)
 
     def _verify(self, found: list[list[int]]) -> tuple[int, float]:
         """Pairs that were verified, and seconds."""

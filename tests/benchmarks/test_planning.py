@@ -10,6 +10,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import small_run
 
@@ -18,8 +19,11 @@ pytest.importorskip("faiss")
 from imgfp import store
 from imgfp.__main__ import main
 from imgfp.benchmarks import planning, sample
+from imgfp.datatypes import LocalFeatures
 from imgfp.images import encode_jpeg
 from imgfp.runner.machine import Machine
+from imgfp.runner.schema import Parameters
+from imgfp.search.plan import plan_index
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +154,16 @@ def test_the_same_sample_twice(planned, folders):
         getattr(planned[0].costs, name) for name in counted
     ]
     assert json.loads(library.plan_json.read_text())["references"] == 7
+
+
+def test_references_without_keypoints_are_no_obstacle(rng):
+    image = np.full((64, 64, 3), 128, np.uint8)
+    rows = {"width": [64], "height": [64], "thumbnail": [encode_jpeg(image)], "path": ["a.jpg"]}
+    none = LocalFeatures.from_images(
+        ["a"], [(np.empty((0, 4), np.float32), np.empty((0, 128), np.uint8))]
+    )
+    copies = sample._Copies(Parameters(), pd.DataFrame(rows), none, rng)
+    found = copies.measure(plan_index(0, "local", 128))
+    assert found["copies"] == found["recall_exact"] == found["recall_planned"] == 0
+    assert found["vote_s"] == 0 and found["pair_s"] < 0.01
+    assert sample._stock(none.descriptors, rng).shape == (8192, 128)
