@@ -111,7 +111,7 @@ def test_the_capacity_plan_takes_the_stored_plan(tmp_path):
     )
     store.save(library.plan_json, asdict(made), small_run.made_with())
     executed = execute("31_capacity_plan.ipynb", library_dir=tmp_path, references=10**7)
-    assert sum("image/png" in data for data in shown(executed)) == 3
+    assert sum("image/png" in data for data in shown(executed)) == 4
     text = json.dumps([cell.get("outputs") for cell in executed.cells if "outputs" in cell])
     assert "needs 167.6 MB of memory on one machine, 1.0 MB are free" in text
     assert "10000000000" in text and "PQ16" in text
