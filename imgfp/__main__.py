@@ -6,8 +6,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgfp import __version__
+
+if TYPE_CHECKING:
+    from imgfp.runner import notebooks
 
 
 def main(words: list[str] | None = None) -> int:
@@ -56,6 +60,8 @@ def main(words: list[str] | None = None) -> int:
         if options.status:
             print("\n".join(notebooks.stage_lines(plan)))
             return 0
+        if options.plan:
+            return _plan(plan)
         notebooks.execute(plan, start=options.start, only=options.only)
     except notebooks.StageFailed as failure:
         print(f"\nimgfp: {failure}", file=sys.stderr)
@@ -85,6 +91,23 @@ def _doctor(options: argparse.Namespace) -> int:
     except store.StoreError as error:
         print(f"imgfp: {error}", file=sys.stderr)
         return 2
+
+
+def _plan(prepared: notebooks.Plan) -> int:
+    from imgfp import store
+    from imgfp.benchmarks import planning
+
+    try:
+        planned = planning.plan_run(prepared.values, prepared.library)
+    except ValueError as error:
+        print(f"imgfp: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(planning.lines(planned)))
+    print(f"stored in       {store.show(prepared.library.plan_json)}")
+    if planned.refusal():
+        print(f"imgfp: {planned.refusal()}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _publish(options: argparse.Namespace) -> str:
@@ -122,6 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     runner.add_argument("--from", dest="start", default="", metavar="NN", help="redo from a stage")
     runner.add_argument("--only", default="", metavar="NN", help="redo one stage")
     runner.add_argument("--status", action="store_true", help="list the stages with their state")
+    runner.add_argument(
+        "--plan", action="store_true", help="measure a sample and tell what the run will cost"
+    )
     starter = commands.add_parser("init", help="lay out notebooks and params in a folder to change")
     starter.add_argument("folder", type=Path, metavar="DIR")
     converter = commands.add_parser(

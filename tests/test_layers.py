@@ -33,7 +33,15 @@ LAYERS = [
 ]
 #: Modules of a package (or of a package inside one), each may import those before it.
 ORDER = {
-    "benchmarks": ["speed", "capacity", "estimators", "index_scale", "distractors"],
+    "benchmarks": [
+        "speed",
+        "capacity",
+        "sample",
+        "planning",
+        "estimators",
+        "index_scale",
+        "distractors",
+    ],
     "crops": ["boxes", "edges", "box_features", "ultralytics_models", "rule", "detectors"],
     "demo": ["painting", "corpus"],
     "demo.painting": ["ingredients", "nature", "made", "printed"],
@@ -58,9 +66,9 @@ ORDER = {
     ],
     "report": ["figures", "pairs", "page"],
     "results": ["files", "explain", "compare", "sheets"],
-    "runner": ["schema", "params", "project", "cluster", "doctor", "notebooks"],
+    "runner": ["schema", "params", "project", "machine", "cluster", "doctor", "notebooks"],
     "scoring": ["metrics", "thresholds", "errors", "fusion"],
-    "search": ["index", "voting", "normalisation", "propose"],
+    "search": ["index", "plan", "voting", "normalisation", "propose"],
     "stages": [
         "certain",
         "inventory",

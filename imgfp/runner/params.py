@@ -28,7 +28,6 @@ RENAMED = {
     "judge_photographs": "scorer_photographs",
     "outsiders": "negatives",
     "doubles": "synthetic",
-    "plan_readings": "plan_variants",
 }
 #: Former words of a parameter's value, by its present name.
 RENAMED_WORDS = {"descriptor_variants": {"inverted": "contrast_reversed"}}

@@ -320,34 +320,10 @@ class Parameters(BaseModel):
     benchmark_nprobes: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = _of(
         [1, 2, 4, 8, 16, 32], "lists visited; the largest is the yardstick", "lists"
     )
-    queries: Positive = _of(50000, "queries to look up", "queries")
-    cores: Annotated[int, Field(ge=1, le=10**6)] = _of(
-        16, "that work at the same time, on one machine or several", "cores"
-    )
-    memory_gb: Annotated[float, Field(gt=0, le=10**6)] = _of(
-        64.0, "of one machine, for its share of the index", "GB"
-    )
-    keypoints_per_image: Annotated[float, Field(gt=0, le=10**6)] = _of(
-        410.0, "measured by notebook 30", "keypoints"
-    )
-    images_per_second: Annotated[float, Field(gt=0, le=10**9)] = _of(
-        40.0, "local features on one core, by notebook 30", "images/s"
-    )
-    comparisons_per_second: Annotated[float, Field(gt=0, le=10**15)] = _of(
-        6e7, "descriptors compared on one core, by notebook 30", "1/s"
-    )
-    pair_milliseconds: Annotated[float, Field(gt=0, le=10**6)] = _of(
-        7.0, "to verify a pair on one core, by notebook 30", "ms"
-    )
-    plan_nprobe: Positive = _of(4, "lists visited per keypoint", "lists")
-    plan_variants: Annotated[int, Field(ge=1, le=3)] = _of(
-        2, "descriptor variants searched per query; plain and mirrored are 2", "variants"
-    )
-    plan_candidates: Positive = _of(20, "pairs verified per query, all branches together", "pairs")
-    vector_width: Annotated[int, Field(ge=8, le=8192)] = _of(
-        256, "of the global descriptor", "numbers"
-    )
-    thumbnail_kb: Annotated[float, Field(gt=0, le=10**6)] = _of(12.0, "kept per reference", "kB")
+    queries: Positive = _of(50000, "queries per day", "queries")
+    cores: Annotated[int, Field(ge=1, le=10**6)] = _of(16, "of one machine", "cores")
+    memory_gb: Annotated[float, Field(gt=0, le=10**6)] = _of(64.0, "of one machine", "GB")
+    certain_share: Share = _of(0.5, "queries that their first candidates answer")
     before_run: str = _of("runs/demo_sum", "the run to compare with")
     after_run: str = _of("runs/demo", "the run that should be better")
     pairs_shown: Annotated[int, Field(ge=0, le=1000)] = _of(

@@ -114,6 +114,18 @@ def lists_of_factory(factory: str) -> int:
     return int(found[1]) if found and found[1] else 1
 
 
+def vector_bytes(factory: str, width: int, kind: Kind) -> int:
+    """Bytes of one vector of `width` numbers in an index of this resolved factory string, with its id. Raises
+    ValueError for a codec that does not fit the width."""
+    codec = factory.rpartition(",")[2]
+    if factory == "Flat" and kind == "local":
+        codec = "SQ8_direct"  # as `train` stores bytes
+    try:
+        return int(faiss.index_factory(width, f"IVF1,{codec}").code_size) + 8  # type: ignore[attr-defined]
+    except RuntimeError as error:
+        raise ValueError(f"index {factory!r}: {_last_line(error)}") from None
+
+
 def training_size(factory: str) -> int:
     """Number of vectors that `train` should get for this factory string; 0 if it needs none."""
     lists = lists_of_factory(factory)

@@ -18,8 +18,10 @@ import pandas as pd
 
 from imgfp import store
 from imgfp.datatypes import LocalFeatures
-from imgfp.runner.cluster import ShardResult, Task, map_shards
+from imgfp.runner.cluster import ShardResult, Task, machines, map_shards
+from imgfp.runner.machine import this_machine
 from imgfp.search import index
+from imgfp.search.plan import IndexPlan, plan_index, refusal
 from imgfp.store import IndexFolder, IndexKind, Library
 
 #: References that one task encodes: what is lost when it is killed.
@@ -86,7 +88,8 @@ def build_index(
     good enough. The index is trained once per factory string and way of extracting features. New shards are
     encoded in worker processes, `TASK_IMAGES` references a task, and merged into parts of at most
     `part_images` references; a part is merged with the one before it when it has grown to half its size, so
-    that an index has few.
+    that an index has few. Raises StoreError, before anything is computed, for an index that does not fit in
+    memory or on the disk.
     """
     indexed = library.local_features if kind == "local" else library.descriptors
     sources = store.shards(indexed, ".h5")
@@ -98,6 +101,7 @@ def build_index(
     total = int(shards["vectors"].sum())
     if not total:
         raise ValueError(f"{library.root}: no reference has any {indexed.name} to search among")
+    images = shards["images"].to_numpy()
     with store.lock(library.root):
         chosen = _planned(folder, factory, total, kind)
         settings = {
@@ -106,17 +110,21 @@ def build_index(
             "features": store.describe(sources[0])["settings"],
         }
         made = store.origin(train_index, settings)
-        if not store.is_current(folder.trained, made):
+        trained = store.is_current(folder.trained, made)
+        kept = _Parts.of(folder, sources, shards, settings).kept(former) if trained else []
+        new = _new_spans(kept, images, min(TASK_IMAGES, part_images))
+        merged = _merged(sorted([*kept, *new]), set(new), images, part_images)
+        again = [(group[0][0], group[-1][1]) for group in merged if len(group) > 1]
+        written = sum(int(shards["vectors"].iloc[a : b + 1].sum()) for a, b in [*new, *again])
+        planned = plan_index(total, kind, _vectors(sources[0]).shape[1], chosen)
+        _refuse_too_large(library, planned, written, cluster, workers)
+        if not trained:
             data = train_index(sources, shards, seed=seed, factory=chosen)
             store.save(folder.trained, data, made, planned_for=total)
-    images = shards["images"].to_numpy()
-    parts = _Parts(folder, sources, shards, settings, store.describe(folder.trained)["sha256"])
+    parts = _Parts.of(folder, sources, shards, settings)
     where: dict[str, Any] = {"cluster": cluster, "workers": workers, "lock_dir": library.root}
-    kept = parts.kept(former)
-    new = _new_spans(kept, images, min(TASK_IMAGES, part_images))
     tasks = [parts.task(span) for span in new]
     map_shards(build_part, tasks, settings, title=f"{kind} index", **where)
-    merged = _merged(sorted([*kept, *new]), set(new), images, part_images)
     tasks = [parts.merging(group) for group in merged if len(group) > 1]
     map_shards(build_part, tasks, settings, title=f"{kind} index, merging", **where)
     paths = [parts.task((group[0][0], group[-1][1])).path for group in merged]
@@ -227,6 +235,23 @@ def _shards(
 Span = tuple[int, int]
 
 
+def _refuse_too_large(
+    library: Library, planned: IndexPlan, written: int, cluster: str, workers: int
+) -> None:
+    """Raises StoreError where an index does not fit in memory, or the vectors that are `written` not on the disk."""
+    here = this_machine(library.root)
+    reason = refusal(
+        planned,
+        memory_bytes=here.memory_bytes,
+        disk_bytes=here.disk_bytes,
+        written_bytes=written * planned.vector_bytes,
+        machines=machines(cluster),
+        processes=workers or here.cores,
+    )
+    if reason:
+        raise store.StoreError(reason)
+
+
 @dataclass(frozen=True)
 class _Parts:
     """Tasks that make the parts of an index."""
@@ -236,6 +261,17 @@ class _Parts:
     shards: pd.DataFrame
     settings: dict[str, Any]
     trained: str
+
+    @classmethod
+    def of(
+        cls,
+        folder: IndexFolder,
+        sources: list[Path],
+        shards: pd.DataFrame,
+        settings: dict[str, Any],
+    ) -> _Parts:
+        """The parts of the index that is trained in `folder`."""
+        return cls(folder, sources, shards, settings, store.describe(folder.trained)["sha256"])
 
     def task(self, span: Span, parts: Sequence[Path] = ()) -> Task:
         """The part of a span from its shards, or from parts that hold them."""

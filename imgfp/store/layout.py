@@ -105,6 +105,11 @@ class Library(Collection):
     def index(self, kind: IndexKind) -> IndexFolder:
         return IndexFolder(self.root / "index" / kind)
 
+    @property
+    def plan_json(self) -> Path:
+        """What a sample of the images cost, and the plan that was made of it."""
+        return self.root / "plan.json"
+
 
 @dataclass(frozen=True, init=False)
 class Run(Collection):

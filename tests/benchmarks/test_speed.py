@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 pytest.importorskip("faiss")
 
 from imgfp import store
-from imgfp.benchmarks import capacity, estimators, speed
+from imgfp.benchmarks import estimators, speed
 from imgfp.images import encode_jpeg
+from imgfp.stages import verification
 
 SETTINGS = {
     "short_side_px": 300,
@@ -18,16 +18,6 @@ SETTINGS = {
     "edge_threshold": 10.0,
     "max_keypoints": 0,
     "min_keypoints": 10,
-}
-RATES = {
-    "keypoints": 400.0,
-    "images_per_second": 40.0,
-    "comparisons_per_second": 30e6,
-    "pair_milliseconds": 8.0,
-    "candidates": 20,
-    "variants": 2,
-    "nprobe": 4,
-    "cores": 10,
 }
 
 
@@ -66,20 +56,11 @@ def test_race_covers_every_picture_once(records):
         assert sorted(ids[2:]) == ["0", "1", "2", "3"]  # after two of warming up
 
 
-def test_capacity_of_nothing():
-    hours = capacity.capacity(0, 0, **RATES).filter(like="hours")
-    assert np.allclose(hours, 0, atol=1e-6)
-
-
-def test_capacity_at_the_scale_of_the_challenge():
-    plan = capacity.capacity(1_000_000, 50_000, **RATES).set_index("storage")
-    assert plan.loc["Flat", "index_gb"] == pytest.approx(400e6 * 512 / 1e9)
-    assert plan.loc["PQ16", "index_gb"] < plan.loc["SQ8_direct", "index_gb"] / 5
-    assert plan.loc["Flat", "search_hours"] > 500 * plan.loc["PQ16", "search_hours"]
-    assert np.allclose(plan["extract_hours"], 1_050_000 / 40 / 3600 / 10)
-    assert np.allclose(plan["score_hours"], 50_000 * 20 * 0.008 / 3600 / 10)
-    twice = capacity.capacity(1_000_000, 50_000, **RATES | {"cores": 20}).set_index("storage")
-    assert np.allclose(plan["search_hours"], 2 * twice["search_hours"])
+def test_the_rate_of_pairs(finished_run):
+    run, library = store.Run(finished_run), store.Library(finished_run.parent / "library")
+    settings = verification.scoring_settings(library, 1.8)
+    count, milliseconds = speed.pair_rate(run, library, 3, **settings)
+    assert count == 3 and milliseconds > 0
 
 
 def test_estimators_are_judged_by_pixels(finished_run):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,18 @@ import pandas as pd
 import pytest
 import small_run
 
+from imgfp import store
+from imgfp.benchmarks.capacity import Assumptions, Costs, Indexes
+from imgfp.benchmarks.planning import RunPlan
 from imgfp.crops import detectors
 from imgfp.images import encode_jpeg
 from imgfp.results import Results, sheets
+from imgfp.runner.machine import Machine
 from imgfp.scoring import metrics
+from imgfp.search.plan import CodecCost, SearchCost
 from imgfp.verify.classifier import SIDE_PX, PairClassifier
 
+CODECS = ("Flat", "SQ8_direct", "PQ16", "SQfp16")
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 pytestmark = pytest.mark.pipeline
 
@@ -91,3 +98,21 @@ def test_two_runs_are_compared(finished_run, tmp_path):
     assert any(f"{figures.micro_ap:.4f}" in str(data) for data in shown(done))
     (table,) = (str(data) for data in shown(done) if "target_precision" in str(data))
     assert "8.0" not in table  # queries are whole numbers
+
+
+def test_the_capacity_plan_takes_the_stored_plan(tmp_path):
+    library = store.Library(tmp_path)
+    search = SearchCost(5.0, 12.0, 1.5, dict.fromkeys(CODECS, CodecCost(1.0, 8.0, 0.5, 9.0)))
+    images = {"images": 64, "queries": 32, "copies": 32, "vector_width": 256}
+    every = {field.name: 0.01 for field in fields(Costs)}
+    every |= {"keypoints": 400.0, "query_keypoints": 400.0, "local": search, "similar": search}
+    made = RunPlan(
+        3000, 1000, Costs(**every | images), Indexes(), Assumptions(), Machine(2, 10**6, 10**12)
+    )
+    store.save(library.plan_json, asdict(made), small_run.made_with())
+    executed = execute("31_capacity_plan.ipynb", library_dir=tmp_path, references=10**7)
+    assert sum("image/png" in data for data in shown(executed)) == 4
+    text = json.dumps([cell.get("outputs") for cell in executed.cells if "outputs" in cell])
+    assert "needs 167.6 MB of memory on one machine, 1.0 MB are free" in text
+    assert "10000000000" in text and "PQ16" in text
+    assert "local_nprobe: 32" in text

@@ -12,6 +12,7 @@ from small_run import made_with
 
 from imgfp import stages, store
 from imgfp.datatypes import LocalFeatures
+from imgfp.runner.machine import Machine
 from imgfp.search import index
 from imgfp.stages import index as stage_index
 from imgfp.stages.index import index_inputs, open_index
@@ -200,3 +201,40 @@ def test_a_library_that_cannot_be_indexed_says_why(tmp_path, rng, build):
     shard(library, 0, 0, rng)
     with pytest.raises(ValueError, match="no reference has any local_features"):
         build(library)
+
+
+@pytest.mark.parametrize(
+    ("room", "said"),
+    [
+        (
+            (500, 10**15),
+            r"local index Flat of 40 vectors needs .* of memory on one machine, 500.0 B are",
+        ),
+        (
+            (10**15, 500),
+            r"local index Flat of 40 vectors writes 5.4 kB .* 500.0 B of disk are free",
+        ),
+    ],
+)
+def test_an_index_that_does_not_fit_is_refused_before_it_is_trained(
+    library, build, monkeypatch, room, said
+):
+    monkeypatch.setattr(stage_index, "this_machine", lambda folder: Machine(1, *room))
+    with pytest.raises(store.StoreError, match=said):
+        build(library)
+    assert not library.index("local").root.exists()
+
+
+def test_an_extension_is_refused_for_what_it_writes_alone(library, rng, build, monkeypatch):
+    build(library)
+    shard(library, 2, 1, rng)
+    # Ten keypoints in a part of their own, and two parts of 40 and 10 are no merge.
+    monkeypatch.setattr(stage_index, "this_machine", lambda folder: Machine(1, 10**15, 10 * 136))
+    assert build(library).vectors == 50
+    monkeypatch.setattr(
+        stage_index, "this_machine", lambda folder: Machine(1, 10**15, 10 * 136 - 1)
+    )
+    shard(library, 3, 1, rng)
+    with pytest.raises(store.StoreError, match="of disk are free"):
+        build(library)
+    assert open_index(library, "local").index.parts, "the former index is still there"
