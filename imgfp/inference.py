@@ -102,11 +102,6 @@ def device_number(device: str) -> int:
     return int(device.partition(":")[2] or 0)
 
 
-def numbered(kind: str, number: int) -> str:
-    """The device of a kind ("cpu" or "cuda") and the number of a GPU."""
-    return f"cuda:{number}" if kind == "cuda" else kind
-
-
 def check_device(taken: str, wanted: str) -> None:
     """Raises ValueError where a worker has not taken the kind of device that its results are recorded with."""
     if taken != wanted:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,8 +40,11 @@ _CHUNK = 1 << 16
 class Lists(Protocol):
     """What is needed of `index.Part`: sizes (lists,) int64, and the codes and ids of a list as bytes."""
 
-    sizes: np.ndarray
-    code_size: int
+    @property
+    def sizes(self) -> np.ndarray: ...
+
+    @property
+    def code_size(self) -> int: ...
 
     def codes(self, number: int) -> np.ndarray: ...
 
@@ -67,7 +71,7 @@ def search_device(trained: Any, vectors: int, device: str, k: int, nprobe: int) 
             warn_of_cpu(device, "the search", f"Faiss sees {count} GPUs; faiss-gpu may see more")
         return "cpu"
     chosen = "cuda" if device == "auto" else device
-    obstacle = _limit(trained, k, nprobe) or _shortage(trained, vectors, _numbers(trained, chosen))
+    obstacle = _limit(trained, k, nprobe) or shortage(trained, vectors, chosen)
     if obstacle:
         warn_of_cpu(device, "the search", obstacle)
         return "cpu"
@@ -85,8 +89,9 @@ class GpuIndex:
 
     def search(self, queries: np.ndarray, k: int, nprobe: int) -> tuple[np.ndarray, np.ndarray]:
         """squared_distances (q,k) float32 and ids (q,k) int64 of the nearest to queries (q,d) float32; id -1 where
-        there are fewer. nprobe means nothing to an exact index."""
-        with self._in_use:
+        there are fewer. nprobe means nothing to an exact index. Raises RuntimeError in one line where Faiss
+        cannot."""
+        with self._in_use, _in_one_line("search on the GPU"):
             if self.ids is not None:
                 distances, rows = self.held.search(queries, k)
                 return distances, np.where(rows < 0, -1, self.ids[rows])
@@ -108,15 +113,19 @@ def to_gpu(
         )
     removed = np.empty(0, np.int64) if removed is None else np.sort(removed)
     numbers = _numbers(trained, device)
-    try:
+    with _in_one_line("copy the index to the GPU"):
         if trained.nlist == 1:
             return _exact(trained.d, parts, removed, numbers)
         return GpuIndex(_moved(_filled(trained, parts, removed), numbers[0], _needs_half(trained)))
+
+
+@contextmanager
+def _in_one_line(work: str) -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, MemoryError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][-200:]
-        raise RuntimeError(
-            f"Faiss could not copy the index to the GPU: {reason}; set device: cpu"
-        ) from None
+        raise RuntimeError(f"Faiss could not {work}: {reason}; set device: cpu") from None
 
 
 # -------------------------------------------------------------------------------------- obstacles
@@ -145,8 +154,9 @@ def _limit(trained: Any, k: int, nprobe: int) -> str:
     return ""
 
 
-def _shortage(trained: Any, vectors: int, numbers: Sequence[int]) -> str:
-    """Which GPU has too little free memory for its share; blank where all have enough."""
+def shortage(trained: Any, vectors: int, device: str) -> str:
+    """Which GPU has too little free memory for its share of so many vectors; blank where all have enough."""
+    numbers = _numbers(trained, device)
     if trained.nlist == 1:
         needed = -(-vectors // len(numbers)) * (2 * trained.d + 4)  # with its squared length
     else:

@@ -15,7 +15,7 @@ from imgfp.crops.detectors import DETECTORS, load_detector
 from imgfp.crops.rule import CORNERS, crop_table
 from imgfp.datatypes import Boxes, table
 from imgfp.images import cut_box, read_image
-from imgfp.inference import check_device, numbered
+from imgfp.inference import check_device
 from imgfp.runner.cluster import MapReport, ShardResult, map_shards
 from imgfp.stages.certain import explained_queries
 from imgfp.stages.inventory import decoded, image_tasks, left_out, on_gpu, read_images
@@ -60,7 +60,7 @@ def detect_crops(
 @store.produces("detections", formerly=["imgfp.stages.local.detect_boxes"])
 def detect_boxes(
     images: Iterable[dict],
-    gpu: int = 0,
+    gpu: str = "",
     *,
     crop_detector: str,
     weights_hash: str,
@@ -70,9 +70,10 @@ def detect_boxes(
     """Every box that the detector finds in each image, as the `detections` table.
 
     `weights_hash` distinguishes states of the detector's weights in the fingerprint; `trust_pt` as in
-    `imgfp.crops.detectors.load_detector`; device: "cpu" or "cuda", then with the number `gpu`.
+    `imgfp.crops.detectors.load_detector`; device: "cpu" or "cuda", then by the device `gpu`.
     """
-    detector = _detector(crop_detector, weights_hash, trust_pt, device, gpu)
+    detector = _detector(crop_detector, weights_hash, trust_pt, gpu or device)
+    check_device(detector.device, device)
     rows = []
     rejects: list[tuple[str, str]] = []
     for record, image in decoded(images, rejects):
@@ -86,10 +87,8 @@ def detect_boxes(
 
 
 @lru_cache(maxsize=2)
-def _detector(name: str, weights_hash: str, trust_pt: bool, device: str, gpu: int):
-    loaded = load_detector(name, trust_pt=trust_pt, device=numbered(device, gpu))
-    check_device(loaded.device, device)
-    return loaded
+def _detector(name: str, weights_hash: str, trust_pt: bool, device: str):
+    return load_detector(name, trust_pt=trust_pt, device=device)
 
 
 def choose_crops(run: Run, **rules: float) -> pd.DataFrame:

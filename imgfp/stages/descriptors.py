@@ -17,7 +17,7 @@ from imgfp.datatypes import Descriptors, table
 from imgfp.descriptors.registry import load_model
 from imgfp.descriptors.views import CROP_VIEWS, QUERY_VIEWS, query_views
 from imgfp.images import cut_box
-from imgfp.inference import check_device, numbered
+from imgfp.inference import check_device
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
 from imgfp.stages.certain import certain_queries
@@ -131,7 +131,7 @@ def query_tasks(
 @store.produces("descriptors", formerly=["imgfp.stages.vectors.describe"])
 def describe(
     images: Iterable[dict],
-    gpu: int = 0,
+    gpu: str = "",
     *,
     model: str,
     weights: str,
@@ -142,9 +142,10 @@ def describe(
 ) -> ShardResult:
     """Vectors of each image (or the box of it that a record names) in each view, or in those that its record
     names, the views of one image in consecutive rows. `weights_hash` distinguishes states of the weights in the
-    fingerprint; device: "cpu" or "cuda", then with the number `gpu`.
+    fingerprint; device: "cpu" or "cuda", then by the device `gpu`.
     """
-    loaded = _model(model, weights, device, gpu, weights_hash)
+    loaded = _model(model, weights, gpu or device, weights_hash)
+    check_device(loaded.device, device)
     ids: list[str] = []
     rejects: list[tuple[str, str]] = []
 
@@ -192,10 +193,8 @@ def _file_side(path: str, file_hash: str, side: str) -> tuple[Descriptors, dict[
 
 
 @lru_cache(maxsize=1)
-def _model(name: str, weights: str, device: str, gpu: int, weights_hash: str):
-    loaded = load_model(name, weights, numbered(device, gpu))
-    check_device(loaded.device, device)
-    return loaded
+def _model(name: str, weights: str, device: str, weights_hash: str):
+    return load_model(name, weights, device)
 
 
 def read_descriptors(collection: Collection) -> Descriptors:

@@ -30,7 +30,6 @@ from imgfp.images import (
     resize_short_side,
     walk_images,
 )
-from imgfp.inference import device_number
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards, mark_in_progress
 from imgfp.store import Collection, Library, Run, formats
 
@@ -416,10 +415,9 @@ def image_tasks(
 
 
 def on_gpu(tasks: Sequence[Task], device: str, workers: int) -> tuple[list[Task], int]:
-    """Tasks with the number of their GPU as the argument `gpu`, which is no setting, since any one gives the
+    """Tasks with the device that they take as the argument `gpu`, which is no setting, since any GPU gives the
     same; and the number of local processes, where 0 is as many as a GPU takes."""
-    gpu = device_number(device)
-    tasks = [replace(task, arguments={**task.arguments, "gpu": gpu}) for task in tasks]
+    tasks = [replace(task, arguments={**task.arguments, "gpu": device}) for task in tasks]
     return tasks, workers or min(PROCESSES_PER_GPU, os.cpu_count() or 1)
 
 

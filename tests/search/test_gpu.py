@@ -10,43 +10,14 @@ import warnings
 import faiss
 import numpy as np
 import pytest
+from gpu_stand_in import GB, install
 
 from imgfp.search import gpu, index
-
-GB = 10**9
-
-
-class StandIn:
-    """What Faiss offers where it is built for GPUs. moved: (GPU, type of the index, half floats?) of each copy."""
-
-    def __init__(self, count: int):
-        self.count, self.free, self.moved = count, 80 * GB, []
-
-    def index_cpu_to_gpu(self, resources, number, held, options):
-        assert isinstance(resources, self.Resources) and options.use_cuvs is False
-        assert 0 <= number < self.count
-        self.moved.append((number, type(held).__name__, options.useFloat16))
-        if isinstance(held, faiss.IndexFlatL2) and options.useFloat16:
-            assert held.ntotal == 0
-            return faiss.IndexScalarQuantizer(held.d, faiss.ScalarQuantizer.QT_fp16)
-        if isinstance(held, faiss.IndexIVF):
-            assert type(faiss.downcast_index(held.quantizer)) is faiss.IndexFlatL2
-            assert held.quantizer.ntotal == held.nlist
-        return faiss.clone_index(held)
-
-    class Resources:
-        pass
 
 
 @pytest.fixture
 def two_gpus(monkeypatch):
-    made = StandIn(2)
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: made.count)
-    monkeypatch.setattr(faiss, "StandardGpuResources", StandIn.Resources, raising=False)
-    monkeypatch.setattr(faiss, "GpuClonerOptions", types.SimpleNamespace, raising=False)
-    monkeypatch.setattr(faiss, "index_cpu_to_gpu", made.index_cpu_to_gpu, raising=False)
-    monkeypatch.setattr(gpu, "free_bytes", lambda number: made.free)
-    return made
+    return install(monkeypatch, 2)
 
 
 @pytest.fixture
@@ -221,6 +192,11 @@ def test_a_failure_of_faiss_is_one_line(two_gpus, sift, monkeypatch):
         RuntimeError, match=r"^Faiss could not copy .*: Error: .*memory; set device: cpu$"
     ):
         gpu.to_gpu(made.trained, made.parts, None, "cuda")
+    broken = gpu.GpuIndex(types.SimpleNamespace(search=fail), np.arange(3))
+    with pytest.raises(
+        RuntimeError, match=r"^Faiss could not search on the GPU: .*memory; set device: cpu$"
+    ):
+        broken.search(sift[:1].astype(np.float32), 1, 1)
 
 
 def test_a_process_without_the_gpu_stops(two_gpus, sift):

@@ -60,7 +60,7 @@ def test_the_device_is_recorded_only_where_it_is_a_gpu(sides, address, monkeypat
     monkeypatch.setattr(crops, "load_detector", lambda name, *, trust_pt, device: here)
     stages.detect_crops(run, crop_detector="imgfp", device="cuda:1")
     ((_, tasks, settings),) = maps
-    assert settings["device"] == "cuda" and {task.arguments["gpu"] for task in tasks} == {1}
+    assert settings["device"] == "cuda" and {task.arguments["gpu"] for task in tasks} == {"cuda:1"}
 
 
 def test_a_worker_whose_detector_is_not_on_the_recorded_device_stops(monkeypatch):

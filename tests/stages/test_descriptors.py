@@ -89,7 +89,10 @@ def test_a_gpu_is_recorded_without_its_number(sides, monkeypatch):
     (_, first, settings), more = maps[0]
     (_, second, others), _ = maps[1]
     assert settings == others and settings["device"] == "cuda"
-    assert [{task.arguments["gpu"] for task in tasks} for tasks in (first, second)] == [{0}, {1}]
+    assert [{task.arguments["gpu"] for task in tasks} for tasks in (first, second)] == [
+        {"auto"},
+        {"cuda:1"},
+    ]
     assert more["workers"] == min(4, os.cpu_count())
 
 
@@ -100,7 +103,7 @@ def test_a_worker_whose_model_is_not_on_the_recorded_device_stops(monkeypatch):
     monkeypatch.setattr(descriptors, "load_model", lambda *given: asked.append(given) or here)
     settings = {"model": "m", "weights": "", "batch_size": 4, "weights_hash": "w", "views": []}
     with pytest.raises(ValueError, match="this worker has no cuda"):
-        descriptors.describe([], 1, device="cuda", **settings)
+        descriptors.describe([], "cuda:1", device="cuda", **settings)
     assert asked == [("m", "", "cuda:1")]
 
 
