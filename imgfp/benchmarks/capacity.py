@@ -65,15 +65,16 @@ class Assumptions:
     """What a plan takes for granted.
 
     certain_share: queries that their first candidates answer, which are described in one view; explained_share: of
-    these, those of which nothing else is to be found, so that no crops are searched and no more pairs verified; first_pairs: pairs that are verified first; pairs_per_view: pairs
-    that are verified per view of each other query, by the local search, the global search and each crop;
+    these, those of which nothing else is to be found, so that no crops are searched and no more pairs verified;
+    first_pairs: pairs that are verified first, per query; pairs_per_view: pairs that are verified per view of each
+    other query, by the local search, the global search and each crop;
     variants: descriptor variants that are searched; busy_share: time that cores work rather than wait;
     process_bytes: memory of a worker without an index; part_images: references of one part of the index.
     """
 
     certain_share: float = 0.5
     explained_share: float = 0.73
-    first_pairs: float = 2.0
+    first_pairs: float = 1.0
     pairs_per_view: float = 4.0
     variants: int = 3
     busy_share: float = 0.7

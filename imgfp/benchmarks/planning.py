@@ -17,7 +17,6 @@ from imgfp.runner.machine import Machine, this_machine
 from imgfp.runner.schema import Parameters
 from imgfp.search import plan
 from imgfp.stages import inventory
-from imgfp.stages.verification import FIRST
 from imgfp.store import Collection, Library
 
 #: Files of each side that are read.
@@ -115,7 +114,7 @@ def plan_run(values: dict[str, Any], library: Library) -> RunPlan:
     costs = sample.measure(settings, *sampled, indexes=indexes, planned_references=len(references))
     assumed = Assumptions(
         certain_share=Assumptions.certain_share if settings.certain_score < 1 else 0.0,
-        first_pairs=float(FIRST) if settings.certain_score < 1 else 0.0,
+        first_pairs=Assumptions.first_pairs if settings.certain_score < 1 else 0.0,
         pairs_per_view=settings.candidates_verified or settings.local_candidates,
         variants=len(settings.descriptor_variants),
         part_images=settings.index_part_images,

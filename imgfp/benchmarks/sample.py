@@ -23,6 +23,7 @@ from imgfp.benchmarks.capacity import Costs, Indexes
 from imgfp.crops.detectors import DETECTORS
 from imgfp.crops.rule import CORNERS
 from imgfp.datatypes import LocalFeatures
+from imgfp.descriptors.registry import load_model
 from imgfp.edits import families
 from imgfp.images import decode_image, read_image, resize_short_side
 from imgfp.runner import cluster
@@ -131,13 +132,16 @@ def _described(
     if settings.descriptor_file:
         held = formats.read_descriptors(store.project_path(settings.descriptor_file))[1]
         return len({record["path"] for record in records}), held.vectors.shape[1], 0.0
+    weights = store.located(settings.descriptor_weights)
+    taken = load_model(settings.descriptor_model, weights, settings.device).device
     made, seconds = _timed(
         descriptors.describe,
         records,
-        wall=settings.descriptor_device != "cpu",
+        wall=taken != "cpu",
+        gpu="" if taken == "cpu" else settings.device,
         model=settings.descriptor_model,
-        weights=store.located(settings.descriptor_weights),
-        device=settings.descriptor_device,
+        weights=weights,
+        device=taken,
         batch_size=settings.descriptor_batch_size,
         weights_hash="",
         views=list(views),

@@ -20,7 +20,7 @@ from imgfp.crops.boxes import nms, run_detector, to_yolo8_layout
 from imgfp.crops.edges import detect_rectangles, snap_to_edges
 from imgfp.crops.ultralytics_models import PtDetector, SafetensorsDetector
 from imgfp.datatypes import Boxes
-from imgfp.inference import SHIPPED, check_installed, onnx_session, sha256_of
+from imgfp.inference import SHIPPED, check_installed, onnx_session, session_device, sha256_of
 
 #: Detectors that can be named instead of giving a file.
 DETECTORS = ("none", "classical", "imgfp")
@@ -28,9 +28,11 @@ NETWORK_FILE, SCORER_FILE = "crop_detector.onnx", "box_scorer.onnx"
 
 
 class Detector(Protocol):
-    """Anything that detects boxes. `weights_hash` identifies its weights."""
+    """Anything that detects boxes. `weights_hash` identifies its weights; `device` is "cpu" or "cuda", where it
+    runs."""
 
     weights_hash: str
+    device: str
 
     def detect(
         self, images: Sequence[np.ndarray], image_ids: Sequence[str] | None = None
@@ -42,7 +44,7 @@ class Detector(Protocol):
 class EdgeDetector:
     """`imgfp.crops.edges.detect_rectangles` for many images."""
 
-    weights_hash = "classical-1"
+    weights_hash, device = "classical-1", "cpu"
 
     def detect(
         self, images: Sequence[np.ndarray], image_ids: Sequence[str] | None = None
@@ -54,7 +56,7 @@ class EdgeDetector:
 class NoDetector:
     """Detects nothing: queries are searched whole only."""
 
-    weights_hash = "none"
+    weights_hash, device = "none", "cpu"
 
     def detect(
         self, images: Sequence[np.ndarray], image_ids: Sequence[str] | None = None
@@ -66,6 +68,8 @@ class NoDetector:
 class KnownBoxes:
     """Boxes known beforehand, from a CSV file of `image_id,x0,y0,x1,y1`: corners as shares of the image's
     width and height (0..1), and an optional `confidence` (1 where the column is absent)."""
+
+    device = "cpu"
 
     def __init__(self, path: str | Path):
         self.weights_hash = sha256_of(Path(path))
@@ -95,7 +99,7 @@ class KnownBoxes:
 
 
 class OnnxDetector:
-    """A detector network in an ONNX file, run by onnxruntime on one thread, one image at a time,
+    """A detector network in an ONNX file, run by onnxruntime on one thread or a GPU, one image at a time,
     so that no result depends on the other images of a batch.
 
     The network takes (1,3,H,W) float32 RGB in 0..1 and returns (1, 4 + classes, n): box centres and
@@ -105,11 +109,12 @@ class OnnxDetector:
     letterboxed on grey.
     """
 
-    def __init__(self, path: str | Path, *, floor: float = 0.02):
+    def __init__(self, path: str | Path, device: str = "cpu", *, floor: float = 0.02):
         path = Path(path)
         self.weights_hash = sha256_of(path)
         self.floor = floor
-        self._session = onnx_session(path)
+        self._session = onnx_session(path, device)
+        self.device = session_device(self._session)
         feed = self._session.get_inputs()[0]
         if list(feed.shape[:2]) != [1, 3] or not all(isinstance(n, int) for n in feed.shape[2:]):
             raise ValueError(
@@ -145,12 +150,14 @@ class PasteDetector:
     network, computes the confidence of each box from its features (`imgfp.crops.box_features`).
 
     The network recognises pasted images, straight edges locate their sides. `folder` holds the two
-    ONNX files that notebook 20 writes.
+    ONNX files that notebook 20 writes. `device` is that of the network; the scorer, a few numbers per box, stays
+    on the CPU.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, device: str = "cpu"):
         scorer = Path(folder) / SCORER_FILE
-        self._network = OnnxDetector(Path(folder) / NETWORK_FILE)
+        self._network = OnnxDetector(Path(folder) / NETWORK_FILE, device)
+        self.device = self._network.device
         self._scorer = onnx_session(scorer)
         self._scorer_input = self._scorer.get_inputs()[0].name
         parts = (self._network.weights_hash, sha256_of(scorer))
@@ -178,13 +185,16 @@ def propose(image: np.ndarray, network: Boxes) -> tuple[np.ndarray, np.ndarray]:
     return xyxy, box_features(image, xyxy, network, edges)
 
 
-def load_detector(name_or_path: str | Path, *, trust_pt: bool = False) -> Detector:
+def load_detector(
+    name_or_path: str | Path, *, trust_pt: bool = False, device: str = "cpu"
+) -> Detector:
     """A detector by its name or file.
 
     "imgfp": the shipped weights; "classical": straight edges, no weights; "none": detects nothing; a
     folder that notebook 20 wrote; a path ending in `.onnx` or `.safetensors`: a network of the user's
     own, without edges and scorer; `.csv`: boxes known beforehand (`KnownBoxes`); `.pt`: an ultralytics
-    checkpoint, only with `trust_pt`, because loading it runs code inside it. Raises ValueError for
+    checkpoint, only with `trust_pt`, because loading it runs code inside it. device: see
+    `imgfp.inference`; ONNX files run on onnxruntime, the others on torch. Raises ValueError for
     anything else, FileNotFoundError for a missing file, ModuleNotFoundError for a missing package.
     """
     check_detector(name_or_path, trust_pt=trust_pt)
@@ -192,10 +202,11 @@ def load_detector(name_or_path: str | Path, *, trust_pt: bool = False) -> Detect
         return EdgeDetector() if name_or_path == "classical" else NoDetector()
     path = SHIPPED if name_or_path == "imgfp" else Path(name_or_path)
     if path.is_dir():
-        return PasteDetector(path)
-    kinds = {".onnx": OnnxDetector, ".csv": KnownBoxes}
-    kinds |= {".pt": PtDetector, ".safetensors": SafetensorsDetector}
-    return kinds[path.suffix.lower()](path)
+        return PasteDetector(path, device)
+    if path.suffix.lower() == ".csv":
+        return KnownBoxes(path)
+    kinds = {".onnx": OnnxDetector, ".pt": PtDetector, ".safetensors": SafetensorsDetector}
+    return kinds[path.suffix.lower()](path, device)
 
 
 def check_detector(name_or_path: str | Path, *, trust_pt: bool = False) -> None:

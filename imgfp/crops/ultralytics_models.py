@@ -22,7 +22,7 @@ import numpy as np
 
 from imgfp.crops.boxes import run_detector
 from imgfp.datatypes import Boxes
-from imgfp.inference import require, sha256_of
+from imgfp.inference import require, sha256_of, torch_device
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,11 +106,13 @@ def build(plan: dict) -> nn.Module:
 class SafetensorsDetector:
     """A detector that `convert` wrote, or the `weights.safetensors` of notebook 20."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, device: str = "cpu"):
         import_ultralytics()
         from safetensors import safe_open
 
         path = Path(path)
+        self._torch_device = torch_device(device, path.name)
+        self.device = self._torch_device.partition(":")[0]
         self.weights_hash = sha256_of(path)
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
@@ -122,6 +124,7 @@ class SafetensorsDetector:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         self._network = build(json.loads(about["plan"])).eval()
         self._network.load_state_dict(state)
+        self._network.to(self._torch_device)
         # Every box is wanted: `run_detector` does its own suppression.
         cast(Any, self._network).model[-1].end2end = False
         self._size = (int(about["input_size"]),) * 2
@@ -139,15 +142,17 @@ class SafetensorsDetector:
         import torch
 
         with torch.inference_mode():
-            return self._network(torch.from_numpy(feed))[0][0].numpy()
+            return self._network(torch.from_numpy(feed).to(self._torch_device))[0][0].cpu().numpy()
 
 
 class PtDetector:
     """A `.pt` file that the user trusts: loading it runs the code inside it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, device: str = "cpu"):
         self.weights_hash = sha256_of(path)
         self._model = import_ultralytics().YOLO(str(path), task="detect")
+        self._torch_device = torch_device(device, path.name)
+        self.device = self._torch_device.partition(":")[0]
 
     def detect(
         self, images: Sequence[np.ndarray], image_ids: Sequence[str] | None = None
@@ -155,6 +160,8 @@ class PtDetector:
         """Boxes of each (H,W,3) uint8 RGB image; `image_ids` are not needed."""
         boxes = []
         for image in images:
-            result = self._model.predict(image[..., ::-1], conf=0.02, verbose=False)[0].boxes
+            result = self._model.predict(
+                image[..., ::-1], conf=0.02, verbose=False, device=self._torch_device
+            )[0].boxes
             boxes.append(Boxes(result.xyxy.cpu().numpy(), result.conf.cpu().numpy()))
         return boxes

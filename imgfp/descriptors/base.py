@@ -46,12 +46,14 @@ PUBLISHED = {
 class Model(ABC):
     """What `load_model` returns: a subclass defines `preprocess` and `_vectors`.
 
-    dim: length of a vector; weights_hash: distinguishes vectors of different weights.
+    dim: length of a vector; weights_hash: distinguishes vectors of different weights; device: "cpu" or "cuda",
+    where it runs, since their vectors differ in the last digits.
     """
 
     name: str
     dim: int
     weights_hash: str
+    device: str = "cpu"
 
     @abstractmethod
     def preprocess(self, image: np.ndarray) -> np.ndarray:

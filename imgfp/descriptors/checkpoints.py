@@ -24,7 +24,7 @@ from torch import nn
 
 from imgfp.descriptors.base import PUBLISHED, Model, ModelError, Preprocessing
 from imgfp.descriptors.networks import CopyNet, EsViT, IscNet
-from imgfp.inference import SHIPPED, sha256_of
+from imgfp.inference import SHIPPED, sha256_of, torch_device
 
 #: The shipped weights.
 DESCRIPTOR_WEIGHTS = SHIPPED / "descriptor.safetensors"
@@ -63,8 +63,9 @@ class TorchModel(Model):
         device: str = "cpu",
     ):
         self.name, self.weights_hash = name, weights_hash
-        self.preprocessing, self.device = preprocessing, torch.device(device)
-        self.network = Normalised(network, preprocessing).eval().to(self.device)
+        self.preprocessing, self._device = preprocessing, torch.device(device)
+        self.device = self._device.type
+        self.network = Normalised(network, preprocessing).eval().to(self._device)
         blank = np.zeros((preprocessing.side_px, preprocessing.side_px, 3), np.uint8)
         self.dim = self._vectors(blank[None]).shape[1]
 
@@ -73,9 +74,9 @@ class TorchModel(Model):
         return self.preprocessing.resized(image)
 
     def _vectors(self, batch: np.ndarray) -> np.ndarray:
-        half = self.device.type != "cpu"
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.float16, enabled=half):
-            return self.network(torch.from_numpy(batch).to(self.device)).float().cpu().numpy()
+        half = self.device != "cpu"
+        with torch.inference_mode(), torch.autocast(self.device, torch.float16, enabled=half):
+            return self.network(torch.from_numpy(batch).to(self._device)).float().cpu().numpy()
 
 
 # Weights
@@ -252,6 +253,7 @@ MODELS: dict[str, Callable[[str, list[str], str], TorchModel]] = {
 
 def load(name: str, weights: str, device: str) -> TorchModel:
     """See `imgfp.descriptors.registry.load_model`."""
+    device = torch_device(device, f"descriptor model {name!r}")
     paths = [path for path in weights.split(os.pathsep) if path]
     for path in paths:
         if not Path(path).is_file():

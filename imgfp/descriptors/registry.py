@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from imgfp.descriptors import hashes
 from imgfp.descriptors.base import PUBLISHED, Model, ModelError
 from imgfp.descriptors.gist import GistGrid
 from imgfp.descriptors.onnx_models import DESCRIPTOR_ONNX, OnnxModel
-from imgfp.inference import check_installed
+from imgfp.inference import check_installed, torch_sees
 
 
 def load_model(name: str = "imgfp", weights: str = "", device: str = "cpu") -> Model:
@@ -15,33 +17,35 @@ def load_model(name: str = "imgfp", weights: str = "", device: str = "cpu") -> M
 
     Names: "imgfp" (shipped), "gist-grid", "phash" and "pdq" (no weights), the published models of
     `imgfp.descriptors.base.PUBLISHED`, and all of `timm.list_models()`. "imgfp" runs on onnxruntime
-    where its weights are the shipped ones or an `.onnx` file of notebook 21 and the device is "cpu"; the
-    other learned models run on torch. Raises ModelError for an unknown name, a missing file, a file of
-    another layout, or a package that is not installed.
+    where its weights are an `.onnx` file of notebook 21, or the shipped ones and torch has no GPU to use; the
+    other learned models run on torch. device: see `imgfp.inference`. Raises ModelError for an unknown
+    name, a missing file, a file of another layout, or a package that is not installed.
     """
-    check_model(name, weights, device)
+    check_model(name, weights)
     if name == GistGrid.name:
         return GistGrid()
     if name in hashes.NAMES:
         return hashes.load(name)
-    if _runs_on_onnx(name, weights, device):
-        return OnnxModel(name, weights or DESCRIPTOR_ONNX)
+    # The shipped weights are there for both libraries; only torch's wheels hold what a GPU needs.
+    on_torch = find_spec("timm") is not None and torch_sees(device)
+    if weights.endswith(".onnx") or (_is_shipped(name, weights) and not on_torch):
+        return OnnxModel(name, weights or DESCRIPTOR_ONNX, device)
     from imgfp.descriptors import checkpoints
 
     return checkpoints.load(name, weights, device)
 
 
-def check_model(name: str = "imgfp", weights: str = "", device: str = "cpu") -> None:
+def check_model(name: str = "imgfp", weights: str = "") -> None:
     """Raises what `load_model` raises for weights that the model does not take or lacks, and for a package
     that is not installed; reads no file and imports nothing."""
     if weights and name in (GistGrid.name, *hashes.NAMES):
         raise ModelError(f"model {name!r} takes no weights, got {weights!r}; leave weights empty")
-    if weights.endswith(".onnx") and not _runs_on_onnx(name, weights, device):
+    if weights.endswith(".onnx") and name != "imgfp":
         raise ModelError(
-            f"{weights}: only model 'imgfp' on device 'cpu' takes an .onnx file, not {name!r} on "
-            f"{device!r}; set weights to a file for torch"
+            f"{weights}: only model 'imgfp' takes an .onnx file, not {name!r}; set weights to a file "
+            "for torch"
         )
-    if name == GistGrid.name or _runs_on_onnx(name, weights, device):
+    if name == GistGrid.name or weights.endswith(".onnx") or _is_shipped(name, weights):
         return
     is_hash = name in hashes.NAMES
     modules = (hashes.PACKAGES[name],) if is_hash else ("torch", "timm", "safetensors")
@@ -50,9 +54,9 @@ def check_model(name: str = "imgfp", weights: str = "", device: str = "cpu") -> 
             check_installed(module, "peers" if is_hash else "torch", f"descriptor model {name!r}")
     except ModuleNotFoundError as error:
         raise ModelError(str(error)) from error
-    if not weights and name in PUBLISHED and name != "imgfp":
+    if not weights and name in PUBLISHED:
         raise ModelError(f"model {name!r} needs a weights file. {PUBLISHED[name]}")
 
 
-def _runs_on_onnx(name: str, weights: str, device: str) -> bool:
-    return name == "imgfp" and device == "cpu" and (not weights or weights.endswith(".onnx"))
+def _is_shipped(name: str, weights: str) -> bool:
+    return name == "imgfp" and not weights

@@ -11,17 +11,19 @@ import sys
 from pathlib import Path
 
 from imgfp import store
-from imgfp.inference import EXTRAS, SHIPPED
+from imgfp.inference import CUDA_PROVIDER, EXTRAS, SHIPPED, has_driver, torch_gpus, torch_sees
 
-#: Wheels that install into one folder: two of a group overwrite each other silently.
+#: Wheels that install into one folder: two of a group overwrite each other silently. The first is the one that
+#: imgfp needs, a second for GPUs may take its place.
 RIVALS = (
     (
+        "opencv-contrib-python-headless",
+        "opencv-contrib-python",
         "opencv-python",
         "opencv-python-headless",
-        "opencv-contrib-python",
-        "opencv-contrib-python-headless",
     ),
     ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs"),
+    ("onnxruntime", "onnxruntime-gpu"),
 )
 #: Python, torch and Faiss together; below this a run of the demo may be killed.
 MIN_FREE_GIB = 2
@@ -36,16 +38,9 @@ def checks() -> list[tuple[bool, str, str]]:
             "use Python 3.11 to 3.14: make setup finds or brings one",
         )
     ]
-    for group in RIVALS:
-        there = _builds(group)
-        rows.append(
-            (
-                len(there) <= 1,  # whether it loads is checked below
-                f"no two of {group[0].split('-')[0]}: {', '.join(there) or 'not from a wheel'}",
-                f"uninstall all of {', '.join(group)}, then run make setup",
-            )
-        )
-    rows += [_opencv(), _pillow(), _faiss(), _torch(), *_extras(), _memory(), _weights()]
+    rows += _rivals()
+    rows += [_opencv(), _pillow(), _faiss(), _onnxruntime(), _torch(), _device()]
+    rows += [*_extras(), _memory(), _weights()]
     return rows
 
 
@@ -68,6 +63,17 @@ def check_folder(folder: Path) -> int:
     return 1 if wrong else 0
 
 
+def _rivals() -> list[tuple[bool, str, str]]:
+    """Of each group of rivals, whether at most one is installed; whether it loads is checked on its own."""
+    rows = []
+    for group in RIVALS:
+        there = _builds(group)
+        named = ", ".join(there) or "not from a wheel"
+        what = f"no two of {group[0].split('-')[0]}: {named}"
+        rows.append((len(there) <= 1, what, _repair(group)))
+    return rows
+
+
 def _builds(group: tuple[str, ...]) -> list[str]:
     """Which of these wheels are installed; those of conda count as one, under whatever names."""
     wheels: list[str] = []
@@ -80,6 +86,14 @@ def _builds(group: tuple[str, ...]) -> list[str]:
         # conda-forge's OpenCV answers to two names; its installer file says conda or cmake.
         (from_conda if installer.strip() in ("conda", "cmake") else wheels).append(name)
     return wheels + ([f"conda's {' and '.join(from_conda)}"] if from_conda else [])
+
+
+def _repair(group: tuple[str, ...]) -> str:
+    on_gpu = f" (or {group[1]}, for a GPU)" if group[1].endswith("-gpu") else ""
+    return (
+        f"pip uninstall --yes {' '.join(group)}, then pip install --no-deps {group[0]}{on_gpu}; "
+        "uv takes the same words after uv pip, without --yes"
+    )
 
 
 def _opencv() -> tuple[bool, str, str]:
@@ -110,9 +124,29 @@ def _pillow() -> tuple[bool, str, str]:
 def _faiss() -> tuple[bool, str, str]:
     try:
         import faiss
+
+        from imgfp.search.gpu import gpus
+
+        version = faiss.__version__  # an uninstalled rival leaves a folder that imports as nothing
+    except (ImportError, AttributeError) as error:
+        return False, f"Faiss does not load: {error}", _repair(RIVALS[1])
+    wheel = ", ".join(_builds(RIVALS[1])) or "not from a wheel"
+    return True, f"Faiss {version} ({wheel}), sees {_count(gpus())}", ""
+
+
+def _onnxruntime() -> tuple[bool, str, str]:
+    try:
+        import onnxruntime
     except ImportError as error:
-        return False, f"Faiss does not load: {error}", "pip install faiss-cpu"
-    return True, f"Faiss {faiss.__version__}, {faiss.get_num_gpus()} GPUs", ""
+        return False, f"onnxruntime does not load: {error}", "pip install onnxruntime"
+    built = "built for CUDA" if _onnx_for_gpu() else "built for the CPU"
+    return True, f"onnxruntime {onnxruntime.__version__}, {built}", ""
+
+
+def _onnx_for_gpu() -> bool:
+    import onnxruntime
+
+    return CUDA_PROVIDER in onnxruntime.get_available_providers()
 
 
 def _torch() -> tuple[bool, str, str]:
@@ -123,8 +157,29 @@ def _torch() -> tuple[bool, str, str]:
         return True, f"no {error.name}: add it by pip install 'imgfp[torch]'", ""
     except (ImportError, RuntimeError, OSError) as error:
         return False, f"torch does not load: {error}", "make setup (one build of both packages)"
-    gpu = "a GPU" if torch.cuda.is_available() else "no GPU"
-    return True, f"torch {torch.__version__}, torchvision {torchvision.__version__}, {gpu}", ""
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+    return True, f"{versions}, sees {_count(torch_gpus())}", ""
+
+
+def _count(gpus: int) -> str:
+    return {0: "no GPU", 1: "1 GPU"}.get(gpus, f"{gpus} GPUs")
+
+
+def _device() -> tuple[bool, str, str]:
+    """Where each kind of work goes by `device: auto`; none has to be on a GPU."""
+    try:
+        from imgfp.search.gpu import gpus
+
+        onnx = has_driver() and _onnx_for_gpu()
+        on_gpu = {
+            "descriptors": torch_sees("auto") or onnx,
+            "crop detector": onnx,
+            "searches": gpus() > 0,
+        }
+    except (ImportError, OSError, RuntimeError):
+        return True, "device auto: see the library above that does not load", ""
+    goes = ", ".join(f"{what} on the {'GPU' if on else 'CPU'}" for what, on in on_gpu.items())
+    return True, f"device auto: {goes}", ""
 
 
 def _extras() -> list[tuple[bool, str, str]]:

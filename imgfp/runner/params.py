@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from imgfp import urls
-from imgfp.inference import EXTRAS, check_installed, require
+from imgfp.inference import EXTRAS, check_installed, device_number, torch_gpus
 
 MAX_BYTES = 64 * 1024
 #: Keys of a profile that speak to the runner, not to a notebook.
 RUNNER_KEYS = ("stages",)
 #: Former names, still accepted with a warning: former -> present.
 RENAMED = {
+    "descriptor_device": "device",
     "pair_judge": "pair_classifier",
     "local_readings": "descriptor_variants",
     "judge_scenes": "scorer_scenes",
@@ -253,9 +254,8 @@ def check_files(values: dict[str, Any], *, made: Sequence[str] = ()) -> None:
                 what = "folder or file" if name in FOLDERS else "file"
                 raise FileNotFoundError(f"{name}: there is no {what} {part}; check the path")
     _check_models(values)
-    for name in ("device", "descriptor_device"):
-        if values.get(name, "cpu") != "cpu":
-            _check_cuda(name, values[name])
+    if values.get("device", "auto").startswith("cuda"):
+        _check_cuda(values["device"])
 
 
 def _check_url(name: str, url: str) -> None:
@@ -296,21 +296,19 @@ def _check_models(values: dict[str, Any]) -> None:
         name = "descriptor_model"
         if name in values:
             weights = located(values.get("descriptor_weights", ""))
-            check_model(values[name], weights, values.get("descriptor_device", "cpu"))
+            check_model(values[name], weights)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         raise ParameterError(f"{name}: {error}") from None
 
 
-def _check_cuda(name: str, device: str) -> None:
-    try:
-        torch = require("torch", "torch", f"{name} {device}")
-    except ModuleNotFoundError as error:
-        raise ParameterError(str(error)) from None
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    number = int(device.partition(":")[2] or 0)
-    if number >= count:
+def _check_cuda(device: str) -> None:
+    from imgfp.search.gpu import gpus
+
+    by_torch, by_faiss = torch_gpus(), gpus()
+    if device_number(device) >= max(by_torch, by_faiss):
         raise ParameterError(
-            f"{name}: {device} is not there; torch sees {count} CUDA devices; use cpu"
+            f"device: {device} is not there; torch sees {by_torch} CUDA devices, Faiss {by_faiss}; "
+            "take auto or cpu, or see `imgfp doctor`"
         )
 
 

@@ -18,7 +18,9 @@ Count = Annotated[int, Field(ge=0, le=10**9)]
 Positive = Annotated[int, Field(ge=1, le=10**12)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Px = Annotated[int, Field(ge=16, le=10_000)]
-Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", examples=["cpu", "cuda", "cuda:1"])]
+Device = Annotated[
+    str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1"])
+]
 Address = Annotated[
     str,
     Field(pattern=r"^(local|(tcp|tls|ucx|ws|wss)://\S+)$", examples=["local", "tcp://host:8786"]),
@@ -50,6 +52,7 @@ class Parameters(BaseModel):
     workers: Annotated[int, Field(ge=0, le=4096)] = _of(
         0, "worker processes on this machine; 0 is one per core", "processes"
     )
+    device: Device = _of("auto", "auto takes a GPU where one can be used; or cpu, cuda, cuda:1")
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = _of(0, "of every random choice")
 
     # 00 demo corpus
@@ -156,7 +159,6 @@ class Parameters(BaseModel):
     descriptor_batch_size: Annotated[int, Field(ge=1, le=65_536)] = _of(
         32, "images per batch; changes speed, not vectors", "images"
     )
-    descriptor_device: Device = _of("cpu", "cpu or cuda")
     global_views: Annotated[list[View], Field(min_length=1)] = _of(
         ["whole", "mirror", "flip", "rot90", "rot270", "centre70"], "of a query"
     )
@@ -243,7 +245,6 @@ class Parameters(BaseModel):
     )
     learning_rate: Annotated[float, Field(gt=0, le=1)] = _of(0.002, "of AdamW, at its maximum")
     held_out: Count = _of(500, "last photographs by name, kept for validation", "images")
-    device: Device = _of("cpu", "cpu or cuda")
     picture_makers: Annotated[int, Field(ge=0, le=1024)] = _of(
         1,
         "processes that generate training images; 0: the training process",

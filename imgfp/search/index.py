@@ -27,6 +27,8 @@ import faiss
 import numpy as np
 from faiss.class_wrappers import add_to_referenced_objects
 
+from imgfp.search.gpu import GpuIndex
+
 Kind = Literal["local", "global"]
 
 #: Up to this number of vectors an exact scan is as fast as any index (2 cores: 20,000 keypoints against 20,000
@@ -348,12 +350,13 @@ def _header(sizes: np.ndarray, code_size: int) -> bytes:
 @dataclass(frozen=True)
 class Index:
     """A trained index with parts, ready to search. nprobe: lists visited where a search does not say; removed
-    (r,) int64: ids that are no longer found."""
+    (r,) int64: ids that are no longer found; gpu: a copy of all this on GPUs, which is then searched instead."""
 
     trained: Any
     parts: Sequence[Part]
     nprobe: int = 8
     removed: np.ndarray | None = None
+    gpu: GpuIndex | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -423,6 +426,8 @@ def merge_results(
 
 def _search_batch(index: Index, batch: np.ndarray, k: int, nprobe: int):
     trained = index.trained
+    if index.gpu is not None:
+        return merge_results([index.gpu.search(batch, k, min(nprobe, trained.nlist))])
     if trained.nlist == 1:
         return merge_results([_scan(index, part, batch, k) for part in index.parts])
     nprobe = min(nprobe, trained.nlist)

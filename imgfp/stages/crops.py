@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,10 @@ from imgfp.crops.detectors import DETECTORS, load_detector
 from imgfp.crops.rule import CORNERS, crop_table
 from imgfp.datatypes import Boxes, table
 from imgfp.images import cut_box, read_image
+from imgfp.inference import check_device
 from imgfp.runner.cluster import MapReport, ShardResult, map_shards
 from imgfp.stages.certain import explained_queries
-from imgfp.stages.inventory import decoded, image_tasks, left_out, read_images
+from imgfp.stages.inventory import decoded, image_tasks, left_out, on_gpu, read_images
 from imgfp.store import Run
 
 
@@ -25,22 +27,27 @@ def detect_crops(
     *,
     crop_detector: str,
     trust_pt: bool = False,
+    device: str = "cpu",
     cluster: str = "local",
     workers: int = 0,
 ) -> MapReport:
-    """Detect pasted images in every query that is not explained; `crop_detector` and `trust_pt` as in
+    """Detect pasted images in every query that is not explained; `crop_detector`, `trust_pt` and `device` as in
     `imgfp.crops.detectors.load_detector`, whose errors it raises. A relative path counts from the project
     root."""
     crop_detector = store.located(crop_detector, DETECTORS)
-    detector = load_detector(crop_detector, trust_pt=trust_pt)
-    settings = {
+    detector = load_detector(crop_detector, trust_pt=trust_pt, device=device)
+    settings: dict[str, Any] = {
         "crop_detector": crop_detector,
         "weights_hash": detector.weights_hash,
         "trust_pt": trust_pt,
     }
+    tasks = image_tasks(run, run.detections, ".parquet", explained_queries(run))
+    if detector.device != "cpu":  # what a CPU has made is recorded without a device
+        settings["device"] = detector.device
+        tasks, workers = on_gpu(tasks, device, workers)
     return map_shards(
         detect_boxes,
-        image_tasks(run, run.detections, ".parquet", explained_queries(run)),
+        tasks,
         settings,
         cluster=cluster,
         workers=workers,
@@ -52,14 +59,21 @@ def detect_crops(
 
 @store.produces("detections", formerly=["imgfp.stages.local.detect_boxes"])
 def detect_boxes(
-    images: Iterable[dict], *, crop_detector: str, weights_hash: str, trust_pt: bool = False
+    images: Iterable[dict],
+    gpu: str = "",
+    *,
+    crop_detector: str,
+    weights_hash: str,
+    trust_pt: bool = False,
+    device: str = "cpu",
 ) -> ShardResult:
     """Every box that the detector finds in each image, as the `detections` table.
 
     `weights_hash` distinguishes states of the detector's weights in the fingerprint; `trust_pt` as in
-    `imgfp.crops.detectors.load_detector`.
+    `imgfp.crops.detectors.load_detector`; device: "cpu" or "cuda", then by the device `gpu`.
     """
-    detector = _detector(crop_detector, weights_hash, trust_pt)
+    detector = _detector(crop_detector, weights_hash, trust_pt, gpu or device)
+    check_device(detector.device, device)
     rows = []
     rejects: list[tuple[str, str]] = []
     for record, image in decoded(images, rejects):
@@ -73,8 +87,8 @@ def detect_boxes(
 
 
 @lru_cache(maxsize=2)
-def _detector(name: str, weights_hash: str, trust_pt: bool):
-    return load_detector(name, trust_pt=trust_pt)
+def _detector(name: str, weights_hash: str, trust_pt: bool, device: str):
+    return load_detector(name, trust_pt=trust_pt, device=device)
 
 
 def choose_crops(run: Run, **rules: float) -> pd.DataFrame:

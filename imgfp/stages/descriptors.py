@@ -17,6 +17,7 @@ from imgfp.datatypes import Descriptors, table
 from imgfp.descriptors.registry import load_model
 from imgfp.descriptors.views import CROP_VIEWS, QUERY_VIEWS, query_views
 from imgfp.images import cut_box
+from imgfp.inference import check_device
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
 from imgfp.stages.certain import certain_queries
@@ -26,6 +27,7 @@ from imgfp.stages.inventory import (
     image_tasks,
     left_out,
     masked_ids,
+    on_gpu,
     read_images,
     read_shard,
 )
@@ -71,14 +73,17 @@ def _map(collection, tasks, views, file, cluster, workers, *, model, weights, de
         settings = file_settings(file, "query" if isinstance(collection, Run) else "reference")
     else:
         weights = store.located(weights)
+        loaded = load_model(model, weights, device)
         settings = {
             "model": model,
             "weights": weights,
-            "device": device,
+            "device": loaded.device,
             "batch_size": batch_size,
-            "weights_hash": load_model(model, weights, device).weights_hash,
+            "weights_hash": loaded.weights_hash,
             "views": views,
         }
+        if loaded.device != "cpu":
+            tasks, workers = on_gpu(tasks, device, workers)
     return map_shards(
         function,
         tasks,
@@ -126,6 +131,7 @@ def query_tasks(
 @store.produces("descriptors", formerly=["imgfp.stages.vectors.describe"])
 def describe(
     images: Iterable[dict],
+    gpu: str = "",
     *,
     model: str,
     weights: str,
@@ -134,10 +140,12 @@ def describe(
     weights_hash: str,
     views: list[str],
 ) -> ShardResult:
-    """Vectors of each image (or the box of it that a record names) in each view, or in those that its
-    record names, the views of one image in consecutive rows. `weights_hash` distinguishes states of the weights in
-    the fingerprint."""
-    loaded = _model(model, weights, device, weights_hash)
+    """Vectors of each image (or the box of it that a record names) in each view, or in those that its record
+    names, the views of one image in consecutive rows. `weights_hash` distinguishes states of the weights in the
+    fingerprint; device: "cpu" or "cuda", then by the device `gpu`.
+    """
+    loaded = _model(model, weights, gpu or device, weights_hash)
+    check_device(loaded.device, device)
     ids: list[str] = []
     rejects: list[tuple[str, str]] = []
 

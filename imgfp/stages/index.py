@@ -7,8 +7,9 @@ next one takes up. A part holds the vectors of consecutive shards and is named a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from imgfp import store
 from imgfp.datatypes import LocalFeatures
 from imgfp.runner.cluster import ShardResult, Task, machines, map_shards
 from imgfp.runner.machine import this_machine
-from imgfp.search import index
+from imgfp.search import gpu, index
 from imgfp.search.plan import IndexPlan, plan_index, refusal
 from imgfp.store import IndexFolder, IndexKind, Library
 
@@ -141,10 +142,18 @@ def index_inputs(library: Library, kind: IndexKind) -> tuple[str, ...]:
     return (store.describe(folder.manifest)["sha256"],)
 
 
-def open_index(library: Library, kind: IndexKind, parts: tuple[str, ...] = ()) -> OpenIndex:
+def open_index(
+    library: Library, kind: IndexKind, parts: tuple[str, ...] = (), device: str = "cpu"
+) -> OpenIndex:
     """The index with its parts memory-mapped and not copied, or with some of them by file name; cached while it
-    does not change on disk."""
-    return _opened(library.index(kind), kind, parts, index_inputs(library, kind))
+    does not change on disk. device: of `gpu.search_device`; on a GPU it is searched in a copy, which stays until
+    others need its memory, or `release_gpus`. Raises RuntimeError where it cannot be copied."""
+    named = library.index(kind), kind, parts, index_inputs(library, kind)
+    opened = _opened(*named)
+    if device == "cpu":
+        return opened
+    copied = _copied_to_gpu((*named, device), opened.index, device)
+    return replace(opened, index=replace(opened.index, gpu=copied))
 
 
 def open_owners(library: Library, kind: IndexKind) -> Owners:
@@ -162,6 +171,27 @@ def part_shares(library: Library, kind: IndexKind, machines: int) -> list[tuple[
     for name in sorted(names, key=lambda name: (-size[name], name)):
         min(shares, key=lambda share: sum(size[held] for held in share)).append(name)
     return [tuple(sorted(share)) for share in shares]
+
+
+#: The copies of indexes, or of shares of them, that this process has on GPUs, oldest first.
+_copies: dict[Any, gpu.GpuIndex] = {}
+_copying = threading.Lock()
+
+
+def _copied_to_gpu(key: Any, original: index.Index, device: str) -> gpu.GpuIndex:
+    with _copying:
+        if key not in _copies:
+            while _copies and gpu.shortage(original.trained, len(original), device):
+                del _copies[next(iter(_copies))]
+            parts, removed = original.parts, original.removed
+            _copies[key] = gpu.to_gpu(original.trained, parts, removed, device)
+        return _copies[key]
+
+
+def release_gpus() -> None:
+    """Free the memory of GPUs that this process holds indexes in."""
+    with _copying:
+        _copies.clear()
 
 
 @lru_cache(maxsize=4)

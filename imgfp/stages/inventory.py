@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,6 +35,9 @@ from imgfp.store import Collection, Library, Run, formats
 
 #: Columns of the images table without the thumbnails, which few readers need.
 FACTS = [name for name in table("images").columns if name != "thumbnail"]
+#: Local processes that share a GPU where the number is left open: each takes about half a gigabyte of it
+#: before any network. Estimated, not measured.
+PROCESSES_PER_GPU = 4
 
 
 #: What tells whether a file is the one that a shard holds.
@@ -408,6 +412,13 @@ def image_tasks(
                 Task(folder / f"{path.stem}{suffix}", inputs, {"images": images}, len(rows))
             )
     return tasks
+
+
+def on_gpu(tasks: Sequence[Task], device: str, workers: int) -> tuple[list[Task], int]:
+    """Tasks with the device that they take as the argument `gpu`, which is no setting, since any GPU gives the
+    same; and the number of local processes, where 0 is as many as a GPU takes."""
+    tasks = [replace(task, arguments={**task.arguments, "gpu": device}) for task in tasks]
+    return tasks, workers or min(PROCESSES_PER_GPU, os.cpu_count() or 1)
 
 
 def left_out(images: Iterable[dict]) -> list[str]:

@@ -13,49 +13,76 @@ import pandas as pd
 
 from imgfp import store
 from imgfp.datatypes import BRANCHES, Branch, Descriptors, table
-from imgfp.runner.cluster import MapReport, Piece, ShardResult, Task, machines, map_shards
+from imgfp.runner.cluster import MapReport, Piece, ShardResult, Task, client, machines, map_shards
 from imgfp.runner.params import check_choice
 from imgfp.search import index, propose
+from imgfp.search.gpu import search_device
 from imgfp.stages.descriptors import query_of_each_view, view_of_vector
-from imgfp.stages.index import Owners, index_inputs, open_index, open_owners, part_shares
-from imgfp.stages.inventory import masked_ids
+from imgfp.stages.index import (
+    Owners,
+    index_inputs,
+    open_index,
+    open_owners,
+    part_shares,
+    release_gpus,
+)
+from imgfp.stages.inventory import masked_ids, on_gpu
 from imgfp.store import IndexKind, Library, Run, formats
 
 # ------------------------------------------------------------------------------------------ local
 
 
 def local_search(
-    run: Run, library: Library, *, cluster: str = "local", workers: int = 0, **settings: Any
+    run: Run,
+    library: Library,
+    *,
+    device: str = "auto",
+    cluster: str = "local",
+    workers: int = 0,
+    **settings: Any,
 ) -> MapReport:
     """Candidates of the branch local: the references that the keypoints of each query vote for.
-    settings: of `propose.from_keypoints`."""
-    tasks = search_tasks(run, library, "local", cluster)
-    return _map(search_local, run, tasks, "local", cluster, workers, settings | {"branch": "local"})
+
+    device: see `imgfp.inference`; on a GPU, this machine searches in one process. settings: of
+    `propose.from_keypoints`.
+    """
+    settings["branch"] = "local"
+    count = settings["neighbours"]
+    return _map(search_local, run, library, "local", count, device, cluster, workers, settings)
 
 
 def crop_search(
-    run: Run, library: Library, *, cluster: str = "local", workers: int = 0, **settings: Any
+    run: Run,
+    library: Library,
+    *,
+    device: str = "auto",
+    cluster: str = "local",
+    workers: int = 0,
+    **settings: Any,
 ) -> MapReport:
     """Candidates of the branch crop: the same as `local_search` with the keypoints of each crop."""
-    tasks = search_tasks(run, library, "crop", cluster)
-    return _map(search_local, run, tasks, "crop", cluster, workers, settings | {"branch": "crop"})
+    settings["branch"] = "crop"
+    count = settings["neighbours"]
+    return _map(search_local, run, library, "crop", count, device, cluster, workers, settings)
 
 
 def nearest_keypoints(
     run: Run,
     library: Library,
     features: Path,
+    gpu: str = "",
     *,
     parts: tuple[str, ...] = (),
     variants: list[str],
     neighbours: int,
     nprobe: int,
+    device: str = "cpu",
     **settings: Any,
 ) -> dict[str, propose.Neighbours]:
     """The reference keypoints nearest to every keypoint of a shard of queries or crops, in some parts of the
-    index or in all; see `propose.nearest_keypoints`."""
+    index or in all; see `propose.nearest_keypoints`. device: "cpu" or "cuda", then by the device `gpu`."""
     return propose.nearest_keypoints(
-        open_index(library, "local", parts).index,
+        open_index(library, "local", parts, gpu or device).index,
         store.load(features).descriptors,
         variants=variants,
         neighbours=neighbours,
@@ -69,23 +96,25 @@ def search_local(
     library: Library,
     features: Path,
     pieces: Sequence[dict[str, propose.Neighbours]],
+    gpu: str = "",
     *,
     branch: str,
     rule: str,
     variants: list[str],
     neighbours: int,
     nprobe: int,
+    device: str = "cpu",
     **settings: Any,
 ) -> ShardResult:
     """The references that the keypoints of each query (or crop) vote for, as `candidates`.
 
     features: a shard of them; pieces: what `nearest_keypoints` has found in each share of the index, none to
-    search it here; settings: of `propose.by_votes`.
+    search it here; device, gpu: as there; settings: of `propose.by_votes`.
     """
     check_choice("vote_rule", rule)
     check_choice("descriptor_variants", variants)
     asked: dict[str, Any] = {"variants": variants, "neighbours": neighbours, "nprobe": nprobe}
-    pieces = pieces or [nearest_keypoints(run, library, features, **asked)]
+    pieces = pieces or [nearest_keypoints(run, library, features, gpu, device=device, **asked)]
     found = {
         variant: index.merge_results([piece[variant] for piece in pieces]) for variant in variants
     }
@@ -147,28 +176,39 @@ def _named(votes: pd.DataFrame, owners: Owners) -> pd.DataFrame:
 
 
 def global_search(
-    run: Run, library: Library, *, cluster: str = "local", workers: int = 0, **settings: Any
+    run: Run,
+    library: Library,
+    *,
+    device: str = "auto",
+    cluster: str = "local",
+    workers: int = 0,
+    **settings: Any,
 ) -> MapReport:
     """Candidates of the branch global: the references whose vectors are most similar to those of each
-    query and its crops. settings: of `search_global`."""
-    tasks = search_tasks(run, library, "global", cluster)
-    return _map(search_global, run, tasks, "global", cluster, workers, settings)
+    query and its crops. device: as in `local_search`; settings: of `search_global`."""
+    count = propose.neighbours_of_vectors(
+        settings["candidates"], settings["normalise_neighbours"], not settings["background"]
+    )
+    return _map(search_global, run, library, "global", count, device, cluster, workers, settings)
 
 
 def nearest_vectors(
     run: Run,
     library: Library,
     features: Path,
+    gpu: str = "",
     *,
     parts: tuple[str, ...] = (),
     nprobe: int,
     candidates: int,
     normalise_neighbours: int,
     background: str,
+    device: str = "cpu",
 ) -> propose.Neighbours:
-    """The reference vectors nearest to every vector of a shard, in some parts of the index or in all."""
+    """The reference vectors nearest to every vector of a shard, in some parts of the index or in all; device
+    and gpu as in `nearest_keypoints`."""
     count = propose.neighbours_of_vectors(candidates, normalise_neighbours, not background)
-    searched = open_index(library, "global", parts).index
+    searched = open_index(library, "global", parts, gpu or device).index
     return index.search(searched, store.load(features).vectors, count, nprobe)
 
 
@@ -178,17 +218,19 @@ def search_global(
     library: Library,
     features: Path,
     pieces: Sequence[propose.Neighbours],
+    gpu: str = "",
     *,
     nprobe: int,
     candidates: int,
     normalise_neighbours: int,
     background: str,
+    device: str = "cpu",
 ) -> ShardResult:
     """The references most similar to each query over its views and crops, as `candidates`.
 
     pieces: what `nearest_vectors` has found in each share of the index, none to search it here; background: ""
-    for the library itself, or a challenge HDF5 file whose references are taken; the other settings are those of
-    `propose.by_similarity`.
+    for the library itself, or a challenge HDF5 file whose references are taken; device, gpu: as in
+    `nearest_keypoints`; the other settings are those of `propose.by_similarity`.
     """
     described = store.load(features)
     query_of = query_of_each_view(run, features.stem)
@@ -199,8 +241,8 @@ def search_global(
     views = [views[row] for row in kept]
     rules: dict[str, Any] = {"candidates": candidates, "normalise_neighbours": normalise_neighbours}
     if not pieces:
-        asked: dict[str, Any] = {"nprobe": nprobe, "background": background}
-        pieces = [nearest_vectors(run, library, features, **asked, **rules)]
+        asked: dict[str, Any] = {"nprobe": nprobe, "background": background, "device": device}
+        pieces = [nearest_vectors(run, library, features, gpu, **asked, **rules)]
     distances, ids = index.merge_results(pieces)
     found = propose.by_similarity(
         (distances[kept], ids[kept]),
@@ -238,15 +280,19 @@ def no_candidates() -> pd.DataFrame:
     return table("candidates").assign(view_id=pd.Series(dtype="str"))
 
 
+#: The index that each branch searches.
+_INDEX: dict[Branch, IndexKind] = {"local": "local", "crop": "local", "global": "global"}
+
+
 def search_tasks(run: Run, library: Library, branch: Branch, cluster: str = "local") -> list[Task]:
     """One task per shard of what the branch searches with: features of queries, of crops, or vectors. Where a
     cluster has several machines, each searches its share of the index."""
-    sources: dict[Branch, tuple[Path, IndexKind]] = {
-        "local": (run.local_features, "local"),
-        "crop": (run.crop_features, "local"),
-        "global": (run.descriptors, "global"),
+    sources: dict[Branch, Path] = {
+        "local": run.local_features,
+        "crop": run.crop_features,
+        "global": run.descriptors,
     }
-    searched, kind = sources[branch]
+    searched, kind = sources[branch], _INDEX[branch]
     indexed = index_inputs(library, kind)
     shares = part_shares(library, kind, machines(cluster))
     pieces = tuple(Piece({"parts": parts}, home) for home, parts in enumerate(shares))
@@ -265,13 +311,24 @@ def search_tasks(run: Run, library: Library, branch: Branch, cluster: str = "loc
 def _map(
     function: Callable[..., ShardResult],
     run: Run,
-    tasks: list[Task],
+    library: Library,
     branch: Branch,
+    count: int,
+    device: str,
     cluster: str,
     workers: int,
     settings: dict[str, Any],
 ) -> MapReport:
-    return map_shards(
+    tasks = search_tasks(run, library, branch, cluster)
+    shares = {piece.arguments["parts"] for task in tasks for piece in task.pieces} or {()}
+    largest = max((open_index(library, _INDEX[branch], share).index for share in shares), key=len)
+    nprobe = settings["nprobe"] or largest.nprobe
+    chosen = search_device(largest.trained, len(largest), device, count, nprobe)
+    if chosen != "cpu":  # what a CPU has found is recorded without a device
+        settings = settings | {"device": "cuda"}
+        # A GPU holds a copy of the index per process.
+        tasks, workers = on_gpu(tasks, chosen, workers=1)
+    report = map_shards(
         function,
         tasks,
         settings,
@@ -282,3 +339,7 @@ def _map(
         lock_dir=run.root,
         output_dir=run.candidates(branch),
     )
+    if chosen != "cpu" and cluster != "local":  # where processes go on, for other work
+        with client(cluster) as connected:
+            connected.run(release_gpus)
+    return report

@@ -29,6 +29,7 @@ from imgfp.descriptors.registry import load_model
 from imgfp.descriptors.views import CROP_VIEWS, QUERY_VIEWS, query_views
 from imgfp.edits import families
 from imgfp.images import cut_box, decode_image, encode_jpeg, read_image, resize_short_side
+from imgfp.inference import check_device
 from imgfp.runner.cluster import ShardResult
 from imgfp.search import index, propose
 from imgfp.store import formats, located, project_path
@@ -96,6 +97,11 @@ class Pipeline:
         hashes = [self.detector.weights_hash, self.model.weights_hash]
         return " ".join([*hashes, self.classifier.weights_hash] if self.classifier else hashes)
 
+    @property
+    def devices(self) -> list[str]:
+        """Where the detector and the descriptor model run, each "cpu" or "cuda", for fingerprints."""
+        return [self.detector.device, self.model.device]
+
     def view(self, image: np.ndarray, box: np.ndarray | None = None) -> View:
         """One side of a pair, from an image (H,W,3) uint8 RGB, or the part of it in a box xyxy."""
         if box is None:
@@ -124,7 +130,7 @@ def load_pipeline(
     trust_pt: bool,
     descriptor_model: str,
     descriptor_weights: str,
-    descriptor_device: str,
+    device: str,
     background: str,
     pair_classifier: str,
     **settings: Any,
@@ -132,7 +138,7 @@ def load_pipeline(
     """A `Pipeline` from the parameters of notebooks 04, 06, 07 and 08 that name a model or file, with their
     meaning there; settings: the other fields. Raises what `load_detector` and `load_model` raise, and
     ValueError for a table of known boxes, which has none for a simulated query."""
-    detector = load_detector(located(crop_detector, DETECTORS), trust_pt=trust_pt)
+    detector = load_detector(located(crop_detector, DETECTORS), trust_pt=trust_pt, device=device)
     if isinstance(detector, KnownBoxes):
         raise ValueError(
             f"{crop_detector}: known boxes exist for the queries of a run, not for those that "
@@ -140,7 +146,7 @@ def load_pipeline(
         )
     return Pipeline(
         detector,
-        load_model(descriptor_model, located(descriptor_weights), descriptor_device),
+        load_model(descriptor_model, located(descriptor_weights), device),
         load_classifier(located(pair_classifier)),
         background=formats.read_descriptors(project_path(background))[1].vectors
         if background
@@ -333,19 +339,25 @@ def split_photographs(photographs: pd.DataFrame, references: int, seed: int = 0)
 def calibration_round(
     split: Split,
     seed: int,
+    device: str,
     *,
     scenes: int,
     negatives: int,
     pipeline: Mapping[str, Any],
+    devices: Sequence[str],
     weights_hash: str,
     **settings: Any,
 ) -> ShardResult:
     """`calibration_pairs` of files, as a shard of work. Query ids begin with the seed.
 
     scenes: number of pairs drawn from `split.same_scene`; negatives: number of files that the others and the
-    hosts of pastes are drawn from; pipeline: of `load_pipeline`; settings: of `calibration_pairs`;
-    `weights_hash` distinguishes states of the models' weights in the fingerprint.
+    hosts of pastes are drawn from; pipeline: of `load_pipeline`, with the device; settings: of
+    `calibration_pairs`; `weights_hash` and `devices` of the pipeline distinguish its models and where they run
+    in the fingerprint. Raises ValueError where they run elsewhere here.
     """
+    loaded = load_pipeline(**pipeline, device=device)
+    for taken, wanted in zip(loaded.devices, devices, strict=True):
+        check_device(taken, wanted)
     rng = np.random.default_rng(seed)
     pairs = [split.same_scene[i] for i in rng.permutation(len(split.same_scene))[:scenes]]
     names = rng.permutation(np.array(list(split.negatives), dtype=object))[:negatives]
@@ -353,7 +365,7 @@ def calibration_round(
     evidence = calibration_pairs(
         FileReader(split.references),
         FileReader({name: split.negatives[name] for name in kept}),
-        load_pipeline(**pipeline),
+        loaded,
         same_scene=pairs,
         seed=seed,
         **settings,

@@ -13,6 +13,7 @@ import pytest
 from imgfp import __main__
 from imgfp.crops import detectors, rule
 from imgfp.geometry import iou
+from imgfp.inference import onnx_session
 
 
 def test_no_detector_and_unknown_names():
@@ -148,3 +149,20 @@ def test_shipped_detector_loads_neither_torch_nor_ultralytics():
         "assert not {'torch', 'ultralytics'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["imgfp", "network"])
+def test_an_onnx_detector_is_where_its_session_is(name, monkeypatch):
+    asked = []
+
+    def session(path, device="cpu"):
+        asked.append((path.name, device))
+        return onnx_session(path)
+
+    path = "imgfp" if name == "imgfp" else detectors.SHIPPED / detectors.NETWORK_FILE
+    assert detectors.load_detector(path, device="auto").device == "cpu"
+    monkeypatch.setattr(detectors, "onnx_session", session)
+    monkeypatch.setattr(detectors, "session_device", lambda _: "cuda")
+    assert detectors.load_detector(path, device="cuda:1").device == "cuda"
+    assert asked[0] == (detectors.NETWORK_FILE, "cuda:1")
+    assert asked[1:] == ([(detectors.SCORER_FILE, "cpu")] if name == "imgfp" else [])

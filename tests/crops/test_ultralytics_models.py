@@ -110,3 +110,15 @@ def test_a_trusted_pt_is_used(own, rng):
     image = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
     (found,) = detectors.load_detector(own, trust_pt=True).detect([image])
     assert found.xyxy.shape == (len(found), 4)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_gpu_that_torch_does_not_see_is_said(own, monkeypatch, suffix):
+    monkeypatch.setattr("imgfp.inference.torch_gpus", lambda: 0)
+    path = own.with_suffix(suffix)
+    if suffix == ".safetensors":
+        ultralytics_models.convert(own, path)
+    with pytest.warns(UserWarning, match=f"device cuda: own{suffix} runs on the CPU: torch sees 0"):
+        found = detectors.load_detector(path, trust_pt=True, device="cuda")
+    assert found.device == "cpu"
+    assert len(found.detect([np.zeros((50, 40, 3), np.uint8)])) == 1

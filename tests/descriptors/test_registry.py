@@ -11,6 +11,7 @@ import pytest
 
 from imgfp.descriptors.base import ModelError
 from imgfp.descriptors.registry import load_model
+from imgfp.inference import SHIPPED
 
 
 def test_weights_for_a_model_without_any_are_refused():
@@ -51,3 +52,27 @@ def test_pathsep_joins_two_weights_files():
     pytest.importorskip("timm")
     with pytest.raises(ModelError, match=r"no-such-a\.pth does not exist"):
         load_model("esvit-swin-b", os.pathsep.join(["no-such-a.pth", "no-such-b.pth"]))
+
+
+def test_the_shipped_weights_run_on_torch_where_it_has_a_gpu(monkeypatch):
+    checkpoints = pytest.importorskip("imgfp.descriptors.checkpoints")
+    loaded = []
+    monkeypatch.setattr(checkpoints, "load", lambda *given: loaded.append(given))
+    monkeypatch.setattr("imgfp.inference.torch_gpus", lambda: 2)
+    monkeypatch.setattr("imgfp.inference.has_driver", lambda: True)
+    for device in ("auto", "cuda:1"):
+        load_model("imgfp", "", device)
+    assert loaded == [("imgfp", "", "auto"), ("imgfp", "", "cuda:1")]
+    assert load_model("imgfp", "", "cpu").device == "cpu"
+    monkeypatch.setattr("imgfp.descriptors.registry.find_spec", lambda _: None)  # torch alone
+    assert load_model("imgfp", "", "auto").device == "cpu"
+    assert len(loaded) == 2
+
+
+def test_a_gpu_that_is_not_there_is_said_and_the_cpu_taken(monkeypatch):
+    pytest.importorskip("timm")
+    monkeypatch.setattr("imgfp.inference.torch_gpus", lambda: 0)
+    shipped = str(SHIPPED / "descriptor.safetensors")
+    for weights, user in (("", "descriptor.onnx"), (shipped, "descriptor model 'imgfp'")):
+        with pytest.warns(UserWarning, match=f"^device cuda: {user} runs on the CPU: "):
+            assert load_model("imgfp", weights, "cuda").device == "cpu"

@@ -46,7 +46,47 @@ def test_condas_opencv_is_one_build_under_two_names(install):
 
 
 def test_this_installation_has_one_build_of_each():
-    assert [len(doctor._builds(group)) for group in doctor.RIVALS] == [1, 1]
+    assert [len(doctor._builds(group)) for group in doctor.RIVALS] == [1, 1, 1]
+
+
+def test_two_builds_of_faiss_are_bad_and_the_repair_is_named(install):
+    install("faiss-cpu", "uv")
+    assert all(sound for sound, what, _ in doctor._rivals() if "faiss" in what)
+    install("faiss-gpu", "pip")
+    ((sound, what, remedy),) = [row for row in doctor._rivals() if "faiss" in row[1]]
+    assert not sound and what == "no two of faiss: faiss-cpu, faiss-gpu"
+    assert remedy.startswith("pip uninstall --yes faiss-cpu faiss-gpu faiss-gpu-cuvs, then pip ")
+    assert "install --no-deps faiss-cpu (or faiss-gpu, for a GPU)" in remedy
+
+
+def test_a_faiss_that_a_rival_took_away_is_bad(monkeypatch):
+    monkeypatch.delattr("faiss.__version__")
+    sound, what, remedy = doctor._faiss()
+    assert not sound and what.startswith("Faiss does not load: ") and "faiss-cpu" in remedy
+
+
+@pytest.mark.parametrize(
+    ("torch", "onnx", "faiss", "said"),
+    [
+        (0, False, 0, "descriptors on the CPU, crop detector on the CPU, searches on the CPU"),
+        (1, False, 2, "descriptors on the GPU, crop detector on the CPU, searches on the GPU"),
+        (0, True, 0, "descriptors on the GPU, crop detector on the GPU, searches on the CPU"),
+    ],
+)
+def test_where_auto_works_is_told_library_by_library(monkeypatch, torch, onnx, faiss, said):
+    pytest.importorskip("torchvision")
+    monkeypatch.setattr(doctor, "has_driver", lambda: True)
+    monkeypatch.setattr(doctor, "torch_gpus", lambda: torch)
+    monkeypatch.setattr(doctor, "torch_sees", lambda device: device == "auto" and torch > 0)
+    monkeypatch.setattr(doctor, "_onnx_for_gpu", lambda: onnx)
+    monkeypatch.setattr("imgfp.search.gpu.gpus", lambda: faiss)
+    rows = [doctor._faiss(), doctor._onnxruntime(), doctor._torch(), doctor._device()]
+    assert all(sound for sound, _, _ in rows)
+    by_faiss, by_onnx, by_torch, together = (what for _, what, _ in rows)
+    assert by_faiss.endswith(f"sees {doctor._count(faiss)}") and "faiss-" in by_faiss
+    assert by_onnx.endswith("built for CUDA" if onnx else "built for the CPU")
+    assert by_torch.endswith({0: "sees no GPU", 1: "sees 1 GPU"}[torch])
+    assert together == f"device auto: {said}"
 
 
 def test_a_missing_extra_is_named_with_its_remedy_and_is_no_fault(monkeypatch):

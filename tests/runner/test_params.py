@@ -199,17 +199,25 @@ def test_an_extra_that_a_notebook_needs_is_named(monkeypatch):
         params.check_extras({"20_train": "train"})
 
 
-def test_a_device_that_is_not_there_is_refused():
-    torch = pytest.importorskip("torch")
-    number = torch.cuda.device_count()
-    with pytest.raises(ParameterError, match=f"descriptor_device: cuda:{number} is not there"):
-        params.check_files({"descriptor_device": f"cuda:{number}"})
+@pytest.mark.parametrize(("by_torch", "by_faiss"), [(0, 0), (1, 0), (0, 2)])
+def test_a_device_that_no_library_sees_is_refused(monkeypatch, by_torch, by_faiss):
+    monkeypatch.setattr(params, "torch_gpus", lambda: by_torch)
+    monkeypatch.setattr("imgfp.search.gpu.gpus", lambda: by_faiss)
+    for device in ("auto", "cpu"):
+        params.check_files({"device": device})
+    seen = max(by_torch, by_faiss)
+    for number in range(seen):
+        params.check_files({"device": f"cuda:{number}"})
+    told = (
+        f"device: cuda:{seen} is not there; torch sees {by_torch} CUDA devices, Faiss {by_faiss};"
+    )
+    with pytest.raises(ParameterError, match=told):
+        params.check_files({"device": f"cuda:{seen}"})
 
 
-def test_a_device_without_torch_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ParameterError, match=r"cuda needs torch.*pip install 'imgfp\[torch\]'"):
-        params.check_files({"device": "cuda"})
+def test_the_former_name_of_the_device_is_taken_with_a_warning(capsys):
+    assert params.renamed({"descriptor_device": "cuda"}) == {"device": "cuda"}
+    assert "'descriptor_device' is now 'device'" in capsys.readouterr().err
 
 
 def test_urls_are_checked_before_the_first_stage(tmp_path):

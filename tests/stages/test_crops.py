@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pandas as pd
+import pytest
 import small_run
 
 from imgfp import stages, store
@@ -41,6 +44,31 @@ def test_known_boxes_become_detections_and_crops(sides, address, tmp_path):
     assert (
         abs(cut.shape[1] - 0.5 * query.width) <= 1 and abs(cut.shape[0] - 0.7 * query.height) <= 1
     )
+
+
+def test_the_device_is_recorded_only_where_it_is_a_gpu(sides, address, monkeypatch):
+    run, _ = sides
+    known = stages.detect_crops(run, crop_detector="classical", device="auto", cluster=address)
+    assert known.computed
+    (path, *_) = store.shards(run.detections, ".parquet")
+    assert "device" not in store.describe(path)["settings"]
+    again = stages.detect_crops(run, crop_detector="classical", device="cpu", cluster=address)
+    assert not again.computed
+    maps = []
+    monkeypatch.setattr(crops, "map_shards", lambda *given, **more: maps.append(given))
+    here = types.SimpleNamespace(device="cuda", weights_hash="w")
+    monkeypatch.setattr(crops, "load_detector", lambda name, *, trust_pt, device: here)
+    stages.detect_crops(run, crop_detector="imgfp", device="cuda:1")
+    ((_, tasks, settings),) = maps
+    assert settings["device"] == "cuda" and {task.arguments["gpu"] for task in tasks} == {"cuda:1"}
+
+
+def test_a_worker_whose_detector_is_not_on_the_recorded_device_stops(monkeypatch):
+    crops._detector.cache_clear()
+    here = types.SimpleNamespace(device="cpu")
+    monkeypatch.setattr(crops, "load_detector", lambda name, *, trust_pt, device: here)
+    with pytest.raises(ValueError, match="this worker has no cuda"):
+        crops.detect_boxes([], crop_detector="imgfp", weights_hash="w", device="cuda")
 
 
 def test_rules_choose_again_from_the_same_detections(sides):

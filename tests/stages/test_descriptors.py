@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+import types
 
 import numpy as np
 import pandas as pd
@@ -64,6 +66,45 @@ def test_another_word_for_what_is_described_is_refused(sides, address):
     run, _ = sides
     with pytest.raises(ValueError, match="'some'"):
         stages.describe_queries(run, described="some", **GRID, cluster=address)
+
+
+def test_auto_on_a_machine_without_gpu_keeps_what_a_cpu_has_made(sides, address, monkeypatch):
+    _, library = sides
+    monkeypatch.setattr("imgfp.inference.has_driver", lambda: False)
+    model = GRID | {"model": "imgfp"}
+    assert stages.describe_references(library, **model, cluster=address).computed == 6
+    again = stages.describe_references(library, **model | {"device": "auto"}, cluster=address)
+    assert (again.computed, again.reused) == (0, 6)
+
+
+def test_a_gpu_is_recorded_without_its_number(sides, monkeypatch):
+    maps = []
+    monkeypatch.setattr(
+        descriptors, "map_shards", lambda *given, **more: maps.append((given, more))
+    )
+    on_gpu = types.SimpleNamespace(device="cuda", weights_hash="w")
+    monkeypatch.setattr(descriptors, "load_model", lambda *_: on_gpu)
+    for device in ("auto", "cuda:1"):
+        stages.describe_references(sides[1], **GRID | {"device": device})
+    (_, first, settings), more = maps[0]
+    (_, second, others), _ = maps[1]
+    assert settings == others and settings["device"] == "cuda"
+    assert [{task.arguments["gpu"] for task in tasks} for tasks in (first, second)] == [
+        {"auto"},
+        {"cuda:1"},
+    ]
+    assert more["workers"] == min(4, os.cpu_count())
+
+
+def test_a_worker_whose_model_is_not_on_the_recorded_device_stops(monkeypatch):
+    descriptors._model.cache_clear()
+    asked = []
+    here = types.SimpleNamespace(device="cpu")
+    monkeypatch.setattr(descriptors, "load_model", lambda *given: asked.append(given) or here)
+    settings = {"model": "m", "weights": "", "batch_size": 4, "weights_hash": "w", "views": []}
+    with pytest.raises(ValueError, match="this worker has no cuda"):
+        descriptors.describe([], "cuda:1", device="cuda", **settings)
+    assert asked == [("m", "", "cuda:1")]
 
 
 def test_vectors_computed_elsewhere_are_read_from_a_file(sides, address, tmp_path):

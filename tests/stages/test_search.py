@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -11,14 +12,18 @@ import pytest
 
 pytest.importorskip("faiss")
 
+import gpu_stand_in
 import small_run
 from small_run import made_with
 
 from imgfp import stages, store
 from imgfp.datatypes import Descriptors, LocalFeatures
 from imgfp.descriptors.views import DIHEDRAL
+from imgfp.search import gpu
+from imgfp.stages import index as index_stage
 from imgfp.stages.crops import read_crops
 from imgfp.stages.descriptors import first_views, read_descriptors
+from imgfp.stages.index import open_index
 from imgfp.stages.inventory import read_images
 from imgfp.stages.search import read_candidates, search_tasks, votes_of
 from imgfp.store import formats
@@ -209,3 +214,156 @@ def test_scores_are_normalised_by_the_library_or_by_a_named_background(sides, ad
     named = proposed(sides, address, **named).set_index("query_id").score
     means = dict(zip(asked.image_ids, (asked.vectors @ far.vectors.T).max(axis=1), strict=True))
     np.testing.assert_allclose(named, plain.score[named.index] - named.index.map(means), atol=1e-5)
+
+
+# -------------------------------------------------------------------------------------------- GPU
+
+
+@pytest.fixture(scope="module")
+def in_process():
+    """A cluster of one worker that is a thread of this process, where stand-ins reach it."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=2,
+        processes=False,
+        protocol="tcp",
+        host="127.0.0.1",
+        dashboard_address=None,
+    ) as started:
+        yield started.scheduler_address
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    yield gpu_stand_in.install(monkeypatch, 2)
+    index_stage.release_gpus()
+
+
+@pytest.fixture
+def searchable(sides, address):
+    """Run and library with all that the three searches read, the local index in two parts."""
+    run, library = sides
+    for collection in sides:
+        stages.extract_local_features(collection, cluster=address)
+    stages.extract_crop_features(run, cluster=address)
+    stages.describe_references(library, cluster=address, **GRID)
+    stages.describe_queries(run, views=["whole"], described="all", cluster=address, **GRID)
+    halve(library.local_features)
+    stages.build_index(library, "local", **FLAT | {"part_images": 1}, cluster=address)
+    stages.build_index(library, "global", **FLAT, cluster=address)
+    return run, library
+
+
+def searched(sides, **where) -> dict[str, pd.DataFrame]:
+    """The candidates of each branch."""
+    stages.local_search(*sides, **VOTE, **where)
+    stages.crop_search(*sides, **VOTE, **where)
+    stages.global_search(*sides, **ASK, **where)
+    branches = ("local", "crop", "global")
+    return {branch: read_candidates(sides[0], branch) for branch in branches}
+
+
+def devices(run) -> list[str | None]:
+    """What the candidates of each branch are recorded with."""
+    folders = [run.candidates(branch) for branch in ("local", "crop", "global")]
+    paths = [path for folder in folders for path in store.shards(folder, ".parquet")]
+    return [store.describe(path)["settings"].get("device") for path in paths]
+
+
+def same(found, expected):
+    for branch in ("local", "crop"):  # bytes are exact in half floats
+        pd.testing.assert_frame_equal(found[branch], expected[branch])
+    pd.testing.assert_frame_equal(found["global"], expected["global"], atol=2e-3)
+    assert all(len(table) for table in found.values())
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF2,SQ8_direct"])
+def test_a_gpu_proposes_the_candidates_of_a_cpu(
+    searchable, address, in_process, monkeypatch, factory
+):
+    run, library = searchable
+    stages.build_index(library, "local", **FLAT | {"factory": factory}, cluster=address)
+    on_cpu = searched(searchable, device="cpu", cluster=address)
+    assert devices(run) == [None] * 3
+    asked = []
+    with monkeypatch.context() as patched:
+        two_gpus = gpu_stand_in.install(patched, 2)
+        search = gpu.GpuIndex.search
+        patched.setattr(gpu.GpuIndex, "search", lambda *given: asked.append(1) or search(*given))
+        on_gpu = searched(searchable, device="auto", cluster=in_process)
+        same(on_gpu, on_cpu)
+        assert len(asked) == 2 * len(VOTE["variants"]) + 1
+        assert devices(run) == ["cuda"] * 3 and not index_stage._copies
+        # Keypoints for the two branches, then vectors, which are exact and go to both.
+        assert [number for number, *_ in two_gpus.moved] == (
+            [0, 1] * 3 if factory == "Flat" else [0, 0, 0, 1]
+        )
+        moved = len(two_gpus.moved)
+        again = stages.local_search(*searchable, **VOTE, device="cuda:1", cluster=in_process)
+        assert again.computed == 0 and len(two_gpus.moved) == moved  # whichever GPU it was
+    back = stages.local_search(*searchable, **VOTE, device="auto", cluster=address)
+    assert back.computed and devices(run)[0] is None
+    pd.testing.assert_frame_equal(read_candidates(run, "local"), on_cpu["local"])
+
+
+def test_a_named_gpu_is_the_one_that_searches(searchable, in_process, two_gpus):
+    stages.local_search(*searchable, **VOTE, device="cuda:1", cluster=in_process)
+    assert {number for number, *_ in two_gpus.moved} == {1}
+
+
+def test_machines_search_their_shares_on_their_gpus(
+    searchable, address, in_process, two_gpus, monkeypatch
+):
+    run, library = searchable
+    alone = searched(searchable, device="cpu", cluster=address)["local"]
+    monkeypatch.setattr("imgfp.stages.search.machines", lambda cluster: 2)
+    shares = {p.arguments["parts"] for p in search_tasks(run, library, "local")[0].pieces}
+    sizes = [len(open_index(library, "local", share).index) for share in shares]
+    whole = len(open_index(library, "local").index)
+    assert len(sizes) == 2 and max(sizes) < whole - 2
+    # Two GPUs have room for the larger share and not for the whole.
+    two_gpus.free = gpu.RESERVED_BYTES + (max(sizes) + 1) * 260 // 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stages.local_search(run, library, **VOTE, device="auto", cluster=in_process)
+    pd.testing.assert_frame_equal(read_candidates(run, "local"), alone)
+    assert devices(run)[0] == "cuda" and len(two_gpus.moved) == 4
+
+
+def test_what_a_gpu_cannot_hold_or_do_is_searched_by_the_cpu(searchable, address, two_gpus):
+    two_gpus.free = gpu.RESERVED_BYTES
+    with pytest.warns(UserWarning, match="the search runs on the CPU: needs .* GB on GPU 0"):
+        assert stages.local_search(*searchable, **VOTE, cluster=address).computed
+    two_gpus.free = 80 * gpu_stand_in.GB
+    many = ASK | {"normalise_neighbours": gpu.MOST_SELECTED}
+    with pytest.warns(UserWarning, match="2,049 neighbours; a GPU finds at most 2,048"):
+        assert stages.global_search(*searchable, **many, cluster=address).computed
+    assert devices(searchable[0])[-1] is None and not two_gpus.moved
+
+
+def test_a_local_run_on_a_gpu_has_one_process(searchable, two_gpus, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "imgfp.stages.search.map_shards", lambda *given, **more: asked.append((given, more))
+    )
+    stages.local_search(*searchable, **VOTE, device="auto", workers=7)
+    stages.local_search(*searchable, **VOTE, device="cpu", workers=7)
+    assert [more["workers"] for _, more in asked] == [1, 7]
+    assert ["device" in given[2] for given, _ in asked] == [True, False]
+
+
+def test_a_copy_stays_until_others_need_its_memory(searchable, two_gpus):
+    _, library = searchable
+    copies = index_stage._copies
+    local = open_index(library, "local", device="cuda").index.gpu
+    assert open_index(library, "local", device="cuda").index.gpu is local
+    assert open_index(library, "local").index.gpu is None
+    both = open_index(library, "global", device="cuda").index.gpu
+    assert list(copies.values()) == [local, both]
+    two_gpus.free = 0
+    named = open_index(library, "local", device="cuda:1").index.gpu
+    assert list(copies.values()) == [named] and named.held.count() == 1
+    index_stage.release_gpus()
+    assert not copies

@@ -181,7 +181,7 @@ def test_known_boxes_cannot_serve_simulated_queries(tmp_path):
             trust_pt=False,
             descriptor_model="gist-grid",
             descriptor_weights="",
-            descriptor_device="cpu",
+            device="cpu",
             background="",
             pair_classifier="",
         )
@@ -200,14 +200,16 @@ def test_files_become_a_round_of_pairs(references, negatives, tmp_path):
         "trust_pt": False,
         "descriptor_model": "gist-grid",
         "descriptor_weights": "",
-        "descriptor_device": "cpu",
         "background": "",
         "pair_classifier": "",
     }
-    made = calibration.calibration_round(
-        split, 7, scenes=1, negatives=2, copies=1, others=0, pipeline=pipeline, weights_hash=""
-    ).record
-    assert set(made["query_id"]) == {"7-copy00000", "7-scene00001"}
+    counts = {"scenes": 1, "negatives": 2, "copies": 1, "others": 0}
+    settings = counts | {"pipeline": pipeline, "weights_hash": ""}
+    assert calibration.load_pipeline(**pipeline, device="auto").devices == ["cpu", "cpu"]
+    made = calibration.calibration_round(split, 7, "auto", devices=["cpu", "cpu"], **settings)
+    assert set(made.record["query_id"]) == {"7-copy00000", "7-scene00001"}
+    with pytest.raises(ValueError, match="this worker has no cuda"):
+        calibration.calibration_round(split, 7, "auto", devices=["cpu", "cuda"], **settings)
 
 
 def test_defaults_are_those_of_the_pipeline():

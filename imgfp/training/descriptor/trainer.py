@@ -169,7 +169,9 @@ class Trainer:
             group["lr"] = learning_rate(self.step, settings)
         labels = torch.as_tensor(rows).repeat(2).to(settings.device)
         self.model.train()
-        with torch.autocast(settings.device, torch.bfloat16, enabled=settings.bf16):
+        with torch.autocast(
+            torch.device(settings.device).type, torch.bfloat16, enabled=settings.bf16
+        ):
             vectors = self.model(to_tensor(views, settings.device))
         vectors = vectors.float()
         contrast = contrastive_loss(vectors, labels, self.memory, settings.temperature)
