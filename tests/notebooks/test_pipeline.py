@@ -103,7 +103,7 @@ def test_without_crops_nothing_of_them_is_left(finished):
 def test_matching_threshold_recomputes_no_feature(finished):
     run, again = store.Run(finished / "run"), store.Run(finished / "other_ratio")
     shutil.copytree(run, again)
-    kept = ("library", *(f"other_ratio/{x}" for x in ("local_features", "crops", "descriptors")))
+    kept = ("library", "other_ratio/local_features", "other_ratio/candidates/local")
     files = [p for folder in kept for p in finished.glob(f"{folder}/**/*") if p.is_file()]
     before = {p: p.stat().st_mtime_ns for p in files if not p.name.startswith(".")}
     assert len(before) > 20
