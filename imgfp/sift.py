@@ -32,6 +32,9 @@ MIRROR = _CELLS[::-1, :, _REVERSED_BINS].ravel()
 REVERSE = _CELLS[::-1, ::-1].ravel()
 _SEED_LAYOUT = _CELLS[:, :, _REVERSED_BINS].ravel()
 
+#: Rows and columns of the grid over which a budget of keypoints is spread.
+SPREAD_CELLS = 8
+
 
 def extract(
     image: np.ndarray,
@@ -54,7 +57,7 @@ def extract(
     octave_layers, contrast_threshold, edge_threshold, sigma: as in `cv2.SIFT.create`. OpenCV
         divides the contrast threshold by the layers and works on 0..1, so VLFeat's peak threshold
         p on grey levels is `octave_layers * p / 255`: 0.0137 for p = 0.5 at 7 layers.
-    max_keypoints: keep the strongest; 0: all.
+    max_keypoints: keep so many, see `spread`; 0: all.
     min_keypoints: an image with fewer than this gets no features at all; 0 or 1: keep any.
 
     Returns keypoints (n,4) float32 = x, y, size, angle in the pixels of `image`, the centre of the
@@ -80,7 +83,7 @@ def extract(
     descriptors = _root(histograms[order])
     kept = _first_of_equals(keypoints, descriptors)
     if max_keypoints:
-        kept = kept[:max_keypoints]
+        kept = kept[spread(keypoints[kept, :2], max_keypoints)]
     return keypoints[kept], descriptors[kept]
 
 
@@ -92,6 +95,26 @@ def extract_from_box(
     # The cut starts at a whole pixel, so the offset is that pixel and not the corner of the box.
     keypoints[:, :2] += [max(0, round(xyxy[0])), max(0, round(xyxy[1]))]
     return keypoints, descriptors
+
+
+def spread(points: np.ndarray, count: int) -> np.ndarray:
+    """Rows, ascending, of `count` keypoints (or all, if there are fewer) that are strong and spread over the image.
+
+    points (n,2): x and y of the keypoints, strongest first. The box around them is divided into SPREAD_CELLS rows and
+    columns of cells, which take turns (bucketing, as in Kitt, Geiger and Lategahn, "Visual odometry based on stereo
+    image sequences with RANSAC-based outlier rejection scheme", 2010): the strongest keypoint of every cell, then the
+    second of every cell, and so on; in the last turn the strongest are taken. A smaller budget is a subset of a larger.
+    """
+    if len(points) <= count:
+        return np.arange(len(points))
+    extent = np.maximum(np.ptp(points, axis=0), 1)
+    cells = (points - points.min(axis=0)) / extent * SPREAD_CELLS
+    column, row = np.minimum(cells, SPREAD_CELLS - 1).astype(np.int64).T
+    cell = row * SPREAD_CELLS + column
+    by_cell = np.argsort(cell, kind="stable")
+    turn = np.empty(len(points), np.int64)
+    turn[by_cell] = np.arange(len(points)) - np.searchsorted(cell[by_cell], cell[by_cell])
+    return np.sort(np.argsort(turn, kind="stable")[:count])
 
 
 def mirror_descriptors(descriptors: np.ndarray) -> np.ndarray:

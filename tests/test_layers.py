@@ -40,6 +40,7 @@ ORDER = {
         "planning",
         "estimators",
         "index_scale",
+        "keypoint_budget",
         "distractors",
     ],
     "crops": ["boxes", "edges", "box_features", "ultralytics_models", "rule", "detectors"],

@@ -56,13 +56,38 @@ def test_descriptors_are_roots_times_255(photograph):
     assert abs(norms - 255).max() < 3
 
 
-def test_order_cut_and_repetition(photograph):
+def test_order_budget_and_repetition(photograph):
     keypoints, descriptors = sift.extract(photograph)
     again = sift.extract(photograph)
     assert np.array_equal(keypoints, again[0]) and np.array_equal(descriptors, again[1])
-    strongest = sift.extract(photograph, max_keypoints=50)
-    assert np.array_equal(strongest[0], keypoints[:50])
-    assert np.array_equal(strongest[1], descriptors[:50])
+    kept = sift.spread(keypoints[:, :2], 50)
+    assert len(kept) == 50 < len(keypoints)
+    few = sift.extract(photograph, max_keypoints=50)
+    assert np.array_equal(few[0], keypoints[kept]) and np.array_equal(few[1], descriptors[kept])
+    many = sift.extract(photograph, max_keypoints=len(keypoints))
+    assert np.array_equal(many[0], keypoints) and np.array_equal(many[1], descriptors)
+
+
+def test_a_budget_takes_the_strongest_of_every_cell_in_turns():
+    cells = 8
+    # Strongest first: 100 points in the first cell, then 2 in each of the others.
+    crowd = np.linspace(0, 0.9, 100)[:, None] * [1, 1]
+    others = np.stack(np.meshgrid(np.arange(cells), np.arange(cells)), -1).reshape(-1, 2)[1:]
+    points = np.float32([*crowd, *(others + 0.4), *(others + 0.6), [cells, cells]])
+    first_turn = [0, *range(100, 163)]
+    assert sift.spread(points, 64).tolist() == first_turn
+    assert sift.spread(points, 40).tolist() == first_turn[:40]
+    assert sift.spread(points, 66).tolist() == [0, 1, *range(100, 164)]
+    assert sift.spread(points, 1000).tolist() == list(range(len(points)))
+    moved = points * [3, 0.5] + [70, 1e5]
+    assert np.array_equal(sift.spread(moved, 66), sift.spread(points, 66))
+
+
+@pytest.mark.parametrize("points", [np.zeros((9, 2)), np.arange(18).reshape(9, 2) * [1, 0]])
+def test_a_budget_of_keypoints_at_one_place_or_on_one_line(points):
+    kept = sift.spread(points.astype(np.float32), 5)
+    assert len(kept) == len(set(kept)) == 5 and kept[0] == 0
+    assert len(sift.spread(points[:0], 5)) == 0
 
 
 def test_no_position_and_descriptor_twice():

@@ -111,7 +111,7 @@ def measure(
         for nprobe in nprobes:
             clock = time.process_time()
             rank = [
-                _rank(
+                rank_of(
                     propose.nearest_keypoints(
                         searched, d, variants=VARIANTS, neighbours=neighbours, nprobe=nprobe
                     ),
@@ -160,7 +160,7 @@ def exact(
     rank = []
     for (k, d, true), end in zip(queries, ends, strict=True):
         span = slice(end - len(d), end)
-        rank.append(_rank({n: (a[span], b[span]) for n, [(a, b)] in found.items()}, k, true))
+        rank.append(rank_of({n: (a[span], b[span]) for n, [(a, b)] in found.items()}, k, true))
     hits = {
         "first": np.mean([r == 0 for r in rank]),
         "among_ten": np.mean([0 <= r < 10 for r in rank]),
@@ -168,7 +168,24 @@ def exact(
     return {"storage": "exact", **hits}
 
 
-def _rank(found: dict[str, propose.Neighbours], keypoints: np.ndarray, true: int) -> int:
+def copies(
+    run: store.Run, truth: Path, image_ids: Sequence[str], count: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """Keypoints, descriptors and row of the true reference in `image_ids` of at most `count` queries of a run that
+    are copies according to the file `truth`, in an order drawn by the seed."""
+    row_of = {image_id: row for row, image_id in enumerate(image_ids)}
+    pairs = formats.read_truth(truth)
+    pairs = pairs[pairs["reference_id"].isin(row_of)].sample(frac=1, random_state=seed)
+    lookup = store.FeatureLookup(run.local_features)
+    known = pairs[[one in lookup for one in pairs["query_id"]]].head(count)
+    return [
+        (*lookup.of(one), row_of[other])
+        for one, other in zip(known["query_id"], known["reference_id"], strict=True)
+    ]
+
+
+def rank_of(found: dict[str, propose.Neighbours], keypoints: np.ndarray, true: int) -> int:
+    """Place of the true reference among those with most votes, 0 is the best; -1: it is not among ten."""
     rows = propose.by_votes(found, keypoints, **RULES)["reference_row"].tolist()
     return rows.index(true) if true in rows else -1
 
@@ -187,14 +204,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     keypoints = Keypoints(store.Library(asked.library), asked.keypoints, asked.seed)
-    row_of = {image_id: row for row, image_id in enumerate(keypoints.image_ids)}
-    truth = formats.read_truth(asked.truth)
-    truth = truth[truth["reference_id"].isin(row_of)]
-    lookup = store.FeatureLookup(store.Run(asked.run).local_features)
-    truth = truth.sample(frac=1, random_state=asked.seed)
-    pairs = zip(truth["query_id"].astype(str), truth["reference_id"].astype(str), strict=True)
-    queries = [(*lookup.of(one), row_of[other]) for one, other in pairs if one in lookup]
-    queries = queries[: asked.queries]
+    queries = copies(
+        store.Run(asked.run), asked.truth, keypoints.image_ids, asked.queries, asked.seed
+    )
     print(f"{len(keypoints):,} keypoints, {len(queries)} queries")
     rows: list[dict[str, Any]] = []
     for storage in asked.storage:
