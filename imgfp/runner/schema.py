@@ -107,7 +107,7 @@ class Parameters(BaseModel):
         10.0, "lower drops keypoints along edges"
     )
     sift_max_keypoints: Count = _of(
-        0, "strongest keypoints kept per image; 0 keeps all", "keypoints"
+        0, "keypoints kept per image, strong ones spread over it; 0 keeps all", "keypoints"
     )
     sift_min_keypoints: Count = _of(10, "images with fewer have no local features", "keypoints")
 
