@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from imgfp.images import cut_box
 
@@ -32,8 +33,8 @@ MIRROR = _CELLS[::-1, :, _REVERSED_BINS].ravel()
 REVERSE = _CELLS[::-1, ::-1].ravel()
 _SEED_LAYOUT = _CELLS[:, :, _REVERSED_BINS].ravel()
 
-#: Rows and columns of the grid over which a budget of keypoints is spread.
-SPREAD_CELLS = 8
+#: Keypoints whose distances to all stronger ones are computed at once, which bounds the memory.
+_BLOCK = 256
 
 
 def extract(
@@ -100,21 +101,18 @@ def extract_from_box(
 def spread(points: np.ndarray, count: int) -> np.ndarray:
     """Rows, ascending, of `count` keypoints (or all, if there are fewer) that are strong and spread over the image.
 
-    points (n,2): x and y of the keypoints, strongest first. The box around them is divided into SPREAD_CELLS rows and
-    columns of cells, which take turns (bucketing, as in Kitt, Geiger and Lategahn, "Visual odometry based on stereo
-    image sequences with RANSAC-based outlier rejection scheme", 2010): the strongest keypoint of every cell, then the
-    second of every cell, and so on; in the last turn the strongest are taken. A smaller budget is a subset of a larger.
+    points (n,2): x and y of the keypoints, strongest first. Those farthest from every stronger one are kept, the
+    earlier of equals: adaptive non-maximal suppression (Brown, Szeliski and Winder, "Multi-image matching using
+    multi-scale oriented patches", 2005), by order of strength. A smaller budget is a subset of a larger one.
     """
-    if len(points) <= count:
-        return np.arange(len(points))
-    extent = np.maximum(np.ptp(points, axis=0), 1)
-    cells = (points - points.min(axis=0)) / extent * SPREAD_CELLS
-    column, row = np.minimum(cells, SPREAD_CELLS - 1).astype(np.int64).T
-    cell = row * SPREAD_CELLS + column
-    by_cell = np.argsort(cell, kind="stable")
-    turn = np.empty(len(points), np.int64)
-    turn[by_cell] = np.arange(len(points)) - np.searchsorted(cell[by_cell], cell[by_cell])
-    return np.sort(np.argsort(turn, kind="stable")[:count])
+    radius = np.empty(len(points))
+    for start in range(0, len(points), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        squared = cdist(points[block], points[: block.stop], "sqeuclidean")
+        # A row has no distance to itself and to weaker ones, which follow it.
+        squared[:, start:][np.triu_indices(len(squared))] = np.inf
+        radius[block] = squared.min(axis=1)
+    return np.sort(np.argsort(-radius, kind="stable")[:count])
 
 
 def mirror_descriptors(descriptors: np.ndarray) -> np.ndarray:

@@ -68,19 +68,17 @@ def test_order_budget_and_repetition(photograph):
     assert np.array_equal(many[0], keypoints) and np.array_equal(many[1], descriptors)
 
 
-def test_a_budget_takes_the_strongest_of_every_cell_in_turns():
-    cells = 8
-    # Strongest first: 100 points in the first cell, then 2 in each of the others.
-    crowd = np.linspace(0, 0.9, 100)[:, None] * [1, 1]
-    others = np.stack(np.meshgrid(np.arange(cells), np.arange(cells)), -1).reshape(-1, 2)[1:]
-    points = np.float32([*crowd, *(others + 0.4), *(others + 0.6), [cells, cells]])
-    first_turn = [0, *range(100, 163)]
-    assert sift.spread(points, 64).tolist() == first_turn
-    assert sift.spread(points, 40).tolist() == first_turn[:40]
-    assert sift.spread(points, 66).tolist() == [0, 1, *range(100, 164)]
-    assert sift.spread(points, 1000).tolist() == list(range(len(points)))
-    moved = points * [3, 0.5] + [70, 1e5]
-    assert np.array_equal(sift.spread(moved, 66), sift.spread(points, 66))
+def test_a_budget_keeps_what_is_farthest_from_all_stronger(rng):
+    line = np.float32([[0, 0], [1, 0], [100, 0], [50, 0], [50, 0], [53, 0]])
+    assert sift.spread(line, 3).tolist() == [0, 2, 3]
+    assert sift.spread(line, 5).tolist() == [0, 1, 2, 3, 5]
+    assert sift.spread(line, 9).tolist() == list(range(6))
+    points = rng.uniform(0, 300, (700, 2)).astype(np.float32)  # more than one block
+    apart = np.linalg.norm(points[:, None] - points[None].astype(float), axis=2)
+    radius = [np.inf, *(apart[row, :row].min() for row in range(1, 700))]
+    assert sift.spread(points, 90).tolist() == sorted(np.argsort(radius)[-90:])
+    assert set(sift.spread(points, 90)) < set(sift.spread(points, 300))
+    assert np.array_equal(sift.spread(points * 3 + 70, 90), sift.spread(points, 90))
 
 
 @pytest.mark.parametrize("points", [np.zeros((9, 2)), np.arange(18).reshape(9, 2) * [1, 0]])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What do candidate recall, bytes and time become when every reference keeps fewer keypoints, and which should it keep?
 
-    python -m imgfp.benchmarks.keypoint_budget LIBRARY RUN TRUTH --budgets 100 200 300 500 0 --rules strongest grid
+    python -m imgfp.benchmarks.keypoint_budget LIBRARY RUN TRUTH --budgets 100 200 300 500 0 --rules strongest radius
 
 The library must hold all keypoints (`sift_max_keypoints: 0`), which are stored strongest first: every budget is a
 choice among them. The index of the chosen ones is built as planned for their number, and the queries of a run that
@@ -26,6 +26,8 @@ from imgfp.search import index, propose
 #: Bytes of a stored keypoint: x, y, size, angle and a descriptor.
 FEATURE_BYTES = 4 * 4 + 128
 NEIGHBOURS = 11
+#: Rows and columns of the grid of `by_cells`.
+_GRID = 8
 #: Squares are small enough when at most this share more points than asked for are outside of those of others.
 _TOLERANCE = 0.1
 
@@ -35,13 +37,17 @@ def strongest(points: np.ndarray, count: int) -> np.ndarray:
     return np.arange(count)
 
 
-def by_radius(points: np.ndarray, count: int) -> np.ndarray:
-    """Rows, ascending, of the `count` points farthest from any stronger one: adaptive non-maximal suppression (Brown,
-    Szeliski and Winder, "Multi-image matching using multi-scale oriented patches", 2005) by order of strength."""
-    squared = ((points[:, None] - points[None]) ** 2).sum(axis=2)
-    squared[np.triu_indices(len(points))] = np.inf
-    radius = squared.min(axis=1)
-    return np.sort(np.argsort(-radius, kind="stable")[:count])
+def by_cells(points: np.ndarray, count: int) -> np.ndarray:
+    """Rows, ascending, of the strongest point of every cell of a grid, then the second strongest of every cell, and so
+    on up to `count`; in the last turn the strongest."""
+    extent = np.maximum(np.ptp(points, axis=0), 1)
+    cells = (points - points.min(axis=0)) / extent * _GRID
+    column, row = np.minimum(cells, _GRID - 1).astype(np.int64).T
+    cell = row * _GRID + column
+    by_cell = np.argsort(cell, kind="stable")
+    turn = np.empty(len(points), np.int64)
+    turn[by_cell] = np.arange(len(points)) - np.searchsorted(cell[by_cell], cell[by_cell])
+    return np.sort(np.argsort(turn, kind="stable")[:count])
 
 
 def by_squares(points: np.ndarray, count: int) -> np.ndarray:
@@ -73,8 +79,8 @@ def _uncovered(points: np.ndarray, side: float) -> np.ndarray:
 #: Choices of `count` among the positions (n,2) of the keypoints of an image, strongest first, n > count: the rows kept.
 CHOICES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "strongest": strongest,
-    "grid": sift.spread,
-    "radius": by_radius,
+    "radius": sift.spread,
+    "cells": by_cells,
     "squares": by_squares,
 }
 
@@ -166,7 +172,7 @@ def main() -> None:
     parser.add_argument(
         "--budgets", nargs="+", type=int, default=[100, 200, 300, 500, 0], help="0: all"
     )
-    parser.add_argument("--rules", nargs="+", choices=CHOICES, default=["strongest", "grid"])
+    parser.add_argument("--rules", nargs="+", choices=CHOICES, default=["strongest", "radius"])
     parser.add_argument("--query-budget", type=int, default=0, help="keypoints of a query, 0: all")
     parser.add_argument("--queries", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)

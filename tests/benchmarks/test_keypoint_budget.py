@@ -56,28 +56,38 @@ def test_every_rule_keeps_the_budget(rule, rng):
     assert len(keypoint_budget.kept(np.zeros((9, 4), np.float32), rule, 5)) == 5
 
 
-def test_suppression_by_radius_and_squares():
-    points = np.float32([[0, 0], [1, 0], [50, 0], [50, 3], [100, 0]])
-    assert keypoint_budget.by_radius(points, 4).tolist() == [0, 2, 3, 4]
-    assert keypoint_budget.by_squares(points, 3).tolist() == [0, 2, 4]
+def test_cells_take_turns_and_squares_exclude():
+    crowd = np.linspace(0, 0.9, 100)[:, None] * [1, 1]
+    corners = np.stack(np.meshgrid(np.arange(8), np.arange(8)), -1).reshape(-1, 2)[1:]
+    points = np.float32([*crowd, *(corners + 0.4), *(corners + 0.6), [8, 8]])
+    first_turn = [0, *range(100, 163)]
+    assert keypoint_budget.by_cells(points, 64).tolist() == first_turn
+    assert keypoint_budget.by_cells(points, 40).tolist() == first_turn[:40]
+    assert keypoint_budget.by_cells(points, 66).tolist() == [0, 1, *range(100, 164)]
+    row = np.float32([[0, 0], [1, 0], [50, 0], [50, 3], [100, 0]])
+    assert keypoint_budget.by_squares(row, 3).tolist() == [0, 2, 4]
 
 
 def test_the_table_of_a_library(sides, monkeypatch, capsys):
     library, run, truth = sides
-    words = [library.root, run.root, truth, "--budgets", 60, 0, "--rules", "strongest", "grid"]
+    words = [library.root, run.root, truth, "--budgets", 60, 0, "--rules", "strongest", "radius"]
     monkeypatch.setattr(sys, "argv", ["keypoint_budget", *map(str, words)])
     keypoint_budget.main()
     said = capsys.readouterr().out
     assert "10 references, 5 queries" in said
     table = [line.split() for line in said.strip().splitlines()[-4:]]
     names = table[0]
-    strongest, grid, everything = (dict(zip(names, row, strict=True)) for row in table[1:])
-    assert [row["rule"] for row in (strongest, grid, everything)] == ["strongest", "grid", "all"]
+    strongest, radius, everything = (dict(zip(names, row, strict=True)) for row in table[1:])
+    assert [row["rule"] for row in (strongest, radius, everything)] == [
+        "strongest",
+        "radius",
+        "all",
+    ]
     # The queries show faint keypoints only.
-    assert float(strongest["first"]) == 0 and float(grid["first"]) == 1
+    assert float(strongest["first"]) == 0 and float(radius["first"]) == 1
     assert float(everything["first"]) == 1
-    assert float(grid["keypoints"]) == 60 and float(grid["feature_bytes"]) == 60 * 144
-    assert 60 * 136 <= float(grid["index_bytes"]) < 60 * 137
+    assert float(radius["keypoints"]) == 60 and float(radius["feature_bytes"]) == 60 * 144
+    assert 60 * 136 <= float(radius["index_bytes"]) < 60 * 137
 
 
 def test_a_library_with_a_budget_is_refused(sides):
