@@ -144,8 +144,8 @@ def measure(
     return {
         "rule": choice if budget or query_budget else "all",
         "budget": budget,
-        "query_budget": query_budget,
         "keypoints": counts.mean(),
+        "query_keypoints": np.mean([len(at) for at in rows]),
         "first": np.mean(rank == 0),
         "among_ten": np.mean(rank >= 0),
         "feature_bytes": FEATURE_BYTES * counts.mean(),

@@ -14,6 +14,7 @@ from small_run import made_with
 
 from imgfp import store
 from imgfp.benchmarks import keypoint_budget
+from imgfp.benchmarks.index_scale import copies
 from imgfp.datatypes import LocalFeatures
 
 
@@ -88,6 +89,16 @@ def test_the_table_of_a_library(sides, monkeypatch, capsys):
     assert float(everything["first"]) == 1
     assert float(radius["keypoints"]) == 60 and float(radius["feature_bytes"]) == 60 * 144
     assert 60 * 136 <= float(radius["index_bytes"]) < 60 * 137
+
+
+def test_queries_have_a_budget_of_their_own(sides):
+    library, run, truth = sides
+    features = keypoint_budget.Features(library)
+    queries = copies(run, truth, features.image_ids, 9, seed=0)
+    every, few = (keypoint_budget.measure(features, queries, "radius", 0, n) for n in (0, 20))
+    assert (every["query_keypoints"], few["query_keypoints"]) == (100, 20)
+    assert every["keypoints"] == few["keypoints"] == 400
+    assert every["first"] == few["first"] == 1
 
 
 def test_a_library_with_a_budget_is_refused(sides):
