@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Notebooks 03 and 08: the evidence of proposed pairs, from stored features and thumbnails.
 
-The first candidates of the local branch are verified at once. They answer about half of the queries, see
+The candidates of the local branch with many votes are verified at once. They answer about half of the queries, see
 `imgfp.stages.certain`; of the others every branch proposes candidates, which are verified together.
 """
 
