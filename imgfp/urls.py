@@ -31,16 +31,24 @@ PIECE_BYTES = 16 * 2**20
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://")
 #: Protocols that read files of this machine.
-LOCAL = ("file", "local")
+LOCAL = ("file", "local", "asynclocal")
 _WEB = ("http", "https")
-#: `name:password@`, where the password may hold a slash; neither a port nor an ARN.
-_PASSWORD = re.compile(r"^([a-z][a-z0-9+.-]+://)(?!arn:)[^/@:]*:(?!\d+(?:/|$))[^@]*@")
+#: `name:password@`, where the password may hold a slash or `@`; neither a port nor an ARN. On the web the
+#: name alone may be a token.
+_PASSWORD = re.compile(
+    r"^([a-z][a-z0-9+.-]+://)"
+    r"(?:(?!arn:)[^/@:]*:(?!\d+(?:/|$)).*@|(?:(?<=http://)|(?<=https://))[^/]*@)",
+    re.DOTALL,
+)
 _SIGNATURE = re.compile(
     r"\?(?:.*&)?(?:x-amz-|x-goog-|sig(?:nature)?=|awsaccesskeyid=|\w*token=)", re.I
 )
 #: What tells that the content has changed, and what tells when it was written.
 _CONTENT_MARKS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "checksum", "crc32c")
 _TIME_MARKS = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created")
+
+#: How the reasons begin that may not hold at the next run, though the object is the same.
+_UNREACHED, _REFUSED, _NO_CREDENTIALS = "cannot be reached", "access is refused", "no credentials"
 
 #: Errors that another try does not cure.
 _FINAL = (
@@ -84,13 +92,20 @@ def is_local(url: str) -> bool:
 
 
 def shown(url: str) -> str:
-    """A URL as safe text: without password and signature, undecodable bytes escaped."""
+    """A URL as safe text of one line: without password and signature, undecodable bytes and control
+    characters escaped."""
     text = _PASSWORD.sub(r"\1***@", url)
     if text.startswith(_WEB):
         text = text.partition("?")[0]
     elif signed := _SIGNATURE.search(text):
         text = text[: signed.start()]
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    text = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def is_temporary(reason: str) -> bool:
+    """True for the `reason` of a UrlError that tells of the network or of rights, not of the object."""
+    return reason.startswith((_UNREACHED, _REFUSED, _NO_CREDENTIALS))
 
 
 def check(url: str) -> None:
@@ -370,15 +385,15 @@ def _error(url: str, error: Exception) -> UrlError:
     text = str(error) or type(error).__name__
     if "credentials" in type(error).__name__.lower():
         remedy = "give them by the environment or the configuration of fsspec"
-        return UrlError(url, f"no credentials: {text}; {remedy}")
-    if isinstance(error, PermissionError):
-        return UrlError(url, f"access is refused: {text}; check the credentials")
+        return UrlError(url, f"{_NO_CREDENTIALS}: {text}; {remedy}")
+    if isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403):
+        return UrlError(url, f"{_REFUSED}: {text}; check the credentials")
     if isinstance(error, IsADirectoryError):
         return UrlError(url, "is not a regular file")
-    return UrlError(url, f"cannot be reached: {type(error).__name__}: {text}")
+    return UrlError(url, f"{_UNREACHED}: {type(error).__name__}: {text}")
 
 
 def _without_secrets(text: str) -> str:
     """Text of another library, which may quote URLs of its own."""
-    text = re.sub(r"([a-z][a-z0-9+.-]*://)[^\s/@]*@", r"\1***@", text)
+    text = re.sub(r"([a-z][a-z0-9+.-]*://)[^\s/]*@", r"\1***@", text)
     return re.sub(r"(://[^\s?\"']*)\?[^\s\"']*", r"\1", text)

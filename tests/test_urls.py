@@ -67,6 +67,9 @@ SECRETS = (
     "s3://AKIAKEY:hun/ter2@bucket/a.jpg",
     "https://user:hunter2@host/a.jpg",
     "sftp://user:123hunter2@host/a.jpg",
+    "s3://AKIAKEY:p@hunter2@bucket/a.jpg",
+    "s3://AKIAKEY:\nhunter2@bucket/a.jpg",
+    "https://hunter2@host/a.jpg",
     "https://host/a.jpg?hunter2",
     "https://host/a.jpg?X-Amz-Signature=hunter2",
     "s3://bucket/a.jpg?x=1&X-Amz-Signature=hunter2",
@@ -90,6 +93,7 @@ def test_names_that_look_like_secrets_are_none():
         "memory://a/b?id=5&design=x.jpg",
         "memory://a@b:c/x.jpg",
         "file:///a:b@c.jpg",
+        "file:///@/c.jpg",
         "file:///q?.jpg",
     ):
         urls.check(url)
@@ -100,6 +104,12 @@ def test_errors_of_other_libraries_are_told_without_secrets():
     quoted = "cannot connect to http://key:hunter2@host:1/bucket?X-Amz-Signature=hunter2 now"
     error = UrlError("s3://b", quoted)
     assert "hunter2" not in str(error) and str(error).endswith("http://***@host:1/bucket now")
+
+
+def test_a_message_is_one_line_whatever_the_name(memory):
+    with pytest.raises(ImageError) as told:
+        images.read_bytes("memory://a\n\x1b[31m.jpg")
+    assert str(told.value).startswith(r"memory://a\x0a\x1b[31m.jpg: there is no such object")
 
 
 def test_a_protocol_that_nothing_reads_is_named_with_its_package():

@@ -68,7 +68,7 @@ def list_images(
     existing = _rows(collection, _image_shards(collection))
     live, new = existing[existing["live"]], existing.head(0)
     if source:
-        live, new = match_files(existing, list_files(source), _incomplete(collection))
+        live, new = match_files(existing, list_files(source), _incomplete(collection, existing))
     if existing.empty and new.empty:
         raise ValueError(
             f"{collection.root} has no images yet and no folder was named to fill it from"
@@ -109,8 +109,8 @@ def match_files(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of `existing` that hold one of `files` or an image of another source, and the files that no row holds.
 
-    existing: rows of image shards, masked ones included; files: of `list_files`; incomplete: places of masked
-    rows that something was computed without. Raises ValueError where two sources have one id.
+    existing: rows of image shards, masked ones included; files: of `list_files`; incomplete: places of rows
+    that something was computed without. Raises ValueError where two sources have one id.
     """
     source = files["source"].iloc[0]
     others = existing[(existing["source"] != source) & existing["live"]]
@@ -167,18 +167,20 @@ def _rows(collection: Collection, paths: Sequence[Path]) -> pd.DataFrame:
     return joined.assign(live=~joined["place"].isin(masked))
 
 
-def _incomplete(collection: Collection) -> set[int]:
-    """Places of masked images that some artefact of their shard was computed without."""
-    if not collection.masked.exists():
-        return set()
-    masked = store.load(collection.masked)
-    numbers = masked["place"].map(lambda place: int(store.shard_and_row(place)[0]))
+def _incomplete(collection: Collection, existing: pd.DataFrame) -> set[int]:
+    """Places of images that some artefact of their shard was computed without: they were masked then, or
+    their storage did not answer or refused access. existing: of `_rows`."""
+    asked = existing[~existing["live"] | existing["path"].map(urls.is_url).astype(bool)]
+    rows_of = dict(iter(asked.groupby("shard")))
     found: set[int] = set()
-    for number, rows in masked.groupby(numbers):
-        without: set[str] = set()
-        for path in collection.root.glob(f"**/{store.shard_name(int(str(number)))}.*.json"):
-            without.update(store.describe(path.with_suffix("")).get("without", []))
-        found.update(rows.loc[rows["image_id"].isin(without), "place"])
+    for sidecar in collection.root.glob("**/shard-*.*.json") if rows_of else ():
+        path = sidecar.with_suffix("")
+        rows = rows_of.get(store.shard_number(path))
+        if rows is not None:
+            made = store.describe(path)
+            unread = [name for name, reason in made.get("rejects", []) if urls.is_temporary(reason)]
+            at = rows["image_id"].isin(made.get("without", [])) | rows["path"].isin(unread)
+            found.update(rows.loc[at, "place"])
     return found
 
 

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
+from distributed import LocalCluster
+from fsspec.implementations.memory import MemoryFileSystem
 
-from imgfp import stages, store
+from imgfp import stages, store, urls
 from imgfp.images import encode_jpeg
 from imgfp.stages import inventory
 from imgfp.store import FeatureLookup, Library
@@ -121,11 +124,84 @@ def test_a_fetched_library_serves_and_is_not_extended(tmp_path, folder, address,
     same(made, fetched)
 
 
+class Failing(MemoryFileSystem):
+    """A store that raises for some names."""
+
+    protocol = "failing"
+    errors: dict[str, Exception] = {}  # noqa: RUF012
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("failing://", "memory://"))
+
+    def cat_file(self, path, start=None, end=None, **kwargs):
+        if path in self.errors:
+            raise self.errors[path]
+        return super().cat_file(path, start=start, end=end, **kwargs)
+
+
+@pytest.fixture
+def failing(monkeypatch, photograph):
+    """Three pictures in `failing://pics`, for workers in this process."""
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    monkeypatch.setattr(urls, "WAITS_S", ())
+    monkeypatch.setattr(Failing, "errors", {})
+    pictures = fsspec.filesystem("memory")
+    pictures.store.clear()
+    for number, name in enumerate("abc"):
+        picture = photograph[10 * number :][:150, :200]
+        pictures.pipe_file(f"/pics/{name}.jpg", encode_jpeg(picture))
+    yield Failing
+    pictures.store.clear()
+
+
+@pytest.fixture
+def here():
+    """Address of a worker in this process."""
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("gone"), PermissionError("token expired")])
+def test_what_could_not_be_reached_is_asked_for_again(tmp_path, failing, here, error):
+    library, source = Library(tmp_path / "lib"), "failing://pics"
+    failing.errors["/pics/b.jpg"] = error
+    [(path, reason)] = listed(library, source, cluster=here).rejects
+    assert path == f"{source}/b.jpg" and str(error) in reason
+    assert inventory.read_images(library)["image_id"].tolist() == ["a", "c"]
+
+    del failing.errors["/pics/b.jpg"]
+    failing.errors["/pics/c.jpg"] = error
+    again = stages.list_images(library, source, **LISTED, cluster=here)
+    assert (again.computed, again.reused, again.rejects) == (1, 2, [])
+    refused = stages.extract_local_features(library, short_side_px=100, cluster=here)
+    assert [path for path, _ in refused.rejects] == [f"{source}/c.jpg"]
+
+    del failing.errors["/pics/c.jpg"]
+    assert stages.list_images(library, source, **LISTED, cluster=here).computed == 1
+    mended = stages.extract_local_features(library, short_side_px=100, cluster=here)
+    assert mended.computed == 1
+    lookup = FeatureLookup(library.local_features)
+    assert all(len(lookup.of(image_id)[0]) for image_id in "abc")
+    assert sorted(inventory.read_images(library)["image_id"]) == ["a", "b", "c"]
+    assert inventory.gather_rejects(library).empty
+    assert stages.list_images(library, source, **LISTED, cluster=here).computed == 0
+
+
+def test_what_an_object_is_to_blame_for_is_not_asked_for_again(tmp_path, failing, here):
+    fsspec.filesystem("memory").pipe_file("/pics/b.jpg", b"no picture")
+    library = Library(tmp_path / "lib")
+    first = stages.list_images(library, "failing://pics", **LISTED, cluster=here)
+    again = stages.list_images(library, "failing://pics", **LISTED, cluster=here)
+    assert (first.computed, again.computed) == (3, 0)
+    assert first.rejects == again.rejects != []
+
+
 def test_pictures_and_library_in_an_s3_bucket(tmp_path, folder, monkeypatch):
     pytest.importorskip("s3fs", reason="s3:// needs s3fs, which is not installed")
     server = pytest.importorskip("moto.server", reason="moto, a local S3, is not installed")
-    import fsspec
-
     storage = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     storage.start()
     host, port = storage.get_host_and_port()
