@@ -8,7 +8,7 @@ many similar ones carries little information about the image.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +16,8 @@ import numpy as np
 CELL_PX = 8
 
 
-class Votes(NamedTuple):
+@dataclass(frozen=True)
+class Votes:
     """Votes for reference images, most first, then least distance, then lowest row.
 
     reference_row (n,) int64; votes (n,) int64, higher is more alike; mean_squared_distance (n,) float64 of the
