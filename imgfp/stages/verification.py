@@ -59,17 +59,13 @@ def verify_first(
     candidates = read_candidates(run, "local")
     many = candidates["score"] > vote_min_hits
     first = candidates[many] if certain_score < 1 else candidates.head(0)
-    report = map_shards(
-        score_pairs,
-        pair_tasks(run, library, first, run.first_evidence),
-        scoring_settings(library, match_ratio, pair_classifier),
-        cluster=cluster,
-        workers=workers,
-        title="verify first candidates",
-        unit="pair",
-        lock_dir=run.root,
-        output_dir=run.first_evidence,
-    )
+    scoring = scoring_settings(library, match_ratio, pair_classifier)
+    where: dict[str, Any] = {
+        "title": "verify first candidates",
+        "cluster": cluster,
+        "workers": workers,
+    }
+    report = _score(run, library, first, run.first_evidence, scoring, **where)
     settings = {"certain_score": certain_score, "model": store.hash_of(to_json(model))}
     paths = store.shards(run.first_evidence, ".parquet")
     made = store.origin(certain_of, settings, [store.describe(path)["sha256"] for path in paths])
@@ -109,16 +105,28 @@ def verify_pairs(
     check_choice("candidates_scored", candidates_scored)
     _need_candidates(run, *BRANCHES)
     candidates = candidates_to_verify(run, candidates_scored, candidates_verified)
+    scoring = scoring_settings(library, match_ratio, pair_classifier)
+    where: dict[str, Any] = {"title": "verify", "cluster": cluster, "workers": workers}
+    return _score(run, library, candidates, run.evidence, scoring, **where)
+
+
+def _score(
+    run: Run,
+    library: Library,
+    candidates: pd.DataFrame,
+    folder: Path,
+    scoring: dict[str, Any],
+    **where: Any,
+) -> MapReport:
+    """Write the evidence of these candidates to `folder`, and remove what else it holds."""
     return map_shards(
         score_pairs,
-        pair_tasks(run, library, candidates, run.evidence),
-        scoring_settings(library, match_ratio, pair_classifier),
-        cluster=cluster,
-        workers=workers,
-        title="verify",
+        pair_tasks(run, library, candidates, folder),
+        scoring,
         unit="pair",
         lock_dir=run.root,
-        output_dir=run.evidence,
+        output_dir=folder,
+        **where,
     )
 
 
