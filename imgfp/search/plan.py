@@ -16,7 +16,7 @@ from imgfp.search import index
 from imgfp.search.index import Kind
 
 #: Candidate recall of the local branch that each tenfold of the library costs, on the safe side of what was measured
-#: from 60 to 10,362 different photographs. Where the library holds each about thirteen times it was 0.012, at
+#: from 60 to 10,362 different photographs. Where the library holds each about thirteen times it was 0.011, at
 #: 100,000: see docs/scale.md.
 LOSS_PER_TENFOLD = 0.005
 #: Bytes that an index keeps of a list beside its codes, and of a centre beside its numbers.
