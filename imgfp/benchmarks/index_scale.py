@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Does the index propose the right references when the library has many more keypoints?
 
-    python -m imgfp.benchmarks.index_scale LIBRARY RUN TRUTH --keypoints 10000000 --storage auto IVF8192,SQ8_direct
+    python -m imgfp.benchmarks.index_scale LIBRARY RUN TRUTH FOLDER --keypoints 10000000 --storage auto IVF8192,SQ8_direct
 
 The keypoints of a library are joined by jittered copies of themselves up to the number asked for. A copy is
 about as far from its keypoint as the eleventh nearest keypoint of another photograph is, and copies of many
@@ -12,14 +12,20 @@ the queries of a run; exact search, for as many queries as `--exact` says, is th
 from __future__ import annotations
 
 import argparse
+import mmap
+import multiprocessing
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from imgfp import store
 from imgfp.search import index, propose
@@ -49,28 +55,40 @@ class Keypoints:
         self.real = np.concatenate([record.descriptors for record in records])
         self.image_ids = [image_id for record in records for image_id in record.image_ids]
         counts = np.concatenate([np.diff(record.offsets) for record in records])
-        added = max(0, total - len(self.real))
-        counts = np.concatenate([counts, np.full(-(-added // IMAGE_KEYPOINTS), IMAGE_KEYPOINTS)])
-        self.ids = index.ids_of(np.arange(len(counts)), counts)[: len(self.real) + added]
+        self._real_ids = index.ids_of(np.arange(len(counts)), counts)
+        self._total = max(total, len(self.real))
         self._seed = seed
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self._total
 
-    def pieces(self) -> Iterator[np.ndarray]:
-        """All descriptors (n,128) uint8, some at a time; the real ones first."""
-        for start in range(0, len(self), _STEP):
-            stop = min(start + _STEP, len(self))
-            real = self.real[start:stop]
-            rng = np.random.default_rng([self._seed, start])
-            rows = rng.integers(0, len(self.real), stop - start - len(real))
-            yield np.concatenate([real, jittered(self.real[rows], rng)])
+    def starts(self) -> range:
+        """Where the pieces begin."""
+        return range(0, len(self), _STEP)
+
+    def piece(self, start: int) -> tuple[np.ndarray, np.ndarray]:
+        """Descriptors (n,128) uint8 and ids (n,) int64 of the piece that begins there; the real ones come first."""
+        stop = min(start + _STEP, len(self))
+        real = self.real[start:stop]
+        rng = np.random.default_rng([self._seed, start])
+        descriptors = np.concatenate([real, self._copies(stop - start - len(real), rng)])
+        added = np.arange(start + len(real), stop) - len(self.real)
+        place = len(self.image_ids) + added // IMAGE_KEYPOINTS
+        number = added % IMAGE_KEYPOINTS
+        ids = np.concatenate([self._real_ids[start:stop], place << index.VECTOR_BITS | number])
+        return descriptors, ids
 
     def sample(self, count: int) -> np.ndarray:
-        """About `count` descriptors of the whole."""
+        """`count` descriptors (count,128) uint8, real ones and copies in the shares of the whole; all if there are
+        fewer."""
         rng = np.random.default_rng(self._seed)
-        share = min(1.0, count / len(self))
-        return np.concatenate([piece[rng.random(len(piece)) < share] for piece in self.pieces()])
+        real = self.real
+        if count < len(self):
+            real = real[rng.random(len(real)) < count / len(self)]
+        return np.concatenate([real, self._copies(min(count, len(self)) - len(real), rng)])
+
+    def _copies(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        return jittered(self.real[rng.integers(0, len(self.real), max(count, 0))], rng)
 
 
 def jittered(descriptors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -81,31 +99,86 @@ def jittered(descriptors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.rint(np.clip(noisy, 0, 255)).astype(np.uint8)
 
 
+@dataclass(frozen=True)
+class Build:
+    """An index on disk: factory string, the trained index, its one part, processor seconds."""
+
+    factory: str
+    trained: Any
+    part: index.Part
+    train_cpu_s: float
+    build_cpu_s: float
+
+
+def build(keypoints: Keypoints, factory: str, folder: Path, workers: int) -> Build:
+    """The index of all keypoints in `folder`. What is there already is not computed again, so a build that was
+    killed goes on; its processor time is that of the pieces made last."""
+    trained_path, merged_path = folder / "trained.faiss", folder / "merged.faiss"
+    clock = time.process_time()
+    if not trained_path.exists():
+        sample = keypoints.sample(index.training_size(factory) or 1)
+        store.write_bytes(trained_path, index.to_bytes(index.train(factory, sample)))
+    training = time.process_time() - clock
+    trained = index.from_bytes(trained_path.read_bytes())
+    paths = [folder / f"piece-{start:012}.faiss" for start in keypoints.starts()]
+    seconds = 0.0
+    if not merged_path.exists():
+        todo = [
+            (start, path)
+            for start, path in zip(keypoints.starts(), paths, strict=True)
+            if not path.exists()
+        ]
+        # Processes of their own: a fork of one that has used Faiss's threads may hang.
+        spawned = multiprocessing.get_context("spawn")
+        start_with = (keypoints, trained_path)
+        with ProcessPoolExecutor(workers, spawned, _start, start_with) as pool:
+            futures = [pool.submit(_encode, start, path) for start, path in todo]
+            for future in tqdm(
+                as_completed(futures), total=len(futures), unit="piece", mininterval=5
+            ):
+                seconds += future.result()
+        clock = time.process_time()
+        parts = [index.open_part(_mapped(path), trained) for path in paths]
+        store.write_bytes(merged_path, index.merge(parts))
+        seconds += time.process_time() - clock
+        del parts
+    for path in paths:
+        path.unlink(missing_ok=True)
+    part = index.open_part(_mapped(merged_path), trained)
+    return Build(factory, trained, part, training, seconds)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start(keypoints: Keypoints, trained: Path) -> None:
+    faiss.omp_set_num_threads(1)
+    _worker.update(keypoints=keypoints, trained=index.from_bytes(trained.read_bytes()))
+
+
+def _encode(start: int, path: Path) -> float:
+    """Write the part of one piece; processor seconds, without those that made the keypoints."""
+    descriptors, ids = _worker["keypoints"].piece(start)
+    clock = time.process_time()
+    store.write_bytes(path, index.encode(_worker["trained"], descriptors, ids))
+    return time.process_time() - clock
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 def measure(
-    keypoints: Keypoints,
+    built: Build,
     queries: Sequence[tuple[np.ndarray, np.ndarray, int]],
-    storage: str,
     nprobes: Sequence[int],
     neighbours: int,
 ) -> list[dict[str, Any]]:
-    """Rows of size, build time, search time and recall of one storage; queries: keypoints, descriptors and the
+    """Rows of size, build time, search time and recall of one index; queries: keypoints, descriptors and the
     row of the true reference."""
-    chosen = index.resolve(storage, len(keypoints), "local")
-    clock = time.process_time()
-    trained = index.train(chosen, keypoints.sample(index.training_size(chosen) or 1))
-    training = time.process_time() - clock
-    clock, parts, start = time.process_time(), [], 0
-    for piece in keypoints.pieces():
-        ids = keypoints.ids[start : start + len(piece)]
-        data = b"".join(bytes(part) for part in index.encode(trained, piece, ids))
-        parts.append(index.open_part(data, trained))
-        start += len(piece)
-    merged = b"".join(bytes(part) for part in index.merge(parts))
-    building = time.process_time() - clock
-    del parts
-    searched = index.Index(
-        trained, [index.open_part(merged, trained)], index.nprobe_for(trained.nlist, "local")
-    )
+    default = index.nprobe_for(built.trained.nlist, "local")
+    searched = index.Index(built.trained, [built.part], default)
     rows = []
     with index.one_thread():
         for nprobe in nprobes:
@@ -124,11 +197,11 @@ def measure(
             count = sum(len(d) for _, d, _ in queries)
             rows.append(
                 {
-                    "storage": chosen,
+                    "storage": built.factory,
                     "nprobe": nprobe or searched.nprobe,
-                    "bytes_per_keypoint": len(merged) / len(keypoints),
-                    "train_cpu_s": training,
-                    "build_cpu_us_per_keypoint": 1e6 * building / len(keypoints),
+                    "bytes_per_keypoint": built.part.data.size / len(built.part),
+                    "train_cpu_s": built.train_cpu_s,
+                    "build_cpu_us_per_keypoint": 1e6 * built.build_cpu_s / len(built.part),
                     "search_cpu_ms_per_500_keypoints": 1e3 * seconds / count * 500,
                     "first": float(np.mean([r == 0 for r in rank])),
                     "among_ten": float(np.mean([0 <= r < 10 for r in rank])),
@@ -146,16 +219,14 @@ def exact(
     """Recall of exact search."""
     descriptors = np.concatenate([d for _, d, _ in queries])
     found: dict[str, list[propose.Neighbours]] = {name: [] for name in VARIANTS}
-    start = 0
-    for piece in keypoints.pieces():
-        ids = keypoints.ids[start : start + len(piece)]
+    for start in tqdm(keypoints.starts(), unit="piece", mininterval=5):
+        piece, ids = keypoints.piece(start)
         searched = index.build(piece, "local", "Flat", ids=ids)
         nearest = propose.nearest_keypoints(
             searched, descriptors, variants=VARIANTS, neighbours=neighbours, nprobe=1
         )
         for name in VARIANTS:
             found[name] = [index.merge_results([*found[name], nearest[name]])]
-        start += len(piece)
     ends = np.cumsum([len(d) for _, d, _ in queries])
     rank = []
     for (k, d, true), end in zip(queries, ends, strict=True):
@@ -195,12 +266,16 @@ def main() -> None:
     parser.add_argument("library", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("truth", type=Path)
+    parser.add_argument(
+        "folder", type=Path, help="where the indexes are made; kept, and used again"
+    )
     parser.add_argument("--keypoints", type=int, default=0, help="0: those of the library")
     parser.add_argument("--storage", nargs="+", default=["auto"])
     parser.add_argument("--nprobe", nargs="+", type=int, default=[0], help="0: the plan's")
     parser.add_argument("--neighbours", type=int, default=11)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--exact", type=int, default=0, help="queries of the exact search")
+    parser.add_argument("--workers", type=int, default=1, help="processes that build")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     keypoints = Keypoints(store.Library(asked.library), asked.keypoints, asked.seed)
@@ -210,7 +285,10 @@ def main() -> None:
     print(f"{len(keypoints):,} keypoints, {len(queries)} queries")
     rows: list[dict[str, Any]] = []
     for storage in asked.storage:
-        rows += measure(keypoints, queries, storage, asked.nprobe, asked.neighbours)
+        factory = index.resolve(storage, len(keypoints), "local")
+        folder = asked.folder / f"{factory}-{len(keypoints)}-{asked.seed}"
+        built = build(keypoints, factory, folder, asked.workers)
+        rows += measure(built, queries, asked.nprobe, asked.neighbours)
         print(pd.DataFrame(rows).round(4).to_string(index=False), flush=True)
     if asked.exact:
         few = queries[: asked.exact]

@@ -39,23 +39,28 @@ def sides(tmp_path, rng):
     return library, run, truth
 
 
-def test_added_keypoints_repeat_and_keep_their_distance(sides):
+def test_added_keypoints_repeat_and_keep_their_distance(sides, monkeypatch):
     library, *_ = sides
     keypoints = index_scale.Keypoints(library, 3000, seed=1)
-    once, again = (np.concatenate([*keypoints.pieces()]) for _ in range(2))
+    monkeypatch.setattr(index_scale, "_STEP", 700)
+    once, again = ([keypoints.piece(start) for start in keypoints.starts()] for _ in range(2))
+    ids = np.concatenate([piece[1] for piece in once])
+    once, again = (np.concatenate([piece[0] for piece in pieces]) for pieces in (once, again))
     assert len(once) == len(keypoints) == 3000 and np.array_equal(once, again)
     assert np.array_equal(once[:1000], keypoints.real)
     rng = np.random.default_rng(3)
     moved = index_scale.jittered(keypoints.real, rng).astype(float)
     assert 255 * 0.97 < np.linalg.norm(moved, axis=1).mean() < 255 * 1.03
     # Sizes of images: those of the library, then 400 keypoints each.
-    images = pd.Series(keypoints.ids >> 20).value_counts(sort=False)
+    images = pd.Series(ids >> 20).value_counts(sort=False)
     assert images.tolist() == [50] * 20 + [400] * 5
+    sample = keypoints.sample(300)
+    assert len(sample) == 300 and 60 < (sample[:, None] == keypoints.real).all(2).any(1).sum() < 140
 
 
-def test_every_storage_is_compared_with_exact_search(sides, monkeypatch, capsys):
+def test_every_storage_is_compared_with_exact_search(sides, tmp_path, monkeypatch, capsys):
     library, run, truth = sides
-    words = [library.root, run.root, truth, "--keypoints", 3000, "--exact", 5]
+    words = [library.root, run.root, truth, tmp_path / "indexes", "--keypoints", 3000, "--exact", 5]
     words += ["--storage", "IVF16,SQ8_direct", "IVF16,PQ16", "--nprobe", 4, 16]
     monkeypatch.setattr(sys, "argv", ["index_scale", *map(str, words)])
     index_scale.main()
@@ -71,3 +76,7 @@ def test_every_storage_is_compared_with_exact_search(sides, monkeypatch, capsys)
     assert all(float(row[7]) == 1 for row in rows), "every copy is among the first ten"
     assert float(rows[0][2]) < 137 and float(rows[2][2]) < 25
     assert "the first 5 queries" in last[-1] and "1.0" in last[-1]
+    index_scale.main()
+    again = capsys.readouterr().out.strip().splitlines()
+    rows = [line.split() for line in again if line.lstrip().startswith("IVF16,")][-4:]
+    assert all(float(row[3]) < 0.1 and float(row[4]) == 0 for row in rows), "nothing is built again"
