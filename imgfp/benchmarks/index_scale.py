@@ -139,7 +139,7 @@ def build(keypoints: Keypoints, factory: str, folder: Path, workers: int) -> Bui
                 seconds += future.result()
         clock = time.process_time()
         parts = [index.open_part(_mapped(path), trained) for path in paths]
-        store.write_bytes(merged_path, index.merge(parts))
+        store.write_bytes(merged_path, map(bytes, index.merge(parts)))
         seconds += time.process_time() - clock
         del parts
     for path in paths:
@@ -160,7 +160,7 @@ def _encode(start: int, path: Path) -> float:
     """Write the part of one piece; processor seconds, without those that made the keypoints."""
     descriptors, ids = _worker["keypoints"].piece(start)
     clock = time.process_time()
-    store.write_bytes(path, index.encode(_worker["trained"], descriptors, ids))
+    store.write_bytes(path, map(bytes, index.encode(_worker["trained"], descriptors, ids)))
     return time.process_time() - clock
 
 
