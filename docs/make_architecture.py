@@ -33,7 +33,8 @@ TREE = re.compile(
 ROLES = {
     "urls": ("objects by fsspec URL", ""),
     "datatypes": ("records, table schemas", ""),
-    "images": ("safe decoding, resizing", ""),
+    "images": ("decoding of bytes,", "resizing, folders"),
+    "decoding": ("untrusted files, in a", "process of its own"),
     "geometry": ("points and areas under", "a homography"),
     "inference": ("shipped weights,", "ONNX sessions"),
     "sift": ("keypoints, RootSIFT,", "mirrored variants"),

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Command line: `imgfp run PARAMS.yaml`, `init`, `doctor`, `convert-detector`, `publish`, `fetch`."""
+"""Command line: `imgfp run PARAMS.yaml`, `retry`, `init`, `doctor`, `convert-detector`, `publish`, `fetch`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +56,10 @@ def main(words: list[str] | None = None) -> int:
         return 0
     from imgfp.runner import notebooks, params
 
+    if options.command == "retry":
+        if options.profile.is_dir():
+            options.profile /= "params.yaml"
+        os.environ[store.RETRY] = "1"  # kernels inherit it
     try:
         plan = notebooks.prepare(options.profile, options.assignments)
         if options.status:
@@ -126,7 +131,9 @@ def _fetch(options: argparse.Namespace) -> str:
 def _parse(words: list[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(words)
-    if rest and (options.command != "run" or any(word.startswith("-") for word in rest)):
+    if rest and (
+        options.command not in ("run", "retry") or any(word.startswith("-") for word in rest)
+    ):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.assignments += rest  # argparse stops collecting them at the first option
@@ -138,10 +145,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"imgfp {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="execute the numbered notebooks of a profile")
-    runner.add_argument("profile", type=Path, metavar="PARAMS.yaml")
-    runner.add_argument(
-        "assignments", nargs="*", default=[], metavar="key=value", help="override a parameter"
+    retrier = commands.add_parser(
+        "retry", help="run again, with the refused files that another trial may read"
     )
+    for command, profile in ((runner, "PARAMS.yaml"), (retrier, "PARAMS.yaml_OR_RUN")):
+        command.add_argument("profile", type=Path, metavar=profile)
+        command.add_argument(
+            "assignments", nargs="*", default=[], metavar="key=value", help="override a parameter"
+        )
+    retrier.set_defaults(start="", only="", status=False, plan=False)
     runner.add_argument("--from", dest="start", default="", metavar="NN", help="redo from a stage")
     runner.add_argument("--only", default="", metavar="NN", help="redo one stage")
     runner.add_argument("--status", action="store_true", help="list the stages with their state")

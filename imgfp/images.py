@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Safe decoding of image files to upright RGB, resizing, cutting, and listing of folders.
+"""Decoding of image bytes to upright RGB, resizing, cutting, and listing of folders.
 
-A path may be an fsspec URL, see `urls`. Files are untrusted. Bytes are read with a size limit, decoded by Pillow under an allow-list of formats
-and a pixel limit, and loaded exactly once (a second `load()` of a damaged file can succeed silently).
-Every failure becomes one `ImageError`.
+A path may be an fsspec URL, see `urls`. Bytes are read with a size limit, decoded by Pillow under an allow-list of
+formats and a pixel limit, and loaded exactly once (a second `load()` of a damaged file can succeed silently).
+Every failure becomes one `ImageError`. Files of others are decoded by `decoding`, in a process of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 100
 MIN_SIDE_PX = 8
+#: Each page of a TIFF is found by reading the one before it.
+MAX_COUNTED_PAGES = 1000
 #: Background of transparent images: grey, which hides neither dark nor light drawings.
 BEHIND_TRANSPARENCY = (128, 128, 128)
 
@@ -60,11 +62,11 @@ def printable(name: str | os.PathLike) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def read_bytes(path: str | os.PathLike) -> bytes:
-    """The bytes of a regular file, or of an object by URL, of at most 64 MiB. Raises ImageError; never
-    blocks on a pipe."""
+def read_bytes(path: str | os.PathLike, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """The bytes of a regular file, or of an object by URL. Raises ImageError, also for more than `max_bytes`;
+    never blocks on a pipe."""
     if urls.is_url(path):
-        return _object_bytes(path)
+        return _object_bytes(path, max_bytes)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -77,21 +79,21 @@ def read_bytes(path: str | os.PathLike) -> bytes:
             raise ImageError(path, "is not a regular file")
         if status.st_size == 0:
             raise ImageError(path, "is empty")
-        if status.st_size > MAX_FILE_BYTES:
+        if status.st_size > max_bytes:
             raise ImageError(
-                path, f"has {status.st_size:,} bytes, more than the limit of {MAX_FILE_BYTES:,}"
+                path, f"has {status.st_size:,} bytes, more than the limit of {max_bytes:,}"
             )
         with os.fdopen(os.dup(handle), "rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
+            return file.read(max_bytes)
     except OSError as error:
         raise ImageError(path, f"cannot be read: {error.strerror}") from None
     finally:
         os.close(handle)
 
 
-def _object_bytes(url: str) -> bytes:
+def _object_bytes(url: str, max_bytes: int) -> bytes:
     try:
-        data = urls.read(url, MAX_FILE_BYTES)
+        data = urls.read(url, max_bytes)
     except urls.UrlError as error:
         raise ImageError(urls.shown(url), error.reason) from None
     if not data:
@@ -99,19 +101,16 @@ def _object_bytes(url: str) -> bytes:
     return data
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Read an image file as (H,W,3) uint8 RGB, upright. Raises ImageError."""
-    return decode_image(read_bytes(path), path)[0]
-
-
-def decode_image(data: bytes, name: str | os.PathLike = "image") -> tuple[np.ndarray, Facts]:
+def decode_image(
+    data: bytes, name: str | os.PathLike = "image", *, max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, Facts]:
     """Decode the first frame of an image file's bytes to (H,W,3) uint8 RGB, upright, with its facts.
 
     Transparent images are composited on mid grey; 16-bit ones are scaled, not clipped. name: for
-    messages. Raises ImageError.
+    messages. Raises ImageError, caused by MemoryError where memory is short.
     """
     try:
-        return _decode(data, name)
+        return _decode(data, name, max_pixels)
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
@@ -120,21 +119,21 @@ def decode_image(data: bytes, name: str | os.PathLike = "image") -> tuple[np.nda
         ) from None
     except Image.DecompressionBombError:
         raise ImageError(
-            name, f"declares far more than the limit of {MAX_PIXELS:,} pixels"
+            name, f"declares far more than the limit of {max_pixels:,} pixels"
         ) from None
-    except MemoryError:
-        raise ImageError(name, "needs more memory than is available") from None
+    except MemoryError as error:
+        raise ImageError(name, "needs more memory than is available") from error
     # Pillow's plug-ins raise many unrelated types on damaged bytes; OSError is only the most common.
     except Exception as error:
         raise ImageError(name, f"cannot be decoded: {type(error).__name__}: {error}") from None
 
 
-def _decode(data: bytes, name: str | os.PathLike) -> tuple[np.ndarray, Facts]:
+def _decode(data: bytes, name: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, Facts]:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise ImageError(
-            name, f"has {width} x {height} pixels, more than the limit of {MAX_PIXELS:,}"
+            name, f"has {width} x {height} pixels, more than the limit of {max_pixels:,}"
         )
     if min(width, height) < MIN_SIDE_PX:
         raise ImageError(
@@ -143,8 +142,8 @@ def _decode(data: bytes, name: str | os.PathLike) -> tuple[np.ndarray, Facts]:
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ImageError(name, f"has {width} x {height} pixels, thinner than {MAX_ASPECT}:1")
     notes = []
-    frames = getattr(image, "is_animated", False) and getattr(image, "n_frames", 1)
-    if frames and image.format != "MPO":
+    frames = _frames(image)
+    if frames:
         notes.append(f"frames={frames}")
     kind = image.format or "?"
     image.load()
@@ -152,6 +151,21 @@ def _decode(data: bytes, name: str | os.PathLike) -> tuple[np.ndarray, Facts]:
         notes.append("turned by EXIF")
     rgb = _to_rgb(ImageOps.exif_transpose(image), notes, name)
     return rgb, Facts(kind, rgb.shape[1], rgb.shape[0], tuple(notes))
+
+
+def _frames(image: Image.Image) -> str:
+    """How many frames or pages an image has; blank for a single one, and for the previews of an MPO."""
+    if not getattr(image, "is_animated", False) or image.format == "MPO":
+        return ""
+    if image.format == "TIFF":
+        try:
+            image.seek(MAX_COUNTED_PAGES)
+            return f"more than {MAX_COUNTED_PAGES}"
+        except EOFError:
+            pass
+        finally:
+            image.seek(0)
+    return str(getattr(image, "n_frames", 1))
 
 
 def _to_rgb(image: Image.Image, notes: list[str], name: str | os.PathLike) -> np.ndarray:
@@ -167,10 +181,21 @@ def _to_rgb(image: Image.Image, notes: list[str], name: str | os.PathLike) -> np
         layer = image.convert("RGBA")
         if np.asarray(layer.getchannel("A")).min() < 255:
             notes.append("transparent")
-            background = Image.new("RGBA", layer.size, (*BEHIND_TRANSPARENCY, 255))
-            layer = Image.alpha_composite(background, layer)
+            return _composited(layer)
         image = layer
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _composited(layer: Image.Image) -> np.ndarray:
+    """An RGBA image (H,W,3) on grey, some rows at a time: a whole background would double the memory."""
+    width, height = layer.size
+    rgb = np.empty((height, width, 3), np.uint8)
+    rows = max(1, (1 << 20) // width)
+    for top in range(0, height, rows):
+        strip = layer.crop((0, top, width, min(top + rows, height)))
+        grey = Image.new("RGBA", strip.size, (*BEHIND_TRANSPARENCY, 255))
+        rgb[top : top + rows] = np.asarray(Image.alpha_composite(grey, strip).convert("RGB"))
+    return rgb
 
 
 def resize_short_side(image: np.ndarray, short_side_px: int) -> np.ndarray:

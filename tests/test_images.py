@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgfp import images
+from imgfp import decoding, images
 from imgfp.images import ImageError
 
 
@@ -93,7 +93,7 @@ def test_special_files_are_refused_at_once(tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     for name, reason in [("pipe.jpg", "regular"), ("empty.jpg", "empty"), ("gone.jpg", "No such")]:
         with pytest.raises(ImageError, match=reason):
-            images.read_image(tmp_path / name)
+            decoding.read_image(tmp_path / name)
 
 
 def test_a_collection_of_bad_files_raises_image_errors_only(shared):
@@ -105,7 +105,7 @@ def test_a_collection_of_bad_files_raises_image_errors_only(shared):
         if path.is_file():
             tried += 1
             try:
-                image = images.read_image(path)
+                image = decoding.read_image(path)
                 assert image.ndim == 3 and image.dtype == np.uint8
             except ImageError as error:
                 assert error.reason and "\n" not in str(error)

@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"urls"},
     {"datatypes", "images", "geometry", "inference"},
-    {"sift", "scoring", "edits"},
+    {"decoding", "sift", "scoring", "edits"},
     {"evaluation"},  # former name of scoring.metrics
     {"crops", "descriptors", "search", "verify"},
     {"store", "viz"},

@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from imgfp import sift
-from imgfp.images import read_image
+from imgfp.decoding import read_image
 from imgfp.store import formats
 
 

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from imgfp import images, urls
+from imgfp import decoding, images, urls
 from imgfp.images import ImageError, encode_jpeg
 from imgfp.urls import UrlError
 
@@ -243,7 +243,7 @@ def test_objects_are_written_and_removed(memory, tmp_path):
 def test_local_paths_never_reach_fsspec(tmp_path, photograph, monkeypatch):
     monkeypatch.setattr(urls, "_open", lambda url: pytest.fail("asked fsspec"))
     (tmp_path / "a.jpg").write_bytes(encode_jpeg(photograph))
-    assert images.read_image(str(tmp_path / "a.jpg")).shape == photograph.shape
+    assert decoding.read_image(str(tmp_path / "a.jpg")).shape == photograph.shape
     assert images.file_states([tmp_path / "a.jpg", tmp_path / "gone"]) == [
         ((tmp_path / "a.jpg").stat().st_size, (tmp_path / "a.jpg").stat().st_mtime_ns),
         (0, 0),

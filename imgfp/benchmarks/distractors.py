@@ -19,8 +19,9 @@ import numpy as np
 from tqdm import tqdm
 
 from imgfp import store
+from imgfp.decoding import read_image
 from imgfp.edits.families import apply
-from imgfp.images import encode_jpeg, read_image, walk_images
+from imgfp.images import encode_jpeg, walk_images
 
 #: Mild and medium edits: most of a distractor's keypoints remain.
 STRENGTH = (0.0, 0.5)

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -152,7 +151,6 @@ _worker: dict[str, Any] = {}
 
 
 def _start(keypoints: Keypoints, trained: Path) -> None:
-    faiss.omp_set_num_threads(1)
     _worker.update(keypoints=keypoints, trained=index.from_bytes(trained.read_bytes()))
 
 
@@ -160,7 +158,8 @@ def _encode(start: int, path: Path) -> float:
     """Write the part of one piece; processor seconds, without those that made the keypoints."""
     descriptors, ids = _worker["keypoints"].piece(start)
     clock = time.process_time()
-    store.write_bytes(path, map(bytes, index.encode(_worker["trained"], descriptors, ids)))
+    with index.one_thread():
+        store.write_bytes(path, map(bytes, index.encode(_worker["trained"], descriptors, ids)))
     return time.process_time() - clock
 
 

@@ -23,9 +23,10 @@ from imgfp.benchmarks.capacity import Costs, Indexes
 from imgfp.crops.detectors import DETECTORS
 from imgfp.crops.rule import CORNERS
 from imgfp.datatypes import LocalFeatures
+from imgfp.decoding import read_image
 from imgfp.descriptors.registry import load_model
 from imgfp.edits import families
-from imgfp.images import decode_image, read_image, resize_short_side
+from imgfp.images import decode_image, resize_short_side
 from imgfp.runner import cluster
 from imgfp.runner.schema import Parameters
 from imgfp.search import index, plan, propose

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from imgfp import images, store
+from imgfp import decoding, images, store
 from imgfp.demo import painting
 from imgfp.edits import families, record
 
@@ -71,7 +71,7 @@ def _photograph(photograph_id: str) -> np.ndarray:
             f"ships with {package}, which is not installed: pip install 'imgfp[train]'",
         )
     path = Path(spec.submodule_search_locations[0]) / inside
-    return images.resize_short_side(images.read_image(path), _SHORT_SIDE)
+    return images.resize_short_side(decoding.read_image(path), _SHORT_SIDE)
 
 
 def photographs() -> dict[str, np.ndarray]:

@@ -18,7 +18,8 @@ import pandas as pd
 from imgfp import store
 from imgfp.crops.rule import CORNERS
 from imgfp.datatypes import Boxes, table
-from imgfp.images import ImageError, decode_image, read_image
+from imgfp.decoding import read_image
+from imgfp.images import ImageError, decode_image
 from imgfp.results import explain
 from imgfp.results.explain import homography_of
 from imgfp.results.files import Files
@@ -26,7 +27,7 @@ from imgfp.scoring import fusion
 from imgfp.scoring.errors import sort_errors
 from imgfp.scoring.metrics import true_references
 from imgfp.stages.crops import box_of_each
-from imgfp.stages.inventory import read_thumbnails
+from imgfp.stages.inventory import limits_of, read_thumbnails
 from imgfp.stages.verification import ViewReader, frame_short_side_px, join_evidence
 from imgfp.verify.evidence import COLUMNS
 from imgfp.verify.view import View
@@ -193,8 +194,7 @@ class Results(Files):
 
     def jpeg(self, side: Side, image_id: str) -> bytes:
         """The thumbnail of one image as JPEG bytes. Raises KeyError for an unknown id."""
-        collection = self.run if side == "query" else self.library
-        return read_thumbnails(collection, [image_id])[0]
+        return read_thumbnails(self._collection(side), [image_id])[0]
 
     def thumbnail(self, side: Side, image_id: str) -> np.ndarray:
         """The thumbnail of one image, (h,w,3) uint8 RGB. Raises KeyError for an unknown id."""
@@ -217,13 +217,17 @@ class Results(Files):
 
     def _read_image(self, side: Side, image_id: str) -> np.ndarray:
         try:
-            image = read_image(str(self._facts(side).loc[image_id, "path"]))
+            limits = limits_of(self._collection(side))
+            image = read_image(str(self._facts(side).loc[image_id, "path"]), limits)
         except ImageError:
             return self.thumbnail(side, image_id)
         unchanged = (image.shape[1], image.shape[0]) == self.size(side, image_id)
         return image if unchanged else self.thumbnail(side, image_id)
 
     # -------------------------------------------------------------------------------- internals
+
+    def _collection(self, side: Side) -> store.Collection:
+        return self.run if side == "query" else self.library
 
     @property
     def _fusion_rule(self) -> str:

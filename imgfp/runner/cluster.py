@@ -13,19 +13,17 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from imgfp import __version__, store
-from imgfp.images import ImageError
 from imgfp.runner.params import ParameterError
 
 #: Calls per thread of the cluster that are handed to it ahead: they hide the way to a worker, and what
 #: the scheduler and the workers hold stays as small with 100,000 tasks as with 10.
 CALLS_AHEAD = 3
-#: Deaths of workers after which a task is given up: twice 20 files that end the process which reads them.
+#: Deaths of workers after which a task is given up.
 DEATHS = 40
 #: File by which a worker tells that it sees the folder which the client sees.
 PROBE = ".cluster-probe"
@@ -103,8 +101,8 @@ def map_shards(
     **settings)`, with the list of results in the order of `task.pieces`.
 
     Finished shards are never computed again, unless the runner redoes the stage; a killed map resumes. A
-    worker that dies costs the calls that it had in hand; a file that crashes the worker which reads it is
-    left out when it has done so twice, see `mark_in_progress`. A call that outlives its map writes nothing.
+    worker that dies costs the calls that it had in hand, and no file is blamed for it: what may crash a process is
+    decoded in another, see `imgfp.decoding`. A call that outlives its map writes nothing.
     Raises what the function raises, ValueError naming a worker that does not see the folder of the
     artefacts or runs another version, and RuntimeError naming a task that `DEATHS` workers died of, or
     when the scheduler has ended.
@@ -257,12 +255,7 @@ def _home(home: int, homes: int, addresses: list[str]) -> list[str]:
 def _make(common: _Map, task: Task, made: store.Origin, pieces: list[Any]) -> None:
     _prepare(task.path.parent, common.attempt)
     given = {"pieces": pieces} if common.function.piece else {}  # type: ignore[attr-defined]
-    with store.Journal(task.path, common.attempt) as journal:
-        token = _journal.set(journal)
-        try:
-            result = common.function(**given, **task.arguments, **common.settings)
-        finally:
-            _journal.reset(token)
+    result = common.function(**given, **task.arguments, **common.settings)
     # Once more: a client that has ended meanwhile no longer keeps other writers from this folder.
     _require_access(task.path.parent, common.attempt)
     store.save(
@@ -278,22 +271,6 @@ def _make(common: _Map, task: Task, made: store.Origin, pieces: list[Any]) -> No
 def _make_piece(common: _Map, folder: Path, arguments: dict[str, Any]) -> Any:
     _prepare(folder, common.attempt)
     return common.function.piece(**arguments, **common.settings)  # type: ignore[attr-defined]
-
-
-#: The crash journal of the shard that this thread is computing.
-_journal: ContextVar[store.Journal | None] = ContextVar("journal", default=None)
-
-
-def mark_in_progress(path: str) -> None:
-    """Record that `path` is being processed. Raises ImageError if two workers have crashed on it.
-
-    A decoder that crashes or takes all memory ends its process, and a process cannot report that
-    itself. The record tells the next worker, to which Dask gives the same shard. That worker tries the
-    file once more, since the first may have been stopped from outside.
-    """
-    journal = _journal.get()
-    if journal is not None and not journal.begin(path):
-        raise ImageError(path, "ended the process that read it: crash, or out of memory")
 
 
 @contextmanager

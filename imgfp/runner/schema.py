@@ -70,6 +70,18 @@ class Parameters(BaseModel):
     thumbnail_short_side_px: Annotated[int, Field(ge=32, le=2048)] = _of(
         192, "of stored thumbnails; verification compares at this size", "px"
     )
+    max_file_mb: Annotated[float, Field(gt=0, le=4096)] = _of(
+        64.0, "larger files are refused unread", "MB"
+    )
+    max_megapixels: Annotated[float, Field(gt=0, le=4096)] = _of(
+        50.0, "larger pictures are refused before they are decoded", "Mpx"
+    )
+    max_decode_seconds: Annotated[float, Field(gt=0, le=86_400)] = _of(
+        4.0, "processor time that one file may take", "s"
+    )
+    max_decode_memory_mb: Annotated[float, Field(gt=0, le=1_000_000)] = _of(
+        800.0, "memory that one file may take", "MB"
+    )
 
     # 04 crops
     crop_detector: str = _of(

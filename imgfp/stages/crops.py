@@ -14,7 +14,8 @@ from imgfp import store
 from imgfp.crops.detectors import DETECTORS, load_detector
 from imgfp.crops.rule import CORNERS, crop_table
 from imgfp.datatypes import Boxes, table
-from imgfp.images import cut_box, read_image
+from imgfp.decoding import Limits, read_image
+from imgfp.images import cut_box
 from imgfp.inference import check_device
 from imgfp.runner.cluster import MapReport, ShardResult, map_shards
 from imgfp.stages.certain import explained_queries
@@ -60,6 +61,7 @@ def detect_crops(
 @store.produces("detections", formerly=["imgfp.stages.local.detect_boxes"])
 def detect_boxes(
     images: Iterable[dict],
+    limits: Limits | None = None,
     gpu: str = "",
     *,
     crop_detector: str,
@@ -76,7 +78,7 @@ def detect_boxes(
     check_device(detector.device, device)
     rows = []
     rejects: list[tuple[str, str]] = []
-    for record, image in decoded(images, rejects):
+    for record, image in decoded(images, rejects, limits):
         boxes = detector.detect([image], [record["image_id"]])[0]
         for xyxy, confidence in zip(boxes.xyxy, boxes.confidence, strict=True):
             rows.append((record["image_id"], *xyxy, confidence))

@@ -14,6 +14,7 @@ import pandas as pd
 from imgfp import store
 from imgfp.crops.rule import CORNERS
 from imgfp.datatypes import Descriptors, table
+from imgfp.decoding import Limits
 from imgfp.descriptors.registry import load_model
 from imgfp.descriptors.views import CROP_VIEWS, QUERY_VIEWS, query_views
 from imgfp.images import cut_box
@@ -124,13 +125,16 @@ def query_tasks(
                 crop = {"image_id": box.pop("crop_id"), "views": list(crop_views)}
                 items.append({**record, **crop, **box})
         marks = [store.hash_of({k: v for k, v in item.items() if k != "path"}) for item in items]
-        tasks.append(Task(task.path, (*task.inputs, *marks), {"images": items}, len(items)))
+        tasks.append(
+            Task(task.path, (*task.inputs, *marks), {**task.arguments, "images": items}, len(items))
+        )
     return tasks
 
 
 @store.produces("descriptors", formerly=["imgfp.stages.vectors.describe"])
 def describe(
     images: Iterable[dict],
+    limits: Limits | None = None,
     gpu: str = "",
     *,
     model: str,
@@ -150,7 +154,7 @@ def describe(
     rejects: list[tuple[str, str]] = []
 
     def shown():
-        for record, image in decoded(images, rejects):
+        for record, image in decoded(images, rejects, limits):
             part = image
             if "x0" in record:
                 part = cut_box(image, np.array([record[corner] for corner in CORNERS]))

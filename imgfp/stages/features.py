@@ -12,9 +12,10 @@ import pandas as pd
 from imgfp import sift, store
 from imgfp.crops.rule import CORNERS
 from imgfp.datatypes import LocalFeatures
+from imgfp.decoding import Limits
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.stages.crops import read_crops
-from imgfp.stages.inventory import decoded, image_tasks, left_out, read_images
+from imgfp.stages.inventory import decoded, image_tasks, left_out, limits_of, read_images
 from imgfp.store import Collection, Run
 
 
@@ -53,25 +54,27 @@ def crop_tasks(run: Run, crops: pd.DataFrame) -> list[Task]:
         columns={"image_id": "query_id"}
     )
     joined = crops.merge(images, on="query_id", validate="many_to_one")
-    tasks = []
+    tasks, limits = [], limits_of(run)
     for name, rows in joined.groupby("shard", sort=True):
         boxes = rows[["crop_id", "path", *CORNERS]]
         described = boxes.drop(columns="path").astype(str).agg("|".join, axis=1) + rows["sha256"]
         records = boxes.rename(columns={"crop_id": "image_id"}).to_dict("records")
         path = run.crop_features / f"{name}.h5"
-        tasks.append(Task(path, tuple(described), {"images": records}, len(rows)))
+        tasks.append(Task(path, tuple(described), {"images": records, "limits": limits}, len(rows)))
     return tasks
 
 
 @store.produces("local_features", formerly=["imgfp.stages.local.extract_features"])
-def extract_features(images: Iterable[dict], **settings: Any) -> ShardResult:
+def extract_features(
+    images: Iterable[dict], limits: Limits | None = None, **settings: Any
+) -> ShardResult:
     """Keypoints and descriptors of each image, or of the box of it that a record names.
 
     Coordinates are in pixels of the whole upright image in both cases.
     """
     ids, features = [], []
     rejects: list[tuple[str, str]] = []
-    for record, image in decoded(images, rejects):
+    for record, image in decoded(images, rejects, limits):
         ids.append(record["image_id"])
         if "x0" in record:
             box = [record[corner] for corner in CORNERS]

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,8 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imgfp import store, urls
+from imgfp import __version__, store, urls
 from imgfp.datatypes import table
+from imgfp.decoding import Limits, may_pass_later, read_image, read_picture
 from imgfp.images import (
     ImageError,
     decode_image,
@@ -24,13 +24,11 @@ from imgfp.images import (
     file_states,
     image_id_of,
     printable,
-    read_bytes,
-    read_image,
     refuse_twins,
     resize_short_side,
     walk_images,
 )
-from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards, mark_in_progress
+from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.store import Collection, Library, Run, formats
 
 #: Columns of the images table without the thumbnails, which few readers need.
@@ -53,10 +51,12 @@ def list_images(
     thumbnail_short_side_px: int,
     cluster: str = "local",
     workers: int = 0,
+    limits: Limits | None = None,
 ) -> MapReport:
     """Bring the image shards of a library or run up to date with a folder or manifest.
 
-    source: a folder, walked recursively, or a CSV manifest with the columns image_id, path, either also
+    limits: of a file that is decoded; where they have changed, files that exceeded the former ones are tried again, as
+    are all that another trial may read when `imgfp retry` asks for it, or another version. source: a folder, walked recursively, or a CSV manifest with the columns image_id, path, either also
     by URL; blank: keep what is there. Shards only grow in number: new and changed files make new ones, a file
     that has gone is masked where it is and comes back with all that was computed from it when it returns.
     Images of other sources stay. What is masked is written last, so that a run which is killed before finds
@@ -65,10 +65,12 @@ def list_images(
     if shard_images < 1:
         raise ValueError(f"shard_images: expected 1 or more, got {shard_images}")
     settings = {"thumbnail_short_side_px": thumbnail_short_side_px}
+    limits = limits or Limits()
     existing = _rows(collection, _image_shards(collection))
     live, new = existing[existing["live"]], existing.head(0)
     if source:
-        live, new = match_files(existing, list_files(source), _incomplete(collection, existing))
+        again = _asked_again(collection, existing, limits)
+        live, new = match_files(existing, list_files(source), again)
     if existing.empty and new.empty:
         raise ValueError(
             f"{collection.root} has no images yet and no folder was named to fill it from"
@@ -76,9 +78,9 @@ def list_images(
     shards = new_shards(
         new, shard_images, first=int(existing["shard"].max() + 1 if len(existing) else 0)
     )
-    tasks = [_listing(collection, number, rows) for number, rows in shards.items()]
+    tasks = [_listing(collection, number, rows, limits) for number, rows in shards.items()]
     for number, rows in existing.groupby("shard", sort=True):
-        task = _listing(collection, int(str(number)), rows)
+        task = _listing(collection, int(str(number)), rows, limits)
         if not store.is_current(task.path, store.origin(inspect_files, settings, task.inputs)):
             tasks.append(task)
     map_shards(
@@ -98,19 +100,19 @@ def list_images(
         reason = rejects["reason"].iloc[0] if len(rejects) else "it is empty"
         raise ValueError(f"no readable picture in {source}: the first file {reason}")
     with store.lock(collection.root):
-        _save_live(collection, made, is_live)
+        _save_live(collection, made, is_live, limits)
     computed = sum(task.items for task in tasks)
     refused = list(rejects.itertuples(index=False, name=None))
     return MapReport(computed, int(is_live.sum()) - computed, refused)
 
 
 def match_files(
-    existing: pd.DataFrame, files: pd.DataFrame, incomplete: AbstractSet[int] = frozenset()
+    existing: pd.DataFrame, files: pd.DataFrame, again: AbstractSet[int] = frozenset()
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of `existing` that hold one of `files` or an image of another source, and the files that no row holds.
 
-    existing: rows of image shards, masked ones included; files: of `list_files`; incomplete: places of rows
-    that something was computed without. Raises ValueError where two sources have one id.
+    existing: rows of image shards, masked ones included; files: of `list_files`; again: places of rows whose
+    file counts as new. Raises ValueError where two sources have one id.
     """
     source = files["source"].iloc[0]
     others = existing[(existing["source"] != source) & existing["live"]]
@@ -120,7 +122,7 @@ def match_files(
             f"id {twins['image_id'].iloc[0]!r} comes from {twins['source'].iloc[0]} already and again from "
             f"{source}; take another library_dir (or run_dir), or name ids in a manifest (CSV: image_id,path)"
         )
-    ours = existing[(existing["source"] == source) & ~existing["place"].isin([*incomplete])]
+    ours = existing[(existing["source"] == source) & ~existing["place"].isin([*again])]
     latest = ours.drop_duplicates(_STATE, keep="last")
     matched = files.merge(latest[[*_STATE, "place"]], on=_STATE, how="left")
     live = existing[
@@ -138,12 +140,12 @@ def new_shards(files: pd.DataFrame, shard_images: int, first: int) -> dict[int, 
     }
 
 
-def _listing(collection: Collection, number: int, rows: pd.DataFrame) -> Task:
+def _listing(collection: Collection, number: int, rows: pd.DataFrame, limits: Limits) -> Task:
     files = rows[_STATE]
     return Task(
         _shard_path(collection, store.shard_name(number)),
         tuple(map(str, files.itertuples(index=False, name=None))),
-        {"files": files.to_dict("records")},
+        {"files": files.to_dict("records"), "limits": limits},
         len(files),
     )
 
@@ -167,24 +169,45 @@ def _rows(collection: Collection, paths: Sequence[Path]) -> pd.DataFrame:
     return joined.assign(live=~joined["place"].isin(masked))
 
 
-def _incomplete(collection: Collection, existing: pd.DataFrame) -> set[int]:
-    """Places of images that some artefact of their shard was computed without: they were masked then, or
-    their storage did not answer or refused access. existing: of `_rows`."""
-    asked = existing[~existing["live"] | existing["path"].map(urls.is_url).astype(bool)]
+def _asked_again(collection: Collection, existing: pd.DataFrame, limits: Limits) -> set[int]:
+    """Places of images that are read again though their files have not changed: some artefact of their shard was
+    computed without them, since they were masked then, or a reader refused them and another trial may not.
+    existing: of `_rows`."""
+    all_again = bool(os.environ.get(store.RETRY)) or limits != limits_of(collection)
+    asked = existing[
+        ~existing["live"]
+        | existing["path"].map(urls.is_url).astype(bool)
+        | existing["reason"].map(may_pass_later).astype(bool)
+        | all_again
+    ]
     rows_of = dict(iter(asked.groupby("shard")))
     found: set[int] = set()
     for sidecar in collection.root.glob("**/shard-*.*.json") if rows_of else ():
         path = sidecar.with_suffix("")
         rows = rows_of.get(store.shard_number(path))
-        if rows is not None:
-            made = store.describe(path)
-            unread = [name for name, reason in made.get("rejects", []) if urls.is_temporary(reason)]
-            at = rows["image_id"].isin(made.get("without", [])) | rows["path"].isin(unread)
-            found.update(rows.loc[at, "place"])
+        if rows is None:
+            continue
+        made = store.describe(path)
+        again = all_again or made.get("imgfp") != __version__
+        unread = [
+            name
+            for name, reason in made.get("rejects", [])
+            if urls.is_temporary(reason) or (again and may_pass_later(reason))
+        ]
+        at = rows["image_id"].isin(made.get("without", [])) | rows["path"].isin(unread)
+        found.update(rows.loc[at, "place"])
     return found
 
 
-def _save_live(collection: Collection, rows: pd.DataFrame, live: pd.Series) -> None:
+def limits_of(collection: Collection) -> Limits:
+    """The limits under which the files of a library or run were last listed."""
+    if not collection.catalogue.exists():
+        return Limits()
+    settings = store.describe(collection.catalogue)["settings"]
+    return Limits(**{name: settings[name] for name in asdict(Limits()) if name in settings})
+
+
+def _save_live(collection: Collection, rows: pd.DataFrame, live: pd.Series, limits: Limits) -> None:
     """Write which rows are live, then delete shards without any."""
     readable = live & (rows["reason"] == "")
     inputs = [store.describe(path)["sha256"] for path in _image_shards(collection)]
@@ -196,7 +219,7 @@ def _save_live(collection: Collection, rows: pd.DataFrame, live: pd.Series) -> N
         (collection.masked, gone.reset_index(drop=True)),
         (collection.catalogue, store.catalogue_table(rows[readable])),
     ):
-        made = store.origin(list_images, {"file": path.name}, inputs)
+        made = store.origin(list_images, {"file": path.name, **asdict(limits)}, inputs)
         if not store.is_current(path, made):
             store.save(path, record, made)
     for number in empty:
@@ -244,7 +267,9 @@ def _listed(place: str | Path) -> tuple[list[str], Sequence[str | Path], list[tu
 
 
 @store.produces("images", formerly=["imgfp.stages.inventory.inspect_files"])
-def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> ShardResult:
+def inspect_files(
+    files: list[dict], limits: Limits, *, thumbnail_short_side_px: int
+) -> ShardResult:
     """Decode every file once: its facts, SHA-256 and a thumbnail, or the reason for its rejection."""
     rows, rejects = [], []
     for file in files:
@@ -259,12 +284,11 @@ def inspect_files(files: list[dict], *, thumbnail_short_side_px: int) -> ShardRe
             "thumbnail": b"",
         }
         try:
-            mark_in_progress(file["path"])
-            data = read_bytes(file["path"])
-            image, facts = decode_image(data, file["path"])
-            small = resize_short_side(image, thumbnail_short_side_px)
+            picture = read_picture(file["path"], limits)
+            facts = picture.facts
+            small = resize_short_side(picture.pixels, thumbnail_short_side_px)
             row |= {
-                "sha256": hashlib.sha256(data).hexdigest(),
+                "sha256": picture.sha256,
                 "format": facts.format,
                 "width": facts.width,
                 "height": facts.height,
@@ -401,7 +425,7 @@ def image_tasks(
 
     What is masked counts among the inputs, so that nothing is computed again when an image goes or returns.
     """
-    tasks = []
+    tasks, limits = [], limits_of(collection)
     for path in _image_shards(collection):
         rows = store.load(path, ["image_id", "sha256", "reason"])
         rows = rows[rows["reason"] == ""]
@@ -410,9 +434,8 @@ def image_tasks(
         rows = rows[~here]
         inputs = tuple(rows["image_id"] + rows["sha256"])
         if inputs:
-            tasks.append(
-                Task(folder / f"{path.stem}{suffix}", inputs, {"images": images}, len(rows))
-            )
+            arguments = {"images": images, "limits": limits}
+            tasks.append(Task(folder / f"{path.stem}{suffix}", inputs, arguments, len(rows)))
     return tasks
 
 
@@ -428,17 +451,18 @@ def left_out(images: Iterable[dict]) -> list[str]:
     return images.without if isinstance(images, ShardImages) else []
 
 
-def decoded(images: Iterable[dict], rejects: list) -> Iterator[tuple[dict, np.ndarray]]:
+def decoded(
+    images: Iterable[dict], rejects: list, limits: Limits | None = None
+) -> Iterator[tuple[dict, np.ndarray]]:
     """Each record with its image, which is read once for consecutive records of one path; what can no
     longer be read goes to `rejects`."""
     last_path, last_image = None, None
     for record in images:
         if record["path"] != last_path:
             try:
-                mark_in_progress(record["path"])
-                last_image = read_image(record["path"])
+                last_image = read_image(record["path"], limits)
             except ImageError as error:
-                # It was readable when listed: it is gone, has changed, or is too large for a worker.
+                # It was readable when listed: it is gone, or has changed.
                 rejects.append((record["path"], error.reason))
                 last_image = None
             last_path = record["path"]

@@ -4,6 +4,7 @@
 from imgfp.inference import sha256_of
 from imgfp.store.artefacts import (
     REDO,
+    RETRY,
     describe,
     digest_of,
     is_current,
@@ -38,18 +39,18 @@ from imgfp.store.files import (
     write_csv,
 )
 from imgfp.store.layout import Collection, IndexFolder, IndexKind, Library, Run
-from imgfp.store.locks import Journal, is_locked, lock
+from imgfp.store.locks import is_locked, lock
 from imgfp.store.provenance import Origin, origin, produces
 from imgfp.store.remote import fetch, publish
 
 __all__ = [
     "REDO",
+    "RETRY",
     "Catalogue",
     "Collection",
     "FeatureLookup",
     "IndexFolder",
     "IndexKind",
-    "Journal",
     "Library",
     "Origin",
     "Run",

@@ -35,6 +35,8 @@ from imgfp.store.provenance import Origin
 ROW_GROUP = 32
 #: Environment variable that is set for the notebook of a stage that the user asked to redo.
 REDO = "IMGFP_REDO"
+#: Environment variable that is set where the user asked to try refused files again.
+RETRY = "IMGFP_RETRY"
 #: What version 0.1.0 called the function that made evidence tables.
 _EVIDENCE_OF_0_1 = "imgfp.stages.pairs.score_pairs"
 #: What has been redone in this process.

@@ -24,11 +24,12 @@ from imgfp import sift, store
 from imgfp.crops.detectors import DETECTORS, Detector, KnownBoxes, load_detector
 from imgfp.crops.rule import CORNERS, crop_table
 from imgfp.datatypes import table
+from imgfp.decoding import read_image
 from imgfp.descriptors.base import Model
 from imgfp.descriptors.registry import load_model
 from imgfp.descriptors.views import CROP_VIEWS, QUERY_VIEWS, query_views
 from imgfp.edits import families
-from imgfp.images import cut_box, decode_image, encode_jpeg, read_image, resize_short_side
+from imgfp.images import cut_box, decode_image, encode_jpeg, resize_short_side
 from imgfp.inference import check_device
 from imgfp.runner.cluster import ShardResult
 from imgfp.search import index, propose

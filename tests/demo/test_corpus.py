@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from imgfp import images, store
+from imgfp import decoding, store
 from imgfp.demo import corpus
 
 for package in {package for package, *_ in corpus.PHOTOGRAPHS.values()}:
@@ -77,10 +77,12 @@ def test_the_stored_homography_aligns_the_reference_with_the_query(small):
     meta = corpus.read_demo_corpus(small)
     correlations = []
     for row in meta[meta.reference_id != ""].itertuples():
-        query = images.read_image(small / "queries" / f"{row.query_id}.jpg").mean(axis=2)
-        mask = images.read_image(small / "masks" / f"{row.query_id}.png")[..., 0] > 0
+        query = decoding.read_image(small / "queries" / f"{row.query_id}.jpg").mean(axis=2)
+        mask = decoding.read_image(small / "masks" / f"{row.query_id}.png")[..., 0] > 0
         assert mask.shape == query.shape and mask.any()
-        reference = images.read_image(small / "references" / f"{row.reference_id}.jpg").mean(axis=2)
+        reference = decoding.read_image(small / "references" / f"{row.reference_id}.jpg").mean(
+            axis=2
+        )
         warped = cv2.warpPerspective(reference, row.homography, query.shape[::-1])
         correlations.append(abs(np.corrcoef(warped[mask], query[mask])[0, 1]))
     # Photometric edits may hide the source from a plain correlation, a wrong homography always does.

@@ -19,7 +19,6 @@ import pandas as pd
 import pytest
 
 from imgfp import store
-from imgfp.images import ImageError
 from imgfp.runner import cluster
 from imgfp.runner.cluster import Piece, ShardResult, Task
 
@@ -116,7 +115,6 @@ def hold_the_first(folder: Path) -> None:
 @store.produces("squares")
 def squares(numbers: list[int], folder: Path) -> ShardResult:
     for number in numbers:
-        cluster.mark_in_progress(f"picture {number}")
         if number == 5:
             hold_the_first(folder)
     return ShardResult(pd.DataFrame({"n": [number**2 for number in numbers]}))
@@ -151,21 +149,6 @@ def late(folder: Path, fails: bool) -> ShardResult:
     while not (folder / "go on").exists():
         time.sleep(0.05)
     return ShardResult(pd.DataFrame({"n": [1]}))
-
-
-@store.produces("watched")
-def watched(names: list[str]) -> ShardResult:
-    """Each name takes a while; one that starts with a skull ends the process."""
-    rejects = []
-    for name in names:
-        try:
-            cluster.mark_in_progress(name)
-            time.sleep(1.5 if name.startswith("large") else 0.2)
-            if name.startswith("skull"):
-                os.kill(os.getpid(), signal.SIGKILL)
-        except ImageError as error:
-            rejects.append((name, error.reason))
-    return ShardResult(pd.DataFrame({"name": names}), rejects)
 
 
 @store.produces("hopeless")
@@ -252,33 +235,12 @@ def test_a_map_of_pieces_that_loses_a_worker_computes_again_what_is_lost(three_w
         assert count == 1 or (count == 2 and by_killed), f"{call} was computed again for nothing"
 
 
-@pytest.mark.slow
-def test_each_thread_blames_its_own_picture(machines, tmp_path):
-    """Innocent pictures are in the hands of the other threads, at both deaths the same ones."""
-    machines.add(1, threads=3)
-    names = [["a", "skull 1", "b"], ["large c", "d"], ["large e", "skull 2"]]
-    shards = [
-        Task(tmp_path / f"shard-{i:05d}.parquet", (str(i),), {"names": of}, 3)
-        for i, of in enumerate(names)
-    ]
-    made = cluster.map_shards(watched, shards, {}, cluster=machines.address)
-    assert sorted(name for name, _ in made.rejects) == ["skull 1", "skull 2"]
-    assert len(contents(tmp_path)) == 3 and not list(tmp_path.glob(".*.working"))
-
-
-def test_a_failed_shard_leaves_no_journal_behind(three_workers, tmp_path):
-    from distributed import Client
-
+def test_a_failed_shard_leaves_nothing_behind(three_workers, tmp_path):
     with pytest.raises(TypeError, match="numbers"):
         cluster.map_shards(
             squares, [Task(tmp_path / "shard-0.parquet", (), {}, 1)], {}, cluster=three_workers
         )
-    with Client(three_workers) as client:
-        for worker in client.nthreads():
-            client.submit(
-                cluster.mark_in_progress, "another", workers=[worker], pure=False
-            ).result()
-    assert not list(tmp_path.glob("shard*")) and not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_call_that_outlives_its_map_writes_nothing(three_workers, tmp_path):

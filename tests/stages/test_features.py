@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from imgfp import sift, stages, store
-from imgfp.images import read_image
+from imgfp.decoding import read_image
 from imgfp.stages import crops, features
 from imgfp.stages.inventory import read_images
 

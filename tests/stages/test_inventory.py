@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from small_run import made_with
 
 from imgfp import stages, store
+from imgfp.decoding import Limits
 from imgfp.images import encode_jpeg
 from imgfp.search import index
 from imgfp.stages import inventory
@@ -35,8 +37,8 @@ def paint(folder, names, rng):
         (folder / f"{name}.jpg").write_bytes(encode_jpeg(blobs))
 
 
-def listed(collection, source, address):
-    settings = {"shard_images": 4, "thumbnail_short_side_px": 64}
+def listed(collection, source, address, **limits):
+    settings = {"shard_images": 4, "thumbnail_short_side_px": 64, "limits": Limits(**limits)}
     return stages.list_images(collection, str(source), **settings, cluster=address)
 
 
@@ -69,6 +71,37 @@ def test_life_of_a_folder(tmp_path, photograph, address):
     assert (thumbnails[0] == thumbnails[2]).all() and (thumbnails[0] != thumbnails[1]).any()
     with pytest.raises(KeyError, match="unknown"):
         inventory.thumbnails(root, ["unknown"])
+
+
+def test_what_a_limit_refused_is_read_once_the_limit_is_raised(tmp_path, photograph, address):
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    fill(folder, ["a", "b"], photograph)
+    (folder / "large.jpg").write_bytes(encode_jpeg(photograph))
+    report = listed(root, folder, address, max_megapixels=0.02)
+    assert "more than the limit of 20,000" in report.rejects[0][1] and len(report.rejects) == 1
+    assert listed(root, folder, address, max_megapixels=0.02).computed == 0
+    report = listed(root, folder, address, max_megapixels=1)
+    assert (report.computed, report.reused, report.rejects) == (1, 2, [])
+    assert inventory.limits_of(root) == Limits(max_megapixels=1)
+    assert inventory.gather_rejects(root).empty
+    assert listed(root, folder, address, max_megapixels=1).computed == 0
+
+
+def test_another_trial_is_made_when_it_is_asked_for(tmp_path, photograph, address, monkeypatch):
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    fill(folder, ["a"], photograph)
+    Image.new("RGB", (3000, 3000)).save(folder / "large.png")
+    (folder / "never.jpg").write_bytes(b"no picture")
+    tight = {"max_decode_memory_mb": 20}
+    reasons = [reason for _, reason in listed(root, folder, address, **tight).rejects]
+    assert "needs more than 20 MB to decode" in reasons and len(reasons) == 2
+    assert listed(root, folder, address, **tight).computed == 0
+    monkeypatch.setenv(store.RETRY, "1")
+    report = listed(root, folder, address, **tight)
+    assert (report.computed, report.reused, len(report.rejects)) == (1, 2, 2)
+    monkeypatch.delenv(store.RETRY)
+    monkeypatch.setattr(inventory, "__version__", "99")
+    assert listed(root, folder, address, **tight).computed == 1, "the next version tries again"
 
 
 def test_second_folder_extends_a_library(tmp_path, photograph, address):

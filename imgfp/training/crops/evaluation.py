@@ -16,8 +16,8 @@ import pandas as pd
 from imgfp.crops.detectors import Detector
 from imgfp.crops.rule import choose_box
 from imgfp.datatypes import Boxes
+from imgfp.decoding import read_image
 from imgfp.geometry import iou
-from imgfp.images import read_image
 from imgfp.training.crops.scenes import Scene, make_scene
 
 #: A box is found if its intersection over union with a chosen box reaches this.

@@ -17,8 +17,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from imgfp.decoding import read_image
 from imgfp.edits import drawing, photometric
-from imgfp.images import read_image, resize_short_side
+from imgfp.images import resize_short_side
 from imgfp.training.crops import scene_edits
 
 Draw = Callable[[], np.ndarray]

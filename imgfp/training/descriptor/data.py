@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from imgfp.images import ImageError, read_image, resize_short_side, walk_images
+from imgfp.decoding import read_image
+from imgfp.images import ImageError, resize_short_side, walk_images
 from imgfp.store import project_path
 
 #: Enough for views of 128 px after a crop; about 150 kB per photograph.

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from imgfp.decoding import read_image
 from imgfp.descriptors import hashes
 from imgfp.descriptors.base import Model, ModelError
 from imgfp.descriptors.registry import load_model
 from imgfp.descriptors.views import query_views
 from imgfp.edits import families
-from imgfp.images import read_image
 from imgfp.scoring import errors, metrics
 from imgfp.search import index, propose
 from imgfp.training.descriptor.data import Check
