@@ -50,7 +50,7 @@ _NOT_FOR_EVER = (
     "ended the process",
     "to decode",
     "had no answer",
-    "more than the limit",
+    "than the limit",
     "cannot be opened",
     "cannot be read",
 )

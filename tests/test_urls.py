@@ -189,13 +189,11 @@ def test_what_is_not_there_is_told(memory):
     assert urls.states(["memory://gone/x", "memory://pics/a.jpg"])[0] == (0, 0)
 
 
-def test_the_limit_is_asked_for_first(unreliable, monkeypatch):
-    monkeypatch.setattr(images, "MAX_FILE_BYTES", 6)
+def test_the_limit_is_asked_for_first(unreliable):
     with pytest.raises(ImageError, match=r"unreliable://a: has more bytes than the limit of 6"):
-        images.read_bytes("unreliable://a")
+        images.read_bytes("unreliable://a", 6)
     assert unreliable.read_bytes == 0
-    monkeypatch.setattr(images, "MAX_FILE_BYTES", 7)
-    assert images.read_bytes("unreliable://a") == b"content"
+    assert images.read_bytes("unreliable://a", 7) == b"content"
 
 
 def test_failures_of_the_network_are_tried_again(unreliable):
@@ -282,13 +280,12 @@ def web():
     server.shutdown()
 
 
-def test_a_web_server_is_read_within_the_limit(web, monkeypatch):
+def test_a_web_server_is_read_within_the_limit(web):
     address, sent = web
-    monkeypatch.setattr(images, "MAX_FILE_BYTES", 2**20)
     assert images.read_bytes(f"{address}/a.jpg") == b"x" * 7
     assert urls.states([f"{address}/a.jpg", f"{address}/gone.jpg"]) == [(7, 0), (0, 0)]
     with pytest.raises(ImageError, match="more bytes than the limit of 1,048,576"):
-        images.read_bytes(f"{address}/huge.jpg")
+        images.read_bytes(f"{address}/huge.jpg", 2**20)
     assert sent[0] < 2**26, "the rest of the file was read"
     with pytest.raises(ImageError, match="there is no such object"):
         images.read_bytes(f"{address}/gone.jpg")

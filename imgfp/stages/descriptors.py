@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +73,7 @@ def _map(collection, tasks, views, file, cluster, workers, *, model, weights, de
     function: Callable[..., ShardResult] = imported if file else describe
     if file:
         settings = file_settings(file, "query" if isinstance(collection, Run) else "reference")
+        tasks = [replace(task, arguments={"images": task.arguments["images"]}) for task in tasks]
     else:
         weights = store.located(weights)
         loaded = load_model(model, weights, device)

@@ -103,7 +103,7 @@ def test_a_worker_whose_model_is_not_on_the_recorded_device_stops(monkeypatch):
     monkeypatch.setattr(descriptors, "load_model", lambda *given: asked.append(given) or here)
     settings = {"model": "m", "weights": "", "batch_size": 4, "weights_hash": "w", "views": []}
     with pytest.raises(ValueError, match="this worker has no cuda"):
-        descriptors.describe([], "cuda:1", device="cuda", **settings)
+        descriptors.describe([], gpu="cuda:1", device="cuda", **settings)
     assert asked == [("m", "", "cuda:1")]
 
 
