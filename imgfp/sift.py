@@ -13,7 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from imgfp.images import cut_box
 
@@ -105,6 +104,10 @@ def spread(points: np.ndarray, count: int) -> np.ndarray:
     earlier of equals: adaptive non-maximal suppression (Brown, Szeliski and Winder, "Multi-image matching using
     multi-scale oriented patches", 2005), by order of strength. A smaller budget is a subset of a larger one.
     """
+    from scipy.spatial.distance import (
+        cdist,
+    )  # takes half a second, and most runs keep all keypoints
+
     radius = np.empty(len(points))
     for start in range(0, len(points), _BLOCK):
         block = slice(start, start + _BLOCK)

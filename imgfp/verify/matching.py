@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from imgfp.geometry import local_areas, project
 from imgfp.sift import MIRROR, REVERSE
@@ -194,6 +193,8 @@ def guided_matches(
 
 def _near(sent: np.ndarray, known: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of `sent` (n,2) and of `known` (m,2) that lie within `reach` (n,) of each other."""
+    from scipy.spatial import cKDTree  # takes half a second, which the kernels of notebooks save
+
     low, high = known.min(axis=0, initial=np.inf), known.max(axis=0, initial=-np.inf)
     inside = np.flatnonzero(((sent > low - 1) & (sent < high + 1)).all(axis=1))
     if not len(inside):
