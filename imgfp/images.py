@@ -11,12 +11,12 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
-import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -62,15 +62,22 @@ def printable(name: str | os.PathLike) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def restored(text: str) -> str:
+    """The path that `printable` has made this text of, if no valid path reads like it."""
+    return re.sub(r"\\x([89a-f][0-9a-f])", lambda byte: os.fsdecode(bytes.fromhex(byte[1])), text)
+
+
 def read_bytes(path: str | os.PathLike, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """The bytes of a regular file, or of an object by URL. Raises ImageError, also for more than `max_bytes`;
     never blocks on a pipe."""
+    if (name := os.fspath(path)).endswith("/"):
+        raise ImageError(path, _why_closed(name.rstrip("/")))
     if urls.is_url(path):
         return _object_bytes(path, max_bytes)
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = _open(name)
     except OSError as error:
-        escaped = error.errno == errno.ENOENT and "\\x" in os.fspath(path)
+        escaped = error.errno == errno.ENOENT and "\\x" in name
         remedy = "; rename it if its name is not UTF-8" if escaped else ""
         raise ImageError(path, f"cannot be opened: {error.strerror}{remedy}") from None
     try:
@@ -89,6 +96,26 @@ def read_bytes(path: str | os.PathLike, max_bytes: int = MAX_FILE_BYTES) -> byte
         raise ImageError(path, f"cannot be read: {error.strerror}") from None
     finally:
         os.close(handle)
+
+
+def _open(path: str) -> int:
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        if (unescaped := restored(path)) == path:
+            raise
+        return os.open(unescaped, flags)
+
+
+def _why_closed(folder: str) -> str:
+    if os.path.basename(folder).startswith("."):
+        kind = "is a folder whose name begins with a dot, which is not entered"
+    elif not urls.is_url(folder) and not os.path.islink(folder):
+        return "is a folder that may not be listed; change its permissions"
+    else:
+        kind = "is a link to a folder, which is not entered"
+    return f"{kind}; to search it, name it as a folder of its own"
 
 
 def _object_bytes(url: str, max_bytes: int) -> bytes:
@@ -229,24 +256,37 @@ def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
     return out.getvalue()
 
 
-def walk_images(folder: Path) -> Iterator[Path]:
-    """Every file below a folder in a stable order, except names starting with a dot.
+def list_folder(folder: Path) -> list[str]:
+    """The name below a folder of every file, and, with a slash at the end, of every folder that is not
+    entered: links, names that begin with a dot, and what may not be listed. In a stable order.
 
-    Linked folders are not entered. Whether a file is an image is decided by its content later, never
-    by its name. Raises FileNotFoundError or NotADirectoryError.
+    Whether a file is an image is decided by its content later, never by its name. Raises
+    FileNotFoundError, NotADirectoryError, and PermissionError for the folder itself.
     """
     if not folder.exists():
         raise FileNotFoundError(f"folder {printable(folder)} does not exist; check the path")
     if not folder.is_dir():
         raise NotADirectoryError(f"{printable(folder)} is a file; give a folder of images")
-    for root, folders, files in os.walk(folder, followlinks=False):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
+    top, names = os.path.join(folder, ""), []
+
+    def name_it(error: OSError) -> None:
+        if not (name := os.path.join(error.filename, "")[len(top) :]):
+            said = f"folder {printable(folder)} cannot be listed: {error.strerror}"
+            raise PermissionError(said) from None
+        names.append(name)
+
+    for root, folders, files in os.walk(folder, onerror=name_it):
+        base = os.path.join(root, "")
+        closed = {f for f in folders if f.startswith(".") or os.path.islink(base + f)}
+        folders[:] = sorted(set(folders) - closed)
+        names += [base[len(top) :] + name for name in sorted([*files, *(f + "/" for f in closed)])]
+    return names
 
 
-def image_id_of(path: PurePath, folder: PurePath) -> str:
-    """The id of a file: its path below `folder` without the extension, with forward slashes."""
-    return path.relative_to(folder).with_suffix("").as_posix()
+def walk_images(folder: Path) -> Iterator[Path]:
+    """The files of `list_folder`, except names that begin with a dot. Raises what it raises."""
+    paths = (folder / name for name in list_folder(folder) if not name.endswith("/"))
+    return (path for path in paths if not path.name.startswith("."))
 
 
 def file_states(paths: Iterable[str | Path]) -> list[tuple[int, int]]:
@@ -256,25 +296,15 @@ def file_states(paths: Iterable[str | Path]) -> list[tuple[int, int]]:
     paths = list(paths)
     remote = [path for path in paths if urls.is_url(path)]
     found = dict(zip(remote, urls.states(remote), strict=True)) if remote else {}
-    return [found[path] if path in found else _file_state(Path(path)) for path in paths]
+    return [found[path] if path in found else _file_state(path) for path in paths]
 
 
-def _file_state(path: Path) -> tuple[int, int]:
+def _file_state(path: str | Path) -> tuple[int, int]:
+    if os.fspath(path).endswith("/"):
+        return 0, 0
     try:
+        path = Path(path)
         status = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
         return status.st_size, status.st_mtime_ns
     except OSError:
         return 0, 0
-
-
-def refuse_twins(image_ids: Sequence[str], paths: Sequence[str | Path]) -> None:
-    """Raise ValueError naming both files when two ids differ at most in letter case or Unicode form."""
-    seen: dict[str, str | Path] = {}
-    for image_id, path in zip(image_ids, paths, strict=True):
-        key = unicodedata.normalize("NFC", image_id).casefold()
-        if key in seen:
-            raise ValueError(
-                f"{printable(seen[key])} and {printable(path)} would share the id {image_id!r}; "
-                "rename one, or give ids in a manifest (CSV: image_id,path)"
-            )
-        seen[key] = path

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
@@ -128,7 +129,8 @@ def check_source(url: str) -> None:
 
 
 def find(url: str) -> list[Listed]:
-    """Every object below a folder, by name, except names with a part that starts with a dot.
+    """Every object below a folder, by name, and, with a slash at the end of the name, every folder that is not
+    entered: one whose name begins with a dot, or a link.
 
     Raises UrlError where there is no such folder, or it cannot be listed.
     """
@@ -145,17 +147,20 @@ def find(url: str) -> list[Listed]:
             fs.invalidate_cache()
 
     base, above = url.rstrip("/"), root.rstrip("/") + "/"
-    found = []
+    found, closed = [], set()
     for full, info in sorted(_calling(url, listing).items()):
         name = full.removeprefix(above)
         if name == full or not name or name.endswith("/"):
             continue  # what stands for the folder itself in a store that has none
-        if any(part.startswith(".") for part in name.split("/")):
-            continue
-        if info.get("islink") and fs.isdir(full):
-            continue  # linked folders are not entered
-        found.append(Listed(name, f"{base}/{name}", int(info.get("size") or 0), _mark(info)))
-    return found
+        if hidden := re.match(r"(?:.*?/)??\.[^/]*/", name, re.DOTALL):
+            closed.add(hidden[0])
+        elif info.get("islink") and fs.isdir(full):
+            closed.add(f"{name}/")
+        else:
+            size, mark = int(info.get("size") or 0), _mark(info)
+            found.append(Listed(name, f"{base}/{name}", size, mark))
+    found += [Listed(name, f"{base}/{name}", 0, 0) for name in closed]
+    return sorted(found, key=attrgetter("name"))
 
 
 def states(urls: Iterable[str]) -> list[tuple[int, int]]:

@@ -143,14 +143,32 @@ def test_cut_box_clips_and_refuses_nothing_left(photograph):
         images.cut_box(photograph, np.array([700, 10, 900, 30]))
 
 
-def test_ids_of_files_are_unique_but_for_case(tmp_path):
+def test_a_listing_names_every_entry(tmp_path, monkeypatch):
     folder = tmp_path / "in"
-    (folder / "sub").mkdir(parents=True)
-    for name in ("a.jpg", "sub/A b.v2.png", ".hidden.jpg"):
+    (folder / "sub/.cache").mkdir(parents=True)
+    (folder / "private").mkdir()
+    for name in ("a.jpg", "sub/A b.v2.png", ".hidden.jpg", "sub/.cache/b.jpg", "private/c.jpg"):
         (folder / name).write_bytes(b"x")
-    paths = list(images.walk_images(folder))
-    assert [images.image_id_of(p, folder) for p in paths] == ["a", "sub/A b.v2"]
-    with pytest.raises(ValueError, match=r"one\.jpg.*ONE\.png"):
-        images.refuse_twins(["one", "ONE"], [folder / "one.jpg", folder / "ONE.png"])
+    (folder / "sub/link").symlink_to(folder)
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # root may list every folder
+    names = images.list_folder(folder)
+    files, closed = (
+        [".hidden.jpg", "a.jpg", "sub/A b.v2.png"],
+        ["private/", "sub/.cache/", "sub/link/"],
+    )
+    assert sorted(names) == sorted(files + closed)
+    for name, reason in zip(closed, ["may not be listed", "with a dot", "a link"], strict=True):
+        with pytest.raises(ImageError, match=reason):
+            images.read_bytes(os.path.join(folder, name))
+    assert list(images.walk_images(folder)) == [folder / "a.jpg", folder / "sub/A b.v2.png"]
+    with pytest.raises(PermissionError, match="private cannot be listed"):
+        images.list_folder(folder / "private")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list(images.walk_images(folder / "gone"))

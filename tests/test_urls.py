@@ -137,9 +137,9 @@ def test_names_are_read_as_they_were_listed(memory):
     memory.pipe_file("/pics/.hidden/x.jpg", b"no")
     memory.pipe_file("/picsnot/x.jpg", b"no")
     found = urls.find("memory://pics/")
-    # A part `..` starts with a dot, so such a name is left out like any other of them.
-    assert {o.name for o in found} == {*names} - {"s/../t.jpg"}
-    for listed in found:
+    # A part `..` starts with a dot, so such a folder is not entered, like any other of them.
+    assert {o.name for o in found} == {*names, ".hidden/", "s/../"} - {"s/../t.jpg"}
+    for listed in (o for o in found if not o.name.endswith("/")):
         assert urls.read(listed.url, 10) == bytes([names.index(listed.name) + 1])
         assert listed.size_bytes == 1
         assert urls.states([listed.url]) == [(1, listed.mark)]
@@ -167,10 +167,11 @@ def test_files_of_a_folder_follow_the_rules_of_folders(tmp_path):
     (tmp_path / "in/link").symlink_to(tmp_path / "in/sub")
     (tmp_path / "in/b.jpg").symlink_to(tmp_path / "in/sub/a.jpg")
     (tmp_path / "in/.c.jpg").touch()
+    (tmp_path / "in/sub/.d").mkdir()
+    (tmp_path / "in/sub/.d/e.jpg").touch()
     os.mkfifo(tmp_path / "in/pipe")
     found = urls.find(f"file://{tmp_path}/in")
-    local = [p.relative_to(tmp_path / "in").as_posix() for p in images.walk_images(tmp_path / "in")]
-    assert sorted(o.name for o in found) == sorted(local)
+    assert [o.name for o in found] == sorted(images.list_folder(tmp_path / "in"))
     with pytest.raises(ImageError, match="is not a regular file"):
         images.read_bytes(f"file://{tmp_path}/in/pipe")
     assert images.read_bytes(f"file://{tmp_path}/in/b.jpg") == b"12"

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -17,16 +19,16 @@ import pandas as pd
 from imgfp import __version__, store, urls
 from imgfp.datatypes import table
 from imgfp.decoding import Limits, may_pass_later, read_image, read_picture
+from imgfp.descriptors.views import VIEWS
 from imgfp.images import (
     ImageError,
     decode_image,
     encode_jpeg,
     file_states,
-    image_id_of,
+    list_folder,
     printable,
-    refuse_twins,
     resize_short_side,
-    walk_images,
+    restored,
 )
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.store import Collection, Library, Run, formats
@@ -37,6 +39,14 @@ FACTS = [name for name in table("images").columns if name != "thumbnail"]
 #: before any network. Estimated, not measured.
 PROCESSES_PER_GPU = 4
 
+
+#: Extensions of the pictures among files that differ in it alone. All files are read, whatever they are called.
+_PICTURES = (
+    *(".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2"),
+    *(".heic", ".heif", ".jxl"),
+)
+#: What the ids of crops and of views have after the id of their image.
+_CROP, _VIEW = re.compile(r"#\d+\Z"), re.compile(rf"@({'|'.join(VIEWS)})\Z")
 
 #: What tells whether a file is the one that a shard holds.
 _STATE = ["image_id", "path", "file_bytes", "mtime_ns", "source"]
@@ -229,41 +239,101 @@ def _save_live(collection: Collection, rows: pd.DataFrame, live: pd.Series, limi
 
 
 def list_files(source: str | Path) -> pd.DataFrame:
-    """The files of a folder or manifest, also by URL: image_id, path, file_bytes, mtime_ns (or another mark
-    of the last change, see `urls`), source; by id.
+    """The entries of a folder or manifest, also by URL: image_id, path, file_bytes, mtime_ns (or another mark
+    of the last change, see `urls`), source; by id. A folder that is not entered is an entry, too, with a slash
+    at the end of both names: reading it gives the reason.
 
-    Raises ValueError naming both files when two would share an id, and for a source without files or a
-    URL that cannot be listed.
+    Raises ValueError naming both files when a manifest gives two the same id, and for a source without files
+    or a URL that cannot be listed.
     """
     place = source.rstrip("/") if urls.is_url(source) else store.project_path(source)
     ids, paths, states = _listed(place)
     if not paths:
         raise ValueError(f"{printable(place)} holds no files; is it the right folder?")
-    refuse_twins(ids, paths)
-    # Names that are not UTF-8 cannot enter tables; they go on escaped and are refused there.
-    rows = [
-        (printable(image_id), printable(path), size, mark, printable(place))
-        for image_id, path, (size, mark) in zip(ids, paths, states, strict=True)
-    ]
-    columns = ["image_id", "path", "file_bytes", "mtime_ns", "source"]
-    return pd.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True)
+    files = pd.DataFrame({"image_id": ids, "path": paths})
+    files["file_bytes"], files["mtime_ns"] = zip(*states, strict=True)
+    return files.assign(source=printable(place)).sort_values("image_id", ignore_index=True)
 
 
-def _listed(place: str | Path) -> tuple[list[str], Sequence[str | Path], list[tuple[int, int]]]:
-    """Ids, paths or URLs, and states of the files of a folder or manifest."""
+def _listed(place: str | Path) -> tuple[list[str], list[str], list[tuple[int, int]]]:
+    """Ids, paths or URLs, and states of the entries of a folder or manifest, as valid Unicode."""
     is_file = urls.is_file(place) if urls.is_url(place) else os.path.isfile(place)
     if is_file and str(place).lower().endswith(".csv"):
         manifest = formats.read_manifest(place)
         ids, names = manifest["image_id"].tolist(), manifest["path"].tolist()
+        _refuse_twins(ids, names)
         return ids, names, file_states(names)
     if urls.is_url(place):
         objects = urls.find(place)
-        # A doubled slash makes an empty part of a name in a bucket, and none of an id.
-        ids = [image_id_of(PurePosixPath(o.name.lstrip("/")), PurePosixPath()) for o in objects]
-        return ids, [o.url for o in objects], [(o.size_bytes, o.mark) for o in objects]
-    paths = list(walk_images(Path(place)))
-    ids = [image_id_of(path, Path(place)) for path in paths]
-    return ids, paths, file_states(paths)
+        names = _texts([o.name for o in objects])
+        states = [(o.size_bytes, o.mark) for o in objects]
+    else:
+        names = list_folder(Path(place))
+        states = file_states([os.path.join(place, name) for name in names])
+        names = _texts(names)
+    top = os.path.join(printable(place), "")
+    return image_ids(names), [top + name for name in names], states
+
+
+def _texts(names: Sequence[str]) -> list[str]:
+    """Names as `printable`, each another text. A name that is not UTF-8 and could not be found by its text,
+    since another name reads like it, is marked, so that it is refused and its text is nobody's."""
+    texts = [printable(name) for name in names]
+    read_as = Counter(texts)
+    for at, name in enumerate(names):
+        if texts[at] != name and (read_as[texts[at]] > 1 or restored(texts[at]) != name):
+            while texts[at] in read_as:
+                texts[at] += " (not UTF-8)"
+            read_as[texts[at]] = 1
+    return texts
+
+
+def image_ids(names: Sequence[str]) -> list[str]:
+    """An id for each name of an entry of one source; names: below the source, each once, "/" between parts.
+
+    The id is the name without extension. Files that would share one have their whole names as ids, unless
+    exactly one of them has the extension of a picture, as `a.jpg` beside `a.xmp`, and keeps the short one.
+    So has a file whose short id is the name of another file, or could be that of another's crop or view.
+    """
+    short = [
+        name if name.endswith("/") else PurePosixPath(name.lstrip("/")).with_suffix("").as_posix()
+        for name in names
+    ]
+    is_picture = [name.lower().endswith(_PICTURES) for name in names]
+    claims, whole = Counter(short), set(names)
+    pictures = Counter(one for one, picture in zip(short, is_picture, strict=True) if picture)
+    ids = []
+    for name, one, picture in zip(names, short, is_picture, strict=True):
+        alone = claims[one] == 1 or (picture and pictures[one] == 1)
+        ids.append(one if alone and one not in whole else name)
+    taken = set(ids)
+    for at, name in enumerate(names):
+        if _is_derived(ids[at], taken):
+            # No name of a file begins with "./".
+            ids[at] = f"./{name}" if _is_derived(name, taken) else name
+    return ids
+
+
+def _is_derived(image_id: str, taken: Container[str]) -> bool:
+    """Could an id be that of a crop or view of another image?"""
+    viewed = _VIEW.sub("", image_id)
+    return any(base != image_id and base in taken for base in (viewed, _CROP.sub("", viewed)))
+
+
+def _refuse_twins(ids: Sequence[str], paths: Sequence[str]) -> None:
+    first: dict[str, str] = {}
+    for image_id, path in zip(ids, paths, strict=True):
+        if image_id in first:
+            raise ValueError(
+                f"{first[image_id]} and {path} share the id {image_id!r} in the manifest; give each its own"
+            )
+        first[image_id] = path
+    derived = next((image_id for image_id in ids if _is_derived(image_id, first.keys())), None)
+    if derived is not None:
+        raise ValueError(
+            f"the id {derived!r} of {first[derived]} in the manifest could be that of a crop or view of another; "
+            "give one that does not end so"
+        )
 
 
 @store.produces("images", formerly=["imgfp.stages.inventory.inspect_files"])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import cv2
@@ -14,7 +15,7 @@ from small_run import made_with
 
 from imgfp import stages, store
 from imgfp.decoding import Limits
-from imgfp.images import encode_jpeg
+from imgfp.images import encode_jpeg, read_bytes
 from imgfp.search import index
 from imgfp.stages import inventory
 from imgfp.stages.features import stored_features
@@ -148,10 +149,53 @@ def test_folders_that_cannot_serve_say_why(tmp_path, photograph, address):
         )
 
 
-def test_a_name_that_is_not_utf8_is_refused_with_the_remedy(tmp_path, photograph, address):
-    fill(tmp_path / "in", ["good", os.fsdecode(b"caf\xe9")], photograph)
-    [(path, reason)] = listed(Library(tmp_path / "lib"), tmp_path / "in", address).rejects
-    assert path.endswith("caf\\xe9.jpg") and "rename it if its name is not UTF-8" in reason
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [(["x", "x"], r"a\.jpg and .*b\.jpg share the id 'x'"), (["x", "x#0"], "'x#0' of .*b.jpg")],
+)
+def test_a_manifest_cannot_give_two_images_one_id(tmp_path, ids, said):
+    manifest = tmp_path / "m.csv"
+    pd.DataFrame({"image_id": ids, "path": ["a.jpg", "b.jpg"]}).to_csv(manifest, index=False)
+    with pytest.raises(ValueError, match=said):
+        inventory.list_files(manifest)
+
+
+def test_ids_of_files_never_collide():
+    expected = {
+        "IMG_1.jpg": "IMG_1", "IMG_1.xmp": "IMG_1.xmp", "IMG_1.CR2": "IMG_1.CR2",  # sidecars
+        "IMG_2.jpg": "IMG_2", "IMG_2.jpg.xmp": "IMG_2.jpg.xmp",
+        "x.JPG": "x", "X.jpg": "X",
+        "two.jpg": "two.jpg", "two.png": "two.png", "two.jpg.png": "two.jpg.png",
+        "bare": "bare", "bare.jpg": "bare.jpg",
+        "a.jpg": "a", "a#0.jpg": "a#0.jpg", "a@mirror.jpg": "a@mirror.jpg", "a#1": "./a#1",
+        "a@2x.jpg": "a@2x", "sub/a#3.jpg": "sub/a#3",
+        "b#0.jpg": "b#0", "b#0@mirror.jpg": "b#0@mirror.jpg",
+        ".git/": ".git/", ".hidden.jpg": ".hidden", "f.v2.png": "f.v2",
+        "d//e.jpg": "d//e.jpg", "d/e.jpg": "d/e.jpg",  # objects of a bucket
+    }  # fmt: skip
+    assert dict(zip(expected, inventory.image_ids(list(expected)), strict=True)) == expected
+
+
+def test_every_entry_of_a_folder_has_one_row(tmp_path, photograph, address):
+    folder = tmp_path / "in"
+    names = ["a", "A", ".dot", os.fsdecode(b"caf\xe9"), os.fsdecode(b"th\xe9"), r"th\xe9"]
+    fill(folder, names, photograph)
+    (folder / "a.xmp").write_text("a sidecar")
+    (folder / ".cache").mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    report = listed(Library(tmp_path / "lib"), folder, address)
+    assert (report.computed, report.reused) == (9, 0)
+    reasons = {path.removeprefix(f"{folder}/"): reason for path, reason in report.rejects}
+    told = ["a.xmp", ".cache/", "link/", r"th\xe9.jpg (not UTF-8)"]
+    assert sorted(reasons) == sorted(told)
+    assert "rename it if its name is not UTF-8" in reasons[told[3]]
+    images = inventory.read_images(Library(tmp_path / "lib"), ["image_id", "path", "sha256"])
+    assert sorted(images["image_id"]) == [".dot", "A", "a", r"caf\xe9", r"th\xe9"]
+    for path, digest in zip(images["path"], images["sha256"], strict=True):
+        assert hashlib.sha256(read_bytes(path)).hexdigest() == digest
+    plain = images.loc[images["image_id"] == r"th\xe9", "sha256"].item()
+    assert plain == hashlib.sha256((folder / r"th\xe9.jpg").read_bytes()).hexdigest()
+    assert listed(Library(tmp_path / "lib"), folder, address).computed == 0
 
 
 def test_removed_shard_takes_its_features_along(tmp_path, photograph, address):
