@@ -7,6 +7,7 @@ The candidates of the local branch with many votes are verified at once. They an
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,8 @@ def verify_pairs(
     cluster: str = "local",
     workers: int = 0,
 ) -> MapReport:
-    """Measure the evidence of every (view, reference) that a branch proposed, each once; explained queries keep
-    the evidence of their first candidates.
+    """Measure the evidence of every (view, reference) that a branch proposed and notebook 03 has not verified, each
+    once; none of explained queries.
 
     candidates_scored, candidates_verified: see `candidates_to_verify`; match_ratio, pair_classifier: see
     `scoring_settings`. Raises StoreError before notebooks 03 to 07.
@@ -132,9 +133,12 @@ def _score(
 
 def candidates_to_verify(run: Run, scored: str = "all", best: int = 0) -> pd.DataFrame:
     """The candidates that notebook 08 verifies: of queries that are not explained, the `best` of each branch
-    and view, 0 for all. scored: "all", or "accepted" for those that their branch's own rule accepted."""
+    and view, 0 for all, less the pairs that notebook 03 has verified. scored: "all", or "accepted" for those that
+    their branch's own rule accepted."""
     candidates = read_candidates(run)
     kept = ~candidates["query_id"].isin(explained_queries(run))
+    verified = pd.MultiIndex.from_frame(_read(run.first_evidence)[KEYS])
+    kept &= ~pd.MultiIndex.from_frame(candidates[KEYS]).isin(verified)
     if scored == "accepted":
         kept &= candidates["accepted"]
     if best:
@@ -246,6 +250,8 @@ class ViewReader:
     def read(self, image_of: dict[str, str]) -> dict[str, View]:
         """The views (images or crops) that are keys, each of the image that is its value. A view
         without local features has no keypoints. Raises KeyError for an unknown image."""
+        # Images that are stored together are read together.
+        image_of = dict(sorted(image_of.items()))
         ids = list(dict.fromkeys(image_of.values()))
         shown = dict(zip(ids, thumbnails(self._collection, ids), strict=True))
         sizes = dict(zip(ids, self._catalogue.sizes_of(ids).tolist(), strict=True))
@@ -265,7 +271,7 @@ class ViewReader:
         """Keypoints (k,4) in original pixels and descriptors (k,128) of an image or crop; none where
         nothing was found."""
         for lookup in self._lookups:
-            if view_id in lookup:
+            with suppress(KeyError):
                 return lookup.of(view_id)
         return np.empty((0, 4), np.float32), np.empty((0, 128), np.uint8)
 
@@ -281,12 +287,13 @@ def frame_short_side_px(library: Library) -> int:
 
 
 def read_evidence(run: Run) -> pd.DataFrame:
-    """The evidence of all pairs, one row per (view, reference): KEYS and `evidence.COLUMNS`; of explained
-    queries that of notebook 03, of the others none before notebook 08."""
-    first = _read(run.first_evidence)
-    first = first[first["query_id"].isin(explained_queries(run))]
-    parts = [part for part in (first, _read(run.evidence)) if len(part)]
-    return pd.concat(parts, ignore_index=True) if parts else _no_evidence()
+    """The evidence of all pairs, one row per (view, reference), of notebook 03 and then of notebook 08: KEYS and
+    `evidence.COLUMNS`."""
+    parts = [part for part in map(_read, (run.first_evidence, run.evidence)) if len(part)]
+    if not parts:
+        return _no_evidence()
+    # A notebook 03 that has run again may have verified what an older notebook 08 had.
+    return pd.concat(parts).drop_duplicates(KEYS, ignore_index=True)
 
 
 def _read(folder: Path) -> pd.DataFrame:
