@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Decoding of image bytes to upright RGB, resizing, cutting, and listing of folders.
 
-A path may be an fsspec URL, see `urls`. Bytes are read with a size limit, decoded by Pillow under an allow-list of
-formats and a pixel limit, and loaded exactly once (a second `load()` of a damaged file can succeed silently).
-Every failure becomes one `ImageError`. Files of others are decoded by `decoding`, in a process of its own.
+A path may be an fsspec URL, see `urls`. Bytes are read with a size limit and decoded by Pillow under an allow-list
+of formats and a pixel limit; each opened image is loaded exactly once (a second `load()` of a damaged file can
+succeed silently). Every failure becomes one `ImageError`. Files of others are decoded by `decoding`, in a process of
+its own.
 """
 
 from __future__ import annotations
@@ -15,16 +16,24 @@ import re
 import stat
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from threading import RLock
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from imgfp import urls
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000")
+#: Note of an image that is not whole.
+DAMAGED = "damaged file, decoded in part"
+#: Frames or pages tried, and bytes before the start of a JPEG or PNG that are skipped, when the file cannot be
+#: decoded as it is.
+FRAMES_TRIED, MAX_LEADING_BYTES = 8, 4096
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 100
@@ -33,6 +42,11 @@ MIN_SIDE_PX = 8
 MAX_COUNTED_PAGES = 1000
 #: Background of transparent images: grey, which hides neither dark nor light drawings.
 BEHIND_TRANSPARENCY = (128, 128, 128)
+
+_MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+_DECODING = RLock()
 
 # The limits above are checked before any pixel is decoded, so Pillow's own warning is redundant.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -49,7 +63,7 @@ class ImageError(ValueError):
 @dataclass(frozen=True)
 class Facts:
     """Facts of a decoded file: format, upright size in pixels, and notes among `frames=12`,
-    `more than 8 bit`, `transparent`, `turned by EXIF`."""
+    `more than 8 bit`, `transparent`, `turned by EXIF`, and `DAMAGED`, which is the first."""
 
     format: str
     width: int
@@ -131,19 +145,52 @@ def _object_bytes(url: str, max_bytes: int) -> bytes:
 def decode_image(
     data: bytes, name: str | os.PathLike = "image", *, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, Facts]:
-    """Decode the first frame of an image file's bytes to (H,W,3) uint8 RGB, upright, with its facts.
+    """Decode an image file's bytes to (H,W,3) uint8 RGB, upright, with its facts: the first frame.
 
-    Transparent images are composited on mid grey; 16-bit ones are scaled, not clipped. name: for
-    messages. Raises ImageError, caused by MemoryError where memory is short.
+    Of a file for which that fails, what can be decoded is returned, with the note `DAMAGED`: the rows before
+    the damage, the image after leading bytes of something else, or the next frame or page. Transparent images
+    are composited on mid grey; 16-bit ones are scaled, not clipped. name: for messages. Raises ImageError,
+    caused by MemoryError where memory is short.
     """
+    # `_lenient` holds for the whole process, so nothing else is decoded meanwhile.
+    with _DECODING:
+        try:
+            return _decode_frame(data, name, max_pixels)
+        except ImageError as error:
+            if isinstance(error.__cause__, MemoryError):
+                raise
+            salvaged = _salvage(data, name, max_pixels)
+            if salvaged is None:
+                raise error from None
+            return salvaged
+
+
+def _salvage(
+    data: bytes, name: str | os.PathLike, max_pixels: int
+) -> tuple[np.ndarray, Facts] | None:
+    later = _MAGIC.search(data, 1, MAX_LEADING_BYTES)
+    starts = [0, later.start()] if later else [0]
+    for start, frame, lenient in product(starts, range(FRAMES_TRIED), (False, True)):
+        with suppress(ImageError):
+            return _decode_frame(data[start:], name, max_pixels, frame, lenient, DAMAGED)
+    return None
+
+
+def _decode_frame(
+    data: bytes,
+    name: str | os.PathLike,
+    max_pixels: int,
+    frame: int = 0,
+    lenient: bool = False,
+    *notes: str,
+) -> tuple[np.ndarray, Facts]:
     try:
-        return _decode(data, name, max_pixels)
+        with _lenient(data) if lenient else nullcontext(data) as whole:
+            return _decode(whole, name, max_pixels, frame, lenient, list(notes))
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
-        raise ImageError(
-            name, f"is not an image of a known format ({', '.join(FORMATS)})"
-        ) from None
+        raise ImageError(name, _unidentified(data)) from None
     except Image.DecompressionBombError:
         raise ImageError(
             name, f"declares far more than the limit of {max_pixels:,} pixels"
@@ -155,9 +202,34 @@ def decode_image(
         raise ImageError(name, f"cannot be decoded: {type(error).__name__}: {error}") from None
 
 
-def _decode(data: bytes, name: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, Facts]:
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = image.size
+def _decode(
+    data: bytes,
+    name: str | os.PathLike,
+    max_pixels: int,
+    frame: int,
+    lenient: bool,
+    notes: list[str],
+) -> tuple[np.ndarray, Facts]:
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if frame:
+        image.seek(frame)
+    _check_size(*image.size, name, max_pixels)
+    # Counting the frames of a damaged file may fail where one of them is sound.
+    frames = "" if notes else _frames(image)
+    if frames:
+        notes.append(f"frames={frames}")
+    kind = image.format or "?"
+    image.load()
+    if image.getexif().get(0x0112, 1) != 1:
+        notes.append("turned by EXIF")
+    if lenient:
+        image = _without_blank_end(image)
+        _check_size(*image.size, name, max_pixels)
+    rgb = _to_rgb(ImageOps.exif_transpose(image), notes, name)
+    return rgb, Facts(kind, rgb.shape[1], rgb.shape[0], tuple(notes))
+
+
+def _check_size(width: int, height: int, name: str | os.PathLike, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             name, f"has {width} x {height} pixels, more than the limit of {max_pixels:,}"
@@ -168,16 +240,36 @@ def _decode(data: bytes, name: str | os.PathLike, max_pixels: int) -> tuple[np.n
         )
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ImageError(name, f"has {width} x {height} pixels, thinner than {MAX_ASPECT}:1")
-    notes = []
-    frames = _frames(image)
-    if frames:
-        notes.append(f"frames={frames}")
-    kind = image.format or "?"
-    image.load()
-    if image.getexif().get(0x0112, 1) != 1:
-        notes.append("turned by EXIF")
-    rgb = _to_rgb(ImageOps.exif_transpose(image), notes, name)
-    return rgb, Facts(kind, rgb.shape[1], rgb.shape[0], tuple(notes))
+
+
+@contextmanager
+def _lenient(data: bytes) -> Iterator[bytes]:
+    """Pillow decodes up to the damage meanwhile. Gives the bytes, of a WebP as many as its header tells,
+    since a shorter one is not even begun."""
+    if data[:4] == b"RIFF":
+        size = int.from_bytes(data[4:8], "little") + 8
+        data = data.ljust(min(size, MAX_FILE_BYTES), b"\0")
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        yield data
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _without_blank_end(image: Image.Image) -> Image.Image:
+    """An image without the rows of one colour that decoders give for what is missing at the end."""
+    rows = np.asarray(image)
+    differ = (rows != rows[-1, 0]).reshape(len(rows), -1).any(axis=1)
+    kept = int(np.flatnonzero(differ).max(initial=-1)) + 1
+    return image.crop((0, 0, image.width, kept))
+
+
+def _unidentified(data: bytes) -> str:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        return "is HEIC or HEIF, which is not decoded; convert it to JPEG or PNG"
+    if data.startswith(_JPEG_XL):
+        return "is JPEG XL, which is not decoded; convert it to JPEG or PNG"
+    return f"is not an image of a known format ({', '.join(FORMATS)})"
 
 
 def _frames(image: Image.Image) -> str:

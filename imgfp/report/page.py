@@ -313,6 +313,10 @@ def _summary(results: Results) -> str:
     """The result of the run in a few sentences."""
     queries, references = len(results.queries), len(results.references)
     summary = f"{queries:,} queries were compared with {references:,} references"
+    if refused := len(results.rejects):
+        summary += f"; {refused:,} files or folders could not be searched and stand below"
+    if results.damaged_queries:
+        summary += f"; {results.damaged_queries:,} queries are damaged files, decoded in part"
     threshold = results.threshold
     if threshold is None:
         return f"{summary}. No threshold is set, so no pair is reported as a copy."

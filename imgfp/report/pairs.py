@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from markupsafe import Markup
 
 from imgfp import viz
 from imgfp.datatypes import BRANCHES
+from imgfp.images import DAMAGED
 from imgfp.results import Results, Side
 from imgfp.store import decisions
 from imgfp.verify.estimation import REFUSALS
@@ -91,7 +93,10 @@ def _pair(
         "score": "not scored" if pd.isna(row.score) else viz.number(row.score),
         "branches": " + ".join(b for b in BRANCHES if b in proposers) or "no branch",
         "other": _other(row),
-        "evidence": evidence_in_words(results.best_evidence(query_id, reference_id)),
+        "evidence": evidence_in_words(
+            results.best_evidence(query_id, reference_id),
+            results.damaged(query_id, reference_id),
+        ),
         "reviewed": decided.get((query_id, reference_id), "").replace("_", " "),
     }
 
@@ -134,8 +139,13 @@ def _other(row: _Row) -> str:
     return f"{relation} {viz.label(row.other_reference_id, 44)}"
 
 
-def evidence_in_words(evidence: pd.Series | None) -> str:
-    """A row of the evidence table as one line; None: the pair was not verified."""
+def evidence_in_words(evidence: pd.Series | None, damaged: Sequence[Side] = ()) -> str:
+    """A row of the evidence table as one line; None: the pair was not verified. damaged: of
+    `Results.damaged`."""
+    return "; ".join([_in_words(evidence), *(f"{side}: {DAMAGED}" for side in damaged)])
+
+
+def _in_words(evidence: pd.Series | None) -> str:
     if evidence is None:
         return "not verified"
     if evidence.get("refused"):

@@ -19,7 +19,7 @@ from imgfp import store
 from imgfp.crops.rule import CORNERS
 from imgfp.datatypes import Boxes, table
 from imgfp.decoding import read_image
-from imgfp.images import ImageError, decode_image
+from imgfp.images import DAMAGED, ImageError, decode_image
 from imgfp.results import explain
 from imgfp.results.explain import homography_of
 from imgfp.results.files import Files
@@ -27,8 +27,9 @@ from imgfp.scoring import fusion
 from imgfp.scoring.errors import sort_errors
 from imgfp.scoring.metrics import true_references
 from imgfp.stages.crops import box_of_each
-from imgfp.stages.inventory import limits_of, read_thumbnails
+from imgfp.stages.inventory import limits_of, read_column, read_thumbnails
 from imgfp.stages.verification import ViewReader, frame_short_side_px, join_evidence
+from imgfp.store import Collection
 from imgfp.verify.evidence import COLUMNS
 from imgfp.verify.view import View
 
@@ -199,6 +200,15 @@ class Results(Files):
     def thumbnail(self, side: Side, image_id: str) -> np.ndarray:
         """The thumbnail of one image, (h,w,3) uint8 RGB. Raises KeyError for an unknown id."""
         return decode_image(self.jpeg(side, image_id), image_id)[0]
+
+    def damaged(self, query_id: str, reference_id: str) -> list[Side]:
+        """The sides of a pair whose file is damaged and was decoded in part. Raises KeyError for an
+        unknown id."""
+        sides: list[tuple[Side, Collection, str]] = [
+            ("query", self.run, query_id),
+            ("reference", self.library, reference_id),
+        ]
+        return [side for side, at, name in sides if DAMAGED in read_column(at, [name], "notes")[0]]
 
     def picture(self, side: Side, image_id: str) -> np.ndarray:
         """The original, or its thumbnail if the original cannot be read or its size has changed,

@@ -13,6 +13,7 @@ import pandas as pd
 
 from imgfp import store
 from imgfp.datatypes import table
+from imgfp.images import DAMAGED
 from imgfp.runner.params import read_profile
 from imgfp.stages.crops import read_crops, read_detections
 from imgfp.stages.inventory import read_images, truth_of_run
@@ -102,6 +103,11 @@ class Files:
     def queries(self) -> pd.DataFrame:
         """Facts of every readable query, indexed by image id (no thumbnails)."""
         return self._images(self.run)
+
+    @cached_property
+    def damaged_queries(self) -> int:
+        """Number of queries whose file is damaged and was decoded in part."""
+        return sum(DAMAGED in notes for notes in read_images(self.run, ["notes"])["notes"])
 
     @cached_property
     def references(self) -> pd.DataFrame:

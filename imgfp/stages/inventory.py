@@ -470,13 +470,19 @@ def thumbnails(collection: Collection, image_ids: Iterable[str]) -> list[np.ndar
 
 def read_thumbnails(collection: Collection, image_ids: Sequence[str]) -> list[bytes]:
     """The stored JPEG of each image. Raises KeyError for an unknown id."""
+    return read_column(collection, image_ids, "thumbnail")
+
+
+def read_column(collection: Collection, image_ids: Sequence[str], column: str) -> list[Any]:
+    """One column of the images table for these images; little else is read. Raises KeyError for an
+    unknown id."""
     shards, rows = store.shard_and_row(store.open_catalogue(collection).places_of(image_ids))
-    jpegs = np.empty(len(shards), object)
+    values = np.empty(len(shards), object)
     for number in np.unique(shards).tolist():
         at = np.flatnonzero(shards == number)
         path = _shard_path(collection, store.shard_name(number))
-        jpegs[at] = store.load_rows(path, rows[at].tolist(), ["thumbnail"])["thumbnail"].to_numpy()
-    return list(jpegs)
+        values[at] = store.load_rows(path, rows[at].tolist(), [column])[column].to_numpy()
+    return list(values)
 
 
 def _image_shards(collection: Collection) -> list[Path]:

@@ -200,7 +200,8 @@ class ReviewQueue(ipw.VBox):
         self.reference.value = self._picture("reference", reference_id, outlines[1])
         score = self._score.get(self.current)
         text = "" if score is None else f"Score {viz.number(score)}. Evidence: "
-        text += evidence_in_words(results.best_evidence(query_id, reference_id))
+        evidence = results.best_evidence(query_id, reference_id)
+        text += evidence_in_words(evidence, results.damaged(query_id, reference_id))
         self.summary.value = sentence(f"{text}.", strong=True)
 
     def _picture(self, side: Side, image_id: str, outline: np.ndarray | None) -> str:

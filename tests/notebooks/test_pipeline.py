@@ -131,7 +131,7 @@ def test_killed_run_goes_on_to_the_same_bytes(finished, fraction):
 
 
 def test_bad_input_is_rejected_and_new_references_only_cost_themselves(finished, photograph):
-    from imgfp.images import encode_jpeg
+    from imgfp.images import DAMAGED, encode_jpeg
 
     corpus, mixed, library = (finished / name for name in ("corpus", "mixed", "mixed_library"))
     shutil.copytree(finished / "library", library)
@@ -142,7 +142,7 @@ def test_bad_input_is_rejected_and_new_references_only_cost_themselves(finished,
         (mixed / "references" / f"new{number}.jpg").write_bytes(encode_jpeg(part))
     whole = next((corpus / "queries").iterdir()).read_bytes()
     (mixed / "queries" / "cut.jpg").write_bytes(whole[: len(whole) // 3])
-    (mixed / "queries" / "empty.jpg").write_bytes(b"")
+    (mixed / "queries" / "000 first.jpg").write_bytes(b"")
     (mixed / "queries" / "text.png").write_text("not a picture")
     hostile = 'a "b",<i>$x$'
     (mixed / "queries" / f"{hostile}.jpg").write_bytes(whole)
@@ -153,10 +153,12 @@ def test_bad_input_is_rejected_and_new_references_only_cost_themselves(finished,
         f"query_dir={mixed}/queries",
     )
     rejects = pd.read_csv(finished / "run_mixed/rejects.csv")
-    assert sorted(Path(p).name for p in rejects["path"]) == ["cut.jpg", "empty.jpg", "text.png"]
+    assert sorted(Path(p).name for p in rejects["path"]) == ["000 first.jpg", "text.png"]
     assert rejects["reason"].str.len().min() > 5
-    assert hostile in set(read_images(store.Run(finished / "run_mixed"))["image_id"])
-    assert "<i>$x$" not in (finished / "run_mixed/report.html").read_text()
+    queries = read_images(store.Run(finished / "run_mixed")).set_index("image_id")
+    assert hostile in queries.index and DAMAGED in queries.loc["cut", "notes"]
+    report = (finished / "run_mixed/report.html").read_text()
+    assert "<i>$x$" not in report and "1 queries are damaged files, decoded in part" in report
     after = {p: p.stat().st_mtime_ns for p in library.glob("local_features/*.h5")}
     assert {p: after.get(p) for p in before} == before and len(after) == len(before) + 1
     predictions = pd.read_csv(finished / "run_mixed/predictions.csv")

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import small_run
 
-from imgfp import store
+from imgfp import report, store
 from imgfp.datatypes import table
+from imgfp.images import DAMAGED
 from imgfp.results import Results
 
 
@@ -110,3 +111,17 @@ def test_a_run_of_fifty_thousand_pairs_opens_in_seconds(tmp_path):
     began = time.process_time()
     assert len(Results(run).pairs) == count
     assert time.process_time() - began < 10  # about 0.3 on an idle core
+
+
+def test_a_damaged_file_is_marked_beside_the_evidence(finished_run, tmp_path):
+    run = shutil.copytree(finished_run.parent, tmp_path / "copy") / "run"
+    images = store.load(run / "images/shard-00000.parquet")
+    images.loc[images["image_id"] == "q-whole", "notes"] = f"{DAMAGED}, transparent"
+    store.save(run / "images/shard-00000.parquet", images, small_run.made_with())
+    results = Results(run, run.parent / "library")
+    assert results.damaged("q-whole", "china") == ["query"]
+    assert results.damaged("q-pasted", "china") == []
+    page = report.build(results, rounds=0)
+    assert "1 queries are damaged files, decoded in part" in page
+    assert "; query: damaged file, decoded in part</div>" in page
+    assert report.evidence_in_words(None, ["reference"]) == f"not verified; reference: {DAMAGED}"
