@@ -184,7 +184,7 @@ class _Child:
                 pass_fds=[shared.fileno()],
                 start_new_session=True,  # Ctrl-C is for the parent
                 bufsize=0,
-                env={**os.environ, **_ENVIRONMENT},
+                env=_environment(),
             )
         self._end = weakref.finalize(self, _end, self._process, os.getpid())
         try:
@@ -290,6 +290,12 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
     for pipe in (process.stdin, process.stdout):
         with suppress(OSError):
             pipe.close()  # type: ignore[union-attr]
+
+
+def _environment() -> dict[str, str]:
+    """That of this process without the key of its cluster."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DASK_")}
+    return kept | _ENVIRONMENT
 
 
 def _shared_file() -> IO[bytes]:

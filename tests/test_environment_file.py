@@ -34,6 +34,7 @@ CONDA = {
 #: Needed without an import, and why.
 NOT_IMPORTED = {
     "aiohttp": "fsspec's client of http(s)://",
+    "cryptography": "distributed makes a certificate with it",
     "gcsfs": "fsspec's client of gs://",
     "ipykernel": "the kernel that notebooks run in",
     "jupyterlab": "make lab",

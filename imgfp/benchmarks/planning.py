@@ -79,7 +79,7 @@ class RunPlan:
         if needed > free:
             return (
                 f"{what} need {needed / 1e9:,.1f} GB of memory with {self.machine.cores} processes, {free / 1e9:,.1f} GB "
-                "are free; take fewer (workers=...), more machines (cluster=tcp://...), or fewer references"
+                "are free; take fewer (workers=...), more machines (cluster=tls://...), or fewer references"
             )
         needed, free = self.disk_bytes(), self.machine.disk_bytes
         if needed > free:

@@ -90,7 +90,7 @@ def map_shards(
     """Run `function(**task.arguments, **settings)` for every task whose artefact is not current.
 
     function: a module-level function marked by `store.produces`, which returns `ShardResult`; it runs
-    in worker processes. cluster: "local" or the address of a Dask scheduler; workers: processes, 0 for
+    in worker processes. cluster: "local" or the address of a Dask scheduler, see `trusted`; workers: processes, 0 for
     one per core. lock_dir: the library or run folder that is locked against a second writer meanwhile.
     output_dir: a folder that holds the artefacts of these tasks and no others; shards that an earlier
     run with other settings left there are deleted.
@@ -349,15 +349,36 @@ def client(cluster: str = "local", workers: int = 0):
     """A Dask client: of processes started here, or of the scheduler at an address."""
     from distributed import Client
 
-    with nullcontext(cluster) if cluster != "local" else processes(workers) as address:
+    with nullcontext(trusted(cluster)) if cluster != "local" else processes(workers) as address:
         try:
             connected = Client(address, timeout="10s")
-        except OSError:
+        except (OSError, TypeError):  # TypeError: Dask's configuration names no certificate
             raise ValueError(
-                f"cluster: no Dask scheduler answers at {address!r}; use 'local' or tcp://host:port"
+                f"cluster: no Dask scheduler answers at {address!r}, or not with the certificates of "
+                "Dask's configuration (docs/clusters.md); use 'local' or tls://host:port"
             ) from None
         with connected:
             yield connected
+
+
+def trusted(cluster: str, insecure_cluster: bool = False) -> str:
+    """The same address, if work may go there: it is "local" or encrypted, or `insecure_cluster` allows it,
+    now or in an earlier call for that address. Raises ParameterError otherwise.
+
+    Workers run whatever a scheduler sends them, and without TLS anybody who reaches its port can send.
+    """
+    if insecure_cluster:
+        _insecure.add(cluster)
+    if cluster == "local" or cluster.startswith(("tls://", "wss://")) or cluster in _insecure:
+        return cluster
+    raise ParameterError(
+        f"cluster: {cluster} is not encrypted, so anybody who reaches it can run code there and here; "
+        "use tls:// (docs/clusters.md), or set insecure_cluster: true in a network that you trust"
+    )
+
+
+#: Addresses without TLS that the user has allowed in this process.
+_insecure: set[str] = set()
 
 
 def machines(cluster: str) -> int:
@@ -373,7 +394,8 @@ def machines(cluster: str) -> int:
 def processes(workers: int = 0):
     """Start worker processes on this machine, 0 for one per core; gives their scheduler's address.
 
-    Raises ParameterError for fewer.
+    Only this process and those that it starts meanwhile can speak to them, see `_own_key`. Raises
+    ParameterError for fewer than 0.
     """
     import dask
     from distributed import LocalCluster
@@ -387,8 +409,12 @@ def processes(workers: int = 0):
         # Unset: any trim threshold ends glibc's adaptation to large arrays, and each array then costs
         # fresh pages (keypoints take 7 to 15 % more processor time).
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+        # HTTP servers, which ask for no key, tell nothing; nor is there a dashboard.
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
     }
     with (
+        _own_key(),
         dask.config.set(quiet),
         LocalCluster(
             n_workers=workers or os.cpu_count() or 1,
@@ -396,10 +422,44 @@ def processes(workers: int = 0):
             processes=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            protocol="tls",
             silence_logs=50,
         ) as local,
     ):
         yield local.scheduler_address
+
+
+@contextmanager
+def _own_key() -> Iterator[None]:
+    """Let Dask encrypt with a key made now, and refuse whoever does not hold it.
+
+    The key is in the configuration of this process and in the environment of those that it starts
+    meanwhile (kernels), which other users cannot read; it is in no file that lasts.
+    """
+    import dask
+    from distributed.security import Security
+
+    made = Security.temporary()
+    settings = {"distributed.comm.require-encryption": True}
+    settings["distributed.comm.tls.ca-file"] = made.tls_ca_file
+    for role in ("client", "scheduler", "worker"):
+        for what in ("key", "cert"):
+            settings[f"distributed.comm.tls.{role}.{what}"] = getattr(made, f"tls_{role}_{what}")
+    variables = {
+        f"DASK_{name}".replace(".", "__").replace("-", "_").upper(): str(value)
+        for name, value in settings.items()
+    }
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        with dask.config.set(settings):
+            yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def progress(title: str, unit: str, total: int):

@@ -59,12 +59,13 @@ class Plan:
         return {name: value for name, value in self.values.items() if name in stage.declared}
 
     def shaping(self, stage: Stage) -> dict[str, Any]:
-        """Those of them that can change a result; cluster and workers cannot.
+        """Those of them that can change a result; where the work is done cannot.
 
         A file that a parameter names (truth, weights, a model) counts with its content.
         """
         values = self.values_of(stage)
-        values = {n: v for n, v in values.items() if n not in ("cluster", "workers")}
+        where = ("cluster", "insecure_cluster", "workers")
+        values = {n: v for n, v in values.items() if n not in where}
         named = {n: v for n, v in values.items() if isinstance(v, str) and v and n != "export_path"}
         files = {n: store.project_path(v) for n, v in named.items()}
         files = {n: path for n, path in files.items() if os.path.isfile(path)}
@@ -89,6 +90,7 @@ def prepare(profile: Path, assignments: list[str]) -> Plan:
     stages = [stage for stage in every if stage.number in wanted]
     params.check_extras({stage.name: stage.extra for stage in stages if stage.extra})
     defaults = {n: d.value for stage in stages for n, d in stage.declared.items()}
+    cluster.trusted(values.get("cluster", "local"), values.get("insecure_cluster", False))
     params.check_files({n: values.get(n, v) for n, v in defaults.items()}, made=demo)
     values.setdefault("run_dir", f"runs/{profile.stem}")
     values.setdefault("library_dir", f"library/{profile.stem}")

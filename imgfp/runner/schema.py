@@ -23,7 +23,7 @@ Device = Annotated[
 ]
 Address = Annotated[
     str,
-    Field(pattern=r"^(local|(tcp|tls|ucx|ws|wss)://\S+)$", examples=["local", "tcp://host:8786"]),
+    Field(pattern=r"^(local|(tcp|tls|ucx|ws|wss)://\S+)$", examples=["local", "tls://host:8786"]),
 ]
 Variant = Literal["plain", "mirrored", "contrast_reversed"]
 #: Names of `descriptors.views.VIEWS`; a test compares them.
@@ -49,6 +49,9 @@ class Parameters(BaseModel):
     library_dir: str = _of("library/demo", "the reference side, shared by many runs")
     run_dir: str = _of("runs/demo", "everything about one batch of queries or one training")
     cluster: Address = _of("local", "processes of this machine, or the address of a Dask scheduler")
+    insecure_cluster: bool = _of(
+        False, "true allows a scheduler without TLS, in a network that you trust"
+    )
     workers: Annotated[int, Field(ge=0, le=4096)] = _of(
         0, "worker processes on this machine; 0 is one per core", "processes"
     )

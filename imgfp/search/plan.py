@@ -149,7 +149,7 @@ def refusal(
         where = "on each machine" if machines > 1 else "on one machine"
         return (
             f"{what} needs {_size(needed)} of memory {where}, {_size(memory_bytes)} are free; "
-            f"{_smaller(plan)}more machines (cluster=tcp://...), or fewer references"
+            f"{_smaller(plan)}more machines (cluster=tls://...), or fewer references"
         )
     if written_bytes > disk_bytes:
         return (

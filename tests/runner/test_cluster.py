@@ -112,7 +112,7 @@ def test_wrong_scheduler_is_one_clear_line(tmp_path, monkeypatch):
         raise OSError("Timed out trying to connect")
 
     monkeypatch.setattr(distributed, "Client", unreachable)
-    with pytest.raises(ValueError, match="no Dask scheduler answers at 'tcp://nowhere:1'"):
+    with pytest.raises(ValueError, match="no Dask scheduler answers at 'tls://nowhere:1'"):
         cluster.map_shards(
-            doubled, tasks(tmp_path), {"factor": 2}, cluster="tcp://nowhere:1", lock_dir=tmp_path
+            doubled, tasks(tmp_path), {"factor": 2}, cluster="tls://nowhere:1", lock_dir=tmp_path
         )

@@ -45,7 +45,8 @@ class Machines:
 
     @property
     def address(self) -> str:
-        return json.loads(self._file.read_bytes())["address"]
+        address = json.loads(self._file.read_bytes())["address"]
+        return cluster.trusted(address, insecure_cluster=True)
 
     def add(self, count: int, *options: str, threads: int = 1, cwd: Path = ROOT) -> None:
         sizes = ["--nworkers", str(count), "--nthreads", str(threads), "--memory-limit", "0"]

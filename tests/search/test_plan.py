@@ -112,7 +112,7 @@ def test_too_little_memory_is_refused_in_one_line():
     planned = local(4_000_000)
     said = plan.refusal(planned, **ROOM | {"memory_bytes": 2e8})
     assert "\n" not in said and "needs" in said and "200.0 MB are free" in said
-    assert "local_index=IVF8192,PQ16 (96.1 MB)" in said and "cluster=tcp://" in said
+    assert "local_index=IVF8192,PQ16 (96.1 MB)" in said and "cluster=tls://" in said
     assert plan.refusal(planned, **ROOM | {"memory_bytes": 2e8}, machines=4) == ""
     each = plan.refusal(planned, **ROOM | {"memory_bytes": 2e8}, machines=4, processes=32)
     assert "on each machine" in each
