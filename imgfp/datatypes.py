@@ -30,6 +30,7 @@ TABLES: dict[str, dict[str, str]] = {
         "notes": "str",
         "reason": "str",
         "source": "str",
+        "blocks": "str",
         "thumbnail": "object",
     },
     "rejects": {"path": "str", "reason": "str"},

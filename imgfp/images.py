@@ -10,8 +10,10 @@ its own.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
+import random
 import re
 import stat
 import warnings
@@ -38,6 +40,9 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 100
 MIN_SIDE_PX = 8
+#: Blocks that tell whether a file of unchanged size and date holds other bytes.
+SAMPLED_BLOCKS = 4
+BLOCK_BYTES = 4096
 #: Each page of a TIFF is found by reading the one before it.
 MAX_COUNTED_PAGES = 1000
 #: Background of transparent images: grey, which hides neither dark nor light drawings.
@@ -130,6 +135,41 @@ def _why_closed(folder: str) -> str:
     else:
         kind = "is a link to a folder, which is not entered"
     return f"{kind}; to search it, name it as a folder of its own"
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a regular file; blank where it cannot be read."""
+    try:
+        with _open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def sampled_digest(path: str) -> str:
+    """SHA-256 of a few blocks of a regular file, at offsets that its size decides; blank where it cannot be read.
+    It finds other bytes under the same size and date without reading them all."""
+    digest = hashlib.sha256()
+    try:
+        with _open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            # One block at random in each part, so that no change of a whole region is missed.
+            offsets = random.Random(size)
+            part = max(size // SAMPLED_BLOCKS, BLOCK_BYTES)
+            for start in range(0, size, part):
+                at = start + offsets.randrange(part - BLOCK_BYTES + 1)
+                digest.update(os.pread(file.fileno(), BLOCK_BYTES, at))
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def _open_regular(path: str) -> io.FileIO:
+    handle = _open(path)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError("is not a regular file")
+    return io.FileIO(handle)
 
 
 def _object_bytes(url: str, max_bytes: int) -> bytes:

@@ -86,6 +86,10 @@ class Parameters(BaseModel):
         800.0, "memory that one file may take", "MB"
     )
 
+    most_lost_share: Share = _of(
+        0.5, "a folder that has lost more of its pictures is refused; 1 is off", "share"
+    )
+
     # 04 crops
     crop_detector: str = _of(
         "imgfp", "imgfp, classical, none, or a file .onnx, .safetensors, .pt, .csv"

@@ -24,17 +24,19 @@ from imgfp.images import (
     ImageError,
     decode_image,
     encode_jpeg,
+    file_digest,
     file_states,
     list_folder,
     printable,
     resize_short_side,
     restored,
+    sampled_digest,
 )
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.store import Collection, Library, Run, formats
 
-#: Columns of the images table without the thumbnails, which few readers need.
-FACTS = [name for name in table("images").columns if name != "thumbnail"]
+#: Columns of the images table without those that few readers need.
+FACTS = [name for name in table("images").columns if name not in ("thumbnail", "blocks")]
 #: Local processes that share a GPU where the number is left open: each takes about half a gigabyte of it
 #: before any network. Estimated, not measured.
 PROCESSES_PER_GPU = 4
@@ -48,8 +50,12 @@ _PICTURES = (
 #: What the ids of crops and of views have after the id of their image.
 _CROP, _VIEW = re.compile(r"#\d+\Z"), re.compile(rf"@({'|'.join(VIEWS)})\Z")
 
-#: What tells whether a file is the one that a shard holds.
-_STATE = ["image_id", "path", "file_bytes", "mtime_ns", "source"]
+#: Hints that a file is the one which a shard holds: they may change though its bytes do not.
+_HINTS = ["path", "file_bytes", "mtime_ns", "source"]
+#: What an image shard is made from.
+_STATE = ["image_id", *_HINTS]
+#: The hints as they were when the shard was made.
+_WAS = [f"was_{name}" for name in _HINTS]
 
 
 @store.produces("catalogue")
@@ -59,86 +65,178 @@ def list_images(
     *,
     shard_images: int,
     thumbnail_short_side_px: int,
+    most_lost_share: float = 0.5,
     cluster: str = "local",
     workers: int = 0,
     limits: Limits | None = None,
 ) -> MapReport:
     """Bring the image shards of a library or run up to date with a folder or manifest.
 
-    limits: of a file that is decoded; where they have changed, files that exceeded the former ones are tried again, as
-    are all that another trial may read when `imgfp retry` asks for it, or another version. source: a folder, walked recursively, or a CSV manifest with the columns image_id, path, either also
-    by URL; blank: keep what is there. Shards only grow in number: new and changed files make new ones, a file
-    that has gone is masked where it is and comes back with all that was computed from it when it returns.
-    Images of other sources stay. What is masked is written last, so that a run which is killed before finds
-    the former state. Raises FileNotFoundError and ValueError in one clear line.
+    source, most_lost_share: of `survey`. limits: of a file that is decoded; where they have changed, files that
+    exceeded the former ones are tried again, as are all that another trial may read when `imgfp retry` asks for
+    it, or another version. Shards only grow in number: new and changed images make new ones, a file that has gone
+    is masked where it is and comes back with all that was computed from it when it returns. The state is written
+    last, so that a run which is killed before finds the former one. Raises what `survey` raises, before anything
+    is changed, and ValueError where no picture can be read.
     """
     if shard_images < 1:
         raise ValueError(f"shard_images: expected 1 or more, got {shard_images}")
     settings = {"thumbnail_short_side_px": thumbnail_short_side_px}
     limits = limits or Limits()
-    existing = _rows(collection, _image_shards(collection))
-    live, new = existing[existing["live"]], existing.head(0)
-    if source:
-        again = _asked_again(collection, existing, limits)
-        live, new = match_files(existing, list_files(source), again)
-    if existing.empty and new.empty:
-        raise ValueError(
-            f"{collection.root} has no images yet and no folder was named to fill it from"
-        )
-    shards = new_shards(
-        new, shard_images, first=int(existing["shard"].max() + 1 if len(existing) else 0)
-    )
-    tasks = [_listing(collection, number, rows, limits) for number, rows in shards.items()]
-    for number, rows in existing.groupby("shard", sort=True):
-        task = _listing(collection, int(str(number)), rows, limits)
-        if not store.is_current(task.path, store.origin(inspect_files, settings, task.inputs)):
-            tasks.append(task)
-    map_shards(
-        inspect_files,
-        tasks,
-        settings,
-        cluster=cluster,
-        workers=workers,
-        title=collection.contents,
-        lock_dir=collection.root,
-    )
-    made = _rows(collection, _image_shards(collection))
-    kept = {*live["place"]} | {*made.loc[made["shard"].isin([*shards]), "place"]}
-    is_live = made["place"].isin(kept)
-    rejects = made.loc[is_live & (made["reason"] != ""), ["path", "reason"]]
-    if not (is_live & (made["reason"] == "")).any():
-        reason = rejects["reason"].iloc[0] if len(rejects) else "it is empty"
-        raise ValueError(f"no readable picture in {source}: the first file {reason}")
     with store.lock(collection.root):
-        _save_live(collection, made, is_live, limits)
-    computed = sum(task.items for task in tasks)
+        rows, new = survey(collection, source, most_lost_share=most_lost_share, limits=limits)
+        first = int(rows["shard"].max() + 1 if len(rows) else 0)
+        shards = new_shards(new, shard_images, first)
+        tasks = [_listing(collection, number, files, limits) for number, files in shards.items()]
+        for number, files in rows.groupby("shard", sort=True):
+            former = files[["image_id", *_WAS]].set_axis(_STATE, axis=1)
+            task = _listing(collection, int(str(number)), former, limits)
+            if not store.is_current(task.path, store.origin(inspect_files, settings, task.inputs)):
+                tasks.append(_listing(collection, int(str(number)), files, limits))
+        map_shards(
+            inspect_files,
+            tasks,
+            settings,
+            cluster=cluster,
+            workers=workers,
+            title=collection.contents,
+            lock_dir=collection.root,
+        )
+        made = _with_hints(_rows(collection), rows)
+        live = made["place"].isin(rows.loc[rows["live"], "place"]) | made["shard"].isin([*shards])
+        made["live"] = live
+        rejects = made.loc[live & (made["reason"] != ""), ["path", "reason"]]
+        if not (live & (made["reason"] == "")).any():
+            reason = rejects["reason"].iloc[0] if len(rejects) else "it is empty"
+            raise ValueError(f"no readable picture in {source}: the first file {reason}")
+        _save_state(collection, made, limits)
+    now_made = made["shard"].isin([store.shard_number(task.path) for task in tasks])
     refused = list(rejects.itertuples(index=False, name=None))
-    return MapReport(computed, int(is_live.sum()) - computed, refused)
+    return MapReport(int((live & now_made).sum()), int((live & ~now_made).sum()), refused)
 
 
-def match_files(
-    existing: pd.DataFrame, files: pd.DataFrame, again: AbstractSet[int] = frozenset()
+def survey(
+    collection: Collection,
+    source: str,
+    *,
+    most_lost_share: float = 0.5,
+    limits: Limits | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of `existing` that hold one of `files` or an image of another source, and the files that no row holds.
+    """Compare a library or run with a folder or manifest, and change nothing: all its rows, see `_rows`, as they
+    will be, and the files that make new ones.
 
-    existing: rows of image shards, masked ones included; files: of `list_files`; again: places of rows whose
-    file counts as new. Raises ValueError where two sources have one id.
+    source: a folder, walked recursively, or a CSV manifest with the columns image_id, path, either also by URL;
+    blank: what is there. An image is its bytes: a file of another date, or of an archive that was moved or copied,
+    is read and recognised; of one that looks unchanged a few blocks are compared. Images of other sources stay.
+    Raises FileNotFoundError and ValueError in one clear line: where a source has lost more than
+    `most_lost_share` of its pictures, two sources have one id, or a run holds queries of another source.
     """
+    rows = _rows(collection)
+    if not source:
+        if rows.empty:
+            raise ValueError(
+                f"{collection.root} has no images yet and no folder was named to fill it from"
+            )
+        return rows, rows.head(0)
+    files = list_files(source)
     source = files["source"].iloc[0]
-    others = existing[(existing["source"] != source) & existing["live"]]
+    again = _asked_again(collection, rows, limits or Limits())
+    # A refused file may be read when it comes back.
+    usable = ~rows["place"].isin([*again]) & (rows["live"] | (rows["reason"] == ""))
+    matched = match_files(rows[usable], files)
+    kept = matched[matched["place"] >= 0]
+    recognised = rows["place"].isin(kept["place"])
+    # A source that has gone, and of which there are pictures in this one, has been moved here.
+    former = {name for name in rows.loc[recognised, "source"].unique() if _has_gone(name)} | {
+        source
+    }
+    _refuse_loss(
+        collection, source, rows, recognised | ~rows["source"].isin(former), files, most_lost_share
+    )
+    others = rows["live"] & ~recognised & ~rows["source"].isin(former)
+    twins = rows[others & rows["image_id"].isin(files["image_id"])]
+    others &= ~rows["place"].isin(twins.loc[twins["path"].map(_has_gone).astype(bool), "place"])
+    _refuse_others(collection, source, rows[others], files)
+    now = _with_hints(rows, kept).assign(live=recognised | others)
+    return now, matched.loc[matched["place"] < 0, _STATE]
+
+
+def _refuse_loss(
+    collection: Collection,
+    source: str,
+    rows: pd.DataFrame,
+    stays: pd.Series,
+    files: pd.DataFrame,
+    most_lost_share: float,
+) -> None:
+    """Raise ValueError when too many of the live images neither stay nor are changed in place."""
+    pictures = rows["live"] & (rows["reason"] == "")
+    lost = pictures & ~stays & ~rows["image_id"].isin(files["image_id"])
+    named = rows.loc[lost, "source"].unique()
+    held = pictures & rows["source"].isin([*named, source])
+    if lost.sum() > most_lost_share * held.sum():
+        raise ValueError(
+            f"{source} lacks {lost.sum():,} of {held.sum():,} {collection.contents} that {collection.root} has from "
+            f"{' and '.join(sorted(named))}, so nothing was changed; is it the right folder, and whole? "
+            "If they are to be left out: most_lost_share=1"
+        )
+
+
+def _refuse_others(
+    collection: Collection, source: str, others: pd.DataFrame, files: pd.DataFrame
+) -> None:
+    """Raise ValueError when the images of other sources cannot stay beside these files."""
+    if isinstance(collection, Run) and len(others):
+        raise ValueError(
+            f"{collection.root} holds the queries of {others['source'].iloc[0]}; name another run_dir for those of "
+            f"{source}"
+        )
     twins = others[others["image_id"].isin(files["image_id"])]
     if len(twins):
         raise ValueError(
             f"id {twins['image_id'].iloc[0]!r} comes from {twins['source'].iloc[0]} already and again from "
             f"{source}; take another library_dir (or run_dir), or name ids in a manifest (CSV: image_id,path)"
         )
-    ours = existing[(existing["source"] == source) & ~existing["place"].isin([*again])]
-    latest = ours.drop_duplicates(_STATE, keep="last")
-    matched = files.merge(latest[[*_STATE, "place"]], on=_STATE, how="left")
-    live = existing[
-        existing["place"].isin(matched["place"]) | existing["place"].isin(others["place"])
+
+
+def _has_gone(path: str) -> bool:
+    return not (urls.is_url(path) or os.path.exists(path) or os.path.exists(restored(path)))
+
+
+def match_files(known: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
+    """Files with the `place` of the row that holds an image of the same id and bytes, -1 where none does.
+
+    known: of `_rows`; files: of `list_files`. What looks unchanged is compared in a few blocks; another file is
+    read where an image of its id and size is known. Objects by URL are known by their marks alone.
+    """
+    # Of several the last is taken: a live one, else the newest.
+    known = known.sort_values(["live", "place"], kind="stable")
+    looks = ["image_id", "path", "file_bytes", "mtime_ns"]
+    latest = known.drop_duplicates(looks, keep="last")[[*looks, "place", "blocks"]]
+    matched = files.merge(latest, on=looks, how="left").fillna({"place": -1, "blocks": ""})
+    place, path = matched["place"].to_numpy(np.int64, copy=True), matched["path"].to_numpy(object)
+    sampled = np.flatnonzero(matched["blocks"] != "")
+    blocks = np.array(urls.in_parallel(sampled_digest, path[sampled]), object)
+    place[sampled[blocks != matched["blocks"].to_numpy(object)[sampled]]] = -1
+
+    readable = known[(known["sha256"] != "") & ~known["place"].isin(place)]
+    place_of = dict(
+        zip(
+            zip(readable["image_id"], readable["sha256"], strict=True),
+            readable["place"],
+            strict=True,
+        )
+    )
+    sized = set(zip(readable["image_id"], readable["file_bytes"], strict=True))
+    named = list(zip(files["image_id"], files["file_bytes"], strict=True))
+    read = [
+        row
+        for row in np.flatnonzero(place < 0)
+        if named[row] in sized and not urls.is_url(path[row])
     ]
-    return live, files[matched["place"].isna().to_numpy()]
+    for row, digest in zip(read, urls.in_parallel(file_digest, path[read]), strict=True):
+        place[row] = place_of.get((named[row][0], digest), -1)
+    return files.assign(place=place)
 
 
 def new_shards(files: pd.DataFrame, shard_images: int, first: int) -> dict[int, pd.DataFrame]:
@@ -160,23 +258,34 @@ def _listing(collection: Collection, number: int, rows: pd.DataFrame, limits: Li
     )
 
 
-def _rows(collection: Collection, paths: Sequence[Path]) -> pd.DataFrame:
-    """Every row of image shards: its state as in `list_files`, shard, place, whether it is live, and width,
-    height, sha256 and reason."""
+def _rows(collection: Collection) -> pd.DataFrame:
+    """Every row of image shards: its state as in `list_files`, and as it was when the shard was made (`was_`);
+    blocks of `sampled_digest`; shard, place, whether it is live; width, height, sha256 and reason."""
     columns = [*_STATE, "width", "height", "sha256", "reason"]
     masked = store.load(collection.masked)["place"] if collection.masked.exists() else []
-    parts = []
-    for path in paths:
-        rows = store.load(path, columns)
+    parts = [table("images")[[*columns, "blocks"]].assign(shard=0, place=np.int64(0))]
+    for path in _image_shards(collection):
+        sampled = "blocks" in store.columns_of(path)  # not in tables of version 0.1.0
+        rows = store.load(path, [*columns, "blocks"] if sampled else columns)
         number = store.shard_number(path)
         rows["shard"], rows["place"] = number, store.place_of(number, np.arange(len(rows)))
-        parts.append(rows)
-    joined = (
-        pd.concat(parts, ignore_index=True)
-        if parts
-        else pd.DataFrame(columns=[*columns, "shard", "place"])
-    )
+        parts.append(rows if sampled else rows.assign(blocks=""))
+    joined = pd.concat(parts, ignore_index=True)
+    joined[_WAS] = joined[_HINTS]
+    moved = store.load(collection.moved).to_pandas() if collection.moved.exists() else None
+    joined = joined if moved is None else _with_hints(joined, moved)
     return joined.assign(live=~joined["place"].isin(masked))
+
+
+def _with_hints(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the hints of the others that have the same place."""
+    hints = others.set_index("place")[_HINTS]
+    at = rows["place"].isin(hints.index)
+    found = hints.loc[rows.loc[at, "place"]]
+    rows = rows.copy()
+    for name in _HINTS:
+        rows.loc[at, name] = found[name].to_numpy()
+    return rows
 
 
 def _asked_again(collection: Collection, existing: pd.DataFrame, limits: Limits) -> set[int]:
@@ -204,7 +313,9 @@ def _asked_again(collection: Collection, existing: pd.DataFrame, limits: Limits)
             for name, reason in made.get("rejects", [])
             if urls.is_temporary(reason) or (again and may_pass_later(reason))
         ]
-        at = rows["image_id"].isin(made.get("without", [])) | rows["path"].isin(unread)
+        at = rows["image_id"].isin(made.get("without", [])) | rows[["path", "was_path"]].isin(
+            unread
+        ).any(axis=1)
         found.update(rows.loc[at, "place"])
     return found
 
@@ -217,25 +328,26 @@ def limits_of(collection: Collection) -> Limits:
     return Limits(**{name: settings[name] for name in asdict(Limits()) if name in settings})
 
 
-def _save_live(collection: Collection, rows: pd.DataFrame, live: pd.Series, limits: Limits) -> None:
-    """Write which rows are live, then delete shards without any."""
-    readable = live & (rows["reason"] == "")
+def _save_state(collection: Collection, rows: pd.DataFrame, limits: Limits) -> None:
+    """Write which rows are live, and where the files of those lie that have been moved."""
+    gone = rows.loc[~rows["live"], ["place", "image_id", "was_path"]]
+    moved = rows[(rows[_HINTS].to_numpy() != rows[_WAS].to_numpy()).any(axis=1)]
+    moved = moved.sort_values("place")[["place", *_HINTS, "was_path"]].reset_index(drop=True)
     inputs = [store.describe(path)["sha256"] for path in _image_shards(collection)]
-    gone = rows.loc[~live, ["place", "image_id", "path"]].reset_index(drop=True)
-    empty = set(rows["shard"]) - set(rows.loc[live, "shard"])
-    gone = gone[~gone["place"].isin(rows.loc[rows["shard"].isin(empty), "place"])]
     inputs.append(store.hash_of(gone["place"].tolist()))
-    for path, record in (
-        (collection.masked, gone.reset_index(drop=True)),
-        (collection.catalogue, store.catalogue_table(rows[readable])),
+    readable = rows[rows["live"] & (rows["reason"] == "")]
+    for path, record, made_of in (
+        (collection.moved, moved, [store.hash_of(moved.to_csv())]),
+        (
+            collection.masked,
+            gone.rename(columns={"was_path": "path"}).reset_index(drop=True),
+            inputs,
+        ),
+        (collection.catalogue, store.catalogue_table(readable), inputs),
     ):
-        made = store.origin(list_images, {"file": path.name, **asdict(limits)}, inputs)
+        made = store.origin(list_images, {"file": path.name, **asdict(limits)}, made_of)
         if not store.is_current(path, made):
             store.save(path, record, made)
-    for number in empty:
-        for path in collection.root.glob(f"**/{store.shard_name(int(number))}.*"):
-            if path.suffix != ".json":
-                store.remove(path)
 
 
 def list_files(source: str | Path) -> pd.DataFrame:
@@ -351,6 +463,7 @@ def inspect_files(
             "height": 0,
             "notes": "",
             "reason": "",
+            "blocks": "" if urls.is_url(file["path"]) else sampled_digest(file["path"]),
             "thumbnail": b"",
         }
         try:
@@ -387,7 +500,25 @@ def read_shard(collection: Collection, name: str, columns: Sequence[str] = FACTS
     rows = store.load(path, [*dict.fromkeys([*columns, "reason"])])
     rows = rows.assign(shard=name, shard_row=np.arange(len(rows)))
     live = (rows["reason"] == "") & ~rows["shard_row"].isin(_masked_of(collection, name)["row"])
-    return rows[live].reset_index(drop=True)
+    return _at_present(collection, name, rows)[live].reset_index(drop=True)
+
+
+def _at_present(collection: Collection, name: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a shard, by their number, with the hints of files that have been moved since it was made."""
+    if not collection.moved.exists():
+        return rows
+    moved = _opened(collection.moved, store.describe(collection.moved)["sha256"])
+    number = int(name.rpartition("-")[2])
+    first, end = np.searchsorted(
+        np.asarray(moved["place"]),
+        [store.place_of(n, np.zeros(1))[0] for n in (number, number + 1)],
+    )
+    here = moved.slice(first, end - first).to_pandas()
+    _, at = store.shard_and_row(here["place"].to_numpy())
+    rows = rows.copy()
+    for hint in rows.columns.intersection(_HINTS):
+        rows.loc[at, hint] = here[hint].to_numpy()
+    return rows
 
 
 def masked_ids(collection: Collection, name: str) -> list[str]:
@@ -399,14 +530,14 @@ def _masked_of(collection: Collection, name: str) -> pd.DataFrame:
     """row and image_id of what is masked in a shard."""
     if not collection.masked.exists():
         return pd.DataFrame({"row": [], "image_id": []})
-    masked = _masked(collection.masked, store.describe(collection.masked)["sha256"])
+    masked = _opened(collection.masked, store.describe(collection.masked)["sha256"])
     shards, rows = store.shard_and_row(masked["place"].to_numpy())
     here = shards == int(name.rpartition("-")[2])
     return pd.DataFrame({"row": rows[here], "image_id": masked["image_id"][here]})
 
 
 @lru_cache(maxsize=4)
-def _masked(path: Path, digest: str) -> pd.DataFrame:
+def _opened(path: Path, digest: str) -> Any:
     return store.load(path)
 
 
@@ -425,12 +556,13 @@ class ShardImages:
         readable = rows["reason"] == ""
         self.without = rows.loc[readable & masked, "image_id"].tolist()
         wanted = readable & ~masked & ~rows["image_id"].isin(self._skipped)
-        yield from rows.loc[wanted, ["image_id", "path"]].to_dict("records")
+        now = _at_present(self._collection, self._name, rows)
+        yield from now.loc[wanted, ["image_id", "path"]].to_dict("records")
 
 
 def truth_of_run(run: Run, truth: pd.DataFrame) -> pd.DataFrame:
     """The rows of a truth table whose queries are files of this run, readable or not."""
-    rows = _rows(run, _image_shards(run))
+    rows = _rows(run)
     return truth[truth["query_id"].isin(rows.loc[rows["live"], "image_id"])].reset_index(drop=True)
 
 
@@ -443,11 +575,17 @@ def gather_rejects(*collections: Collection) -> pd.DataFrame:
             masked = store.load(collection.masked)
             shards, _ = store.shard_and_row(masked["place"].to_numpy())
             gone = set(zip(shards.tolist(), masked["path"], strict=True))
+        moved = {}
+        if collection.moved.exists():
+            rows = store.load(collection.moved).to_pandas()
+            shards, _ = store.shard_and_row(rows["place"].to_numpy())
+            moved = dict(zip(zip(shards, rows["was_path"], strict=True), rows["path"], strict=True))
         for sidecar in sorted(collection.root.glob("**/shard-*.*.json")):
             path = sidecar.with_suffix("")
             for name, reason in store.describe(path).get("rejects", []):
-                if (store.shard_number(path), name) not in gone:
-                    pairs[name, reason] = None
+                key = store.shard_number(path), name
+                if key not in gone:
+                    pairs[moved.get(key, name), reason] = None
     return table("rejects", pd.DataFrame(list(pairs), columns=["path", "reason"]))
 
 

@@ -5,6 +5,7 @@ from imgfp.inference import sha256_of
 from imgfp.store.artefacts import (
     REDO,
     RETRY,
+    columns_of,
     describe,
     digest_of,
     is_current,
@@ -56,6 +57,7 @@ __all__ = [
     "Run",
     "StoreError",
     "catalogue_table",
+    "columns_of",
     "describe",
     "digest_of",
     "feature_counts",

@@ -81,6 +81,12 @@ def load(path: Path, columns: Sequence[str] | None = None) -> Any:
     return _DECODERS[path.suffix](path)
 
 
+def columns_of(path: Path) -> list[str]:
+    """Names of the columns of a stored `.parquet` table."""
+    verify(path)
+    return pq.read_schema(path).names
+
+
 def load_rows(path: Path, rows: Sequence[int], columns: Sequence[str]) -> pd.DataFrame:
     """Single rows of a stored table that holds pictures, in the order asked; the rest stays on disk."""
     verify(path)

@@ -57,6 +57,11 @@ class Collection:
         return self.root / "masked.parquet"
 
     @property
+    def moved(self) -> Path:
+        """Where the files of rows of image shards lie that have been moved since, and their dates."""
+        return self.root / "moved.arrow"
+
+    @property
     def local_features(self) -> Path:
         return self.root / "local_features"
 

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import filelock
 
-from imgfp.store.files import StoreError, make_folder, write_bytes
+from imgfp.store.files import make_folder, show, write_bytes
 
 
 @contextmanager
 def lock(root: Path) -> Iterator[None]:
-    """Hold a folder against a second writer. Raises StoreError naming the holder."""
+    """Hold a folder against a second writer; waits for another, and says so in a line. The thread that holds
+    it may take it again."""
     make_folder(root)
     holder = root / ".lock.json"
-    held = filelock.FileLock(root / ".lock")
+    held = filelock.FileLock(root / ".lock", is_singleton=True)
     try:
         held.acquire(timeout=0)
     except filelock.Timeout:
@@ -30,9 +31,8 @@ def lock(root: Path) -> Iterator[None]:
             named = f"process {who['pid']} on {who['host']}, since {who['since']}"
         except (OSError, ValueError, KeyError):
             named = "another process"
-        raise StoreError(
-            f"{root} is in use by {named}; wait for it, stop it, or use another folder"
-        ) from None
+        print(f"waiting for {show(root)}, in use by {named}", flush=True)
+        held.acquire(poll_interval=1)
     try:
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
