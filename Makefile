@@ -53,10 +53,10 @@ lint: setup  ## lint, check formatting, types and spelling
 	$(VENV)/bin/codespell README.md CHANGELOG.md CONTRIBUTING.md docs imgfp notebooks params
 
 lab: setup  ## open the notebooks in JupyterLab
-	$(VENV)/bin/jupyter lab --notebook-dir . notebooks/01_images.ipynb
+	@$(RUN) -m imgfp lab
 
 app: setup  ## serve the inspection notebook as a web page on this machine
-	$(VENV)/bin/voila notebooks/10_inspect_and_review.ipynb --strip_sources=True
+	@$(RUN) -m imgfp app
 
 docs: setup  ## write the API reference to build/api
 	$(VENV)/bin/pdoc --docformat markdown --output-directory build/api imgfp

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Command line: `imgfp run PARAMS.yaml`, `retry`, `init`, `doctor`, `convert-detector`, `publish`, `fetch`."""
+"""Command line: `imgfp run PARAMS.yaml`, `retry`, `init`, `lab`, `app`, `doctor`, `publish` and others."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def main(words: list[str] | None = None) -> int:
     options = _parse(words)
     if options.command == "doctor":
         return _doctor(options)
+    if options.command in ("lab", "app"):
+        return _serve(options.command)
     if options.command == "convert-detector":
         from imgfp.crops.ultralytics_models import convert
 
@@ -98,6 +100,20 @@ def _doctor(options: argparse.Namespace) -> int:
         return 2
 
 
+def _serve(what: str) -> int:
+    from imgfp.inference import check_installed
+
+    try:
+        check_installed("voila", "lab", f"imgfp {what}")
+        from imgfp.runner import serving
+
+        serving.lab() if what == "lab" else serving.app()
+    except (FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"imgfp: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def _plan(prepared: notebooks.Plan) -> int:
     from imgfp import store
     from imgfp.benchmarks import planning
@@ -162,6 +178,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     starter = commands.add_parser("init", help="lay out notebooks and params in a folder to change")
     starter.add_argument("folder", type=Path, metavar="DIR")
+    commands.add_parser("lab", help="open the notebooks in JupyterLab")
+    commands.add_parser("app", help="serve the inspection notebook as a web page on this machine")
     converter = commands.add_parser(
         "convert-detector", help="an ultralytics .pt to .safetensors, running no code of it"
     )

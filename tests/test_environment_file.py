@@ -28,6 +28,7 @@ DISTRIBUTIONS = {
 CONDA = {
     "jupyter-client": "jupyter_client",
     "jupyter-core": "jupyter_core",
+    "jupyter-server": "jupyter_server",
     "opencv-contrib-python-headless": "opencv",
     "torch": "pytorch",
 }
@@ -37,10 +38,8 @@ NOT_IMPORTED = {
     "cryptography": "distributed makes a certificate with it",
     "gcsfs": "fsspec's client of gs://",
     "ipykernel": "the kernel that notebooks run in",
-    "jupyterlab": "make lab",
     "s3fs": "fsspec's client of s3://",
     "scikit-image": "its photographs are part of the demo corpus",
-    "voila": "make app",
 }
 #: What the conda environment holds besides the package's dependencies, and why.
 CONDA_ONLY = {

@@ -67,7 +67,16 @@ ORDER = {
     ],
     "report": ["figures", "pairs", "page"],
     "results": ["files", "explain", "compare", "sheets"],
-    "runner": ["schema", "params", "project", "machine", "cluster", "doctor", "notebooks"],
+    "runner": [
+        "schema",
+        "params",
+        "project",
+        "machine",
+        "cluster",
+        "doctor",
+        "notebooks",
+        "serving",
+    ],
     "scoring": ["metrics", "thresholds", "errors", "fusion"],
     "search": ["gpu", "index", "plan", "voting", "normalisation", "propose"],
     "stages": [
