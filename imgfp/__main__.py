@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 a stage failed, 2 could not start."""
+    """Run a command; returns the exit status: 0 done, 1 a stage failed, 2 could not start, 128 and the number
+    of the signal that ended it."""
     options = _parse(words)
     if options.command == "doctor":
         return _doctor(options)
@@ -62,6 +64,9 @@ def main(words: list[str] | None = None) -> int:
         if options.profile.is_dir():
             options.profile /= "params.yaml"
         os.environ[store.RETRY] = "1"  # kernels inherit it
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores the second
+            signal.signal(number, _interrupt)
     try:
         plan = notebooks.prepare(options.profile, options.assignments)
         if options.status:
@@ -79,12 +84,20 @@ def main(words: list[str] | None = None) -> int:
     except (params.ParameterError, FileNotFoundError) as error:
         print(f"imgfp: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\nimgfp: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as ended:
+        number = ended.args[0] if ended.args else signal.SIGINT
+        print(
+            f"\nimgfp: ended by {number.name}; run the same command again to go on", file=sys.stderr
+        )
+        return 128 + number
     if not options.only:
         notebooks.summarise(plan)
     return 0
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one would end the end
+    raise KeyboardInterrupt(signal.Signals(number))
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -7,12 +7,14 @@ import json
 import os
 import platform
 import queue
+import signal
 import sys
 import tempfile
+import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -395,7 +397,7 @@ def processes(workers: int = 0):
     """Start worker processes on this machine, 0 for one per core; gives their scheduler's address.
 
     Only this process and those that it starts meanwhile can speak to them, see `_own_key`. Raises
-    ParameterError for fewer than 0.
+    ParameterError for fewer than 0, or where they do not start.
     """
     import dask
     from distributed import LocalCluster
@@ -413,21 +415,52 @@ def processes(workers: int = 0):
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
     }
+    count = workers or os.cpu_count() or 1
     with (
         _own_key(),
-        dask.config.set(quiet),
-        LocalCluster(
-            n_workers=workers or os.cpu_count() or 1,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": False},
-            protocol="tls",
-            silence_logs=50,
-        ) as local,
+        tempfile.TemporaryDirectory(prefix="imgfp-", ignore_cleanup_errors=True) as scratch,
+        dask.config.set(quiet | {"temporary-directory": scratch}),
+        ExitStack() as started,
     ):
+        try:
+            with _signals_held():
+                local = started.enter_context(
+                    LocalCluster(
+                        n_workers=count,
+                        threads_per_worker=1,
+                        processes=True,
+                        host="127.0.0.1",
+                        dashboard_address="127.0.0.1:0",
+                        scheduler_kwargs={"dashboard": False},
+                        protocol="tls",
+                        silence_logs=50,
+                    )
+                )
+        except (RuntimeError, OSError) as error:
+            raise ParameterError(
+                f"workers: {count} processes did not start ({error}); take fewer (workers=...), or see "
+                f"what this machine allows: memory, processes (ulimit -u), room in {Path(scratch).parent}"
+            ) from None
         yield local.scheduler_address
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold back what would end this process until its block is done: a cluster that has half started leaves
+    processes and traces behind."""
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # only it may set handlers
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for held, handler in before.items():
+            signal.signal(held, handler)
+    for arrived in came:
+        signal.raise_signal(arrived)
 
 
 @contextmanager

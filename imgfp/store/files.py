@@ -87,6 +87,12 @@ def write_bytes(path: Path, data: bytes | Iterable[bytes]) -> str:
     return digest
 
 
+def remove_unfinished(root: Path) -> None:
+    """Delete what killed writers left in a folder and below it. For the one who holds it (`store.lock`)."""
+    for path in root.rglob(".*.[0-9]*.tmp"):  # as `write_bytes` names them
+        path.unlink(missing_ok=True)
+
+
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table for people and other tools as UTF-8 CSV, whole or not at all."""
     write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import filelock
 
-from imgfp.store.files import make_folder, show, write_bytes
+from imgfp.store.files import make_folder, remove_unfinished, show, write_bytes
 
 
 @contextmanager
 def lock(root: Path) -> Iterator[None]:
     """Hold a folder against a second writer; waits for another, and says so in a line. The thread that holds
-    it may take it again."""
+    it may take it again. What a killed writer left unfinished is deleted."""
     make_folder(root)
     holder = root / ".lock.json"
     held = filelock.FileLock(root / ".lock", is_singleton=True)
@@ -34,6 +34,8 @@ def lock(root: Path) -> Iterator[None]:
         print(f"waiting for {show(root)}, in use by {named}", flush=True)
         held.acquire(poll_interval=1)
     try:
+        if held.lock_counter == 1:
+            remove_unfinished(root)
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         write_bytes(holder, json.dumps(me).encode())

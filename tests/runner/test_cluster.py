@@ -13,6 +13,7 @@ import pytest
 from imgfp import store
 from imgfp.runner import cluster
 from imgfp.runner.cluster import ShardResult, Task
+from imgfp.runner.params import ParameterError
 
 
 @store.produces("doubled")
@@ -102,6 +103,22 @@ def test_workers_keep_the_allocator_adaptive(monkeypatch):
 
 def test_fewer_than_no_workers_are_refused():
     with pytest.raises(ValueError, match="workers: expected 0"), cluster.processes(-1):
+        pass
+
+
+def test_workers_that_do_not_start_are_one_clear_line(monkeypatch):
+    import multiprocessing
+    from multiprocessing import resource_tracker, spawn
+
+    resource_tracker.ensure_running()  # it would be started by the same executable
+    monkeypatch.setattr(spawn, "_python_exe", spawn.get_executable())
+    multiprocessing.set_executable("/bin/false")
+    with (
+        pytest.raises(
+            ParameterError, match=r"^workers: 1 processes did not start \(.*\); take fewer"
+        ),
+        cluster.processes(1),
+    ):
         pass
 
 

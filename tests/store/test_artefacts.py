@@ -222,6 +222,19 @@ def test_lock_names_its_holder(tmp_path):
         pass
 
 
+def test_what_killed_writers_left_is_deleted_by_the_next_writer(tmp_path):
+    left = tmp_path / "index/.part-0.faiss.4711.tmp"
+    others = [tmp_path / "index" / name for name in (".part-0.faiss.json", ".user.tmp", "a.1.tmp")]
+    left.parent.mkdir()
+    for path in (left, *others):
+        path.touch()
+    with store.lock(tmp_path):
+        assert not left.exists() and all(path.exists() for path in others)
+        left.touch()  # by a worker of the one who holds the folder
+        with store.lock(tmp_path):
+            assert left.exists()
+
+
 def test_link_to_another_file_is_refused(tmp_path, rng):
     import h5py
 
