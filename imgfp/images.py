@@ -33,11 +33,13 @@ from imgfp import urls
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000")
 #: Note of an image that is not whole.
 DAMAGED = "damaged file, decoded in part"
-#: Frames or pages tried, and bytes before the start of a JPEG or PNG that are skipped, when the file cannot be
-#: decoded as it is.
+#: Frames or pages tried where the first is blank or cannot be decoded, and bytes before the start of a JPEG or PNG that
+#: are skipped.
 FRAMES_TRIED, MAX_LEADING_BYTES = 8, 4096
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
+#: Values of a channel, of 256, that a frame has fewer than between its darkest and its lightest to be blank.
+BLANK_LEVELS = 8
 MAX_ASPECT = 100
 MIN_SIDE_PX = 8
 #: Blocks that tell whether a file of unchanged size and date holds other bytes.
@@ -68,7 +70,7 @@ class ImageError(ValueError):
 @dataclass(frozen=True)
 class Facts:
     """Facts of a decoded file: format, upright size in pixels, and notes among `frames=12`,
-    `more than 8 bit`, `transparent`, `turned by EXIF`, and `DAMAGED`, which is the first."""
+    `frame=2` (the first that is not blank), `more than 8 bit`, `transparent`, `turned by EXIF`, and `DAMAGED`, which is the first."""
 
     format: str
     width: int
@@ -185,7 +187,8 @@ def _object_bytes(url: str, max_bytes: int) -> bytes:
 def decode_image(
     data: bytes, name: str | os.PathLike = "image", *, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, Facts]:
-    """Decode an image file's bytes to (H,W,3) uint8 RGB, upright, with its facts: the first frame.
+    """Decode an image file's bytes to (H,W,3) uint8 RGB, upright, with its facts: the first frame, or the
+    first that is not blank.
 
     Of a file for which that fails, what can be decoded is returned, with the note `DAMAGED`: the rows before
     the damage, the image after leading bytes of something else, or the next frame or page. Transparent images
@@ -195,7 +198,7 @@ def decode_image(
     # `_lenient` holds for the whole process, so nothing else is decoded meanwhile.
     with _DECODING:
         try:
-            return _decode_frame(data, name, max_pixels)
+            image, facts = _decode_frame(data, name, max_pixels)
         except ImageError as error:
             if isinstance(error.__cause__, MemoryError):
                 raise
@@ -203,6 +206,18 @@ def decode_image(
             if salvaged is None:
                 raise error from None
             return salvaged
+        if facts.notes and facts.notes[0].startswith("frames=") and _is_blank(image):
+            for frame in range(1, FRAMES_TRIED):
+                with suppress(ImageError):
+                    notes = facts.notes[0], f"frame={frame + 1}"
+                    later = _decode_frame(data, name, max_pixels, frame, False, *notes)
+                    if not _is_blank(later[0]):
+                        return later
+        return image, facts
+
+
+def _is_blank(image: np.ndarray) -> bool:
+    return bool(np.ptp(image, axis=(0, 1)).max() < BLANK_LEVELS)
 
 
 def _salvage(
@@ -317,13 +332,13 @@ def _frames(image: Image.Image) -> str:
     if not getattr(image, "is_animated", False) or image.format == "MPO":
         return ""
     if image.format == "TIFF":
-        try:
-            image.seek(MAX_COUNTED_PAGES)
-            return f"more than {MAX_COUNTED_PAGES}"
-        except EOFError:
-            pass
-        finally:
-            image.seek(0)
+        # Not by `n_frames`, which reads all pages.
+        with suppress(EOFError):
+            for page in range(1, MAX_COUNTED_PAGES + 1):
+                image.seek(page)
+            page += 1
+        image.seek(0)
+        return str(page) if page <= MAX_COUNTED_PAGES else f"more than {MAX_COUNTED_PAGES}"
     return str(getattr(image, "n_frames", 1))
 
 

@@ -160,6 +160,19 @@ def test_the_first_page_that_can_be_decoded_is_taken(photograph, kind):
     assert facts.notes == (images.DAMAGED if kind == "TIFF" else "frames=2",)
 
 
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "PNG", "WEBP"])
+def test_a_blank_frame_hides_no_picture(photograph, kind):
+    blank = Image.fromarray(np.full_like(photograph, 255))
+    pages = [blank, Image.fromarray(photograph), blank]
+    for number, notes in ((2, ("frames=3", "frame=2")), (1, ("frames=2",))):
+        out = io.BytesIO()
+        others = pages[1:] if number == 2 else [Image.fromarray(np.zeros_like(photograph))]
+        blank.save(out, kind, save_all=True, append_images=others)
+        image, facts = images.decode_image(out.getvalue())
+        assert facts.notes == notes
+        assert alike(image, photograph if number == 2 else np.asarray(blank))
+
+
 def test_too_many_pixels_are_refused_before_decoding():
     data = encoded(np.zeros((8000, 8000), np.uint8), "PNG")
     with pytest.raises(ImageError, match="8000 x 8000"):
