@@ -87,6 +87,7 @@ ORDER = {
         "locks",
         "provenance",
         "artefacts",
+        "integrity",
         "remote",
         "catalogue",
         "features",
