@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Command line: `imgfp run PARAMS.yaml`, `retry`, `init`, `lab`, `app`, `doctor`, `publish` and others."""
+"""Command line: `imgfp run PARAMS.yaml`, `retry`, `init`, `lab`, `app`, `doctor`, `verify` and others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ def main(words: list[str] | None = None) -> int:
     of the signal that ended it."""
     options = _parse(words)
     if options.command == "doctor":
-        return _doctor(options)
+        from imgfp.runner import doctor
+
+        return doctor.report()
     if options.command in ("lab", "app"):
         return _serve(options.command)
     if options.command == "convert-detector":
@@ -51,6 +54,12 @@ def main(words: list[str] | None = None) -> int:
         return 0
     from imgfp import urls
 
+    if options.command == "verify":
+        try:
+            return _verify(store.project_path(options.folder), options.repair)
+        except store.StoreError as error:
+            print(f"imgfp: {error}", file=sys.stderr)
+            return 2
     if options.command in ("publish", "fetch"):
         try:
             print(_publish(options) if options.command == "publish" else _fetch(options))
@@ -100,17 +109,24 @@ def _interrupt(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(signal.Signals(number))
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def _verify(folder: Path, repair: bool) -> int:
+    """Read every byte of a library or a run, print a line per damaged file; returns 1 if there is any, else 0."""
     from imgfp import store
-    from imgfp.runner import doctor
 
-    if not options.folder:
-        return doctor.report()
-    try:
-        return doctor.check_folder(store.project_path(options.folder))
-    except store.StoreError as error:
-        print(f"imgfp: {error}", file=sys.stderr)
-        return 2
+    if not folder.is_dir():
+        raise store.StoreError(f"{store.show(folder)} does not exist; name a library or a run")
+    notebooks = store.Run(folder).notebooks
+    with store.lock(folder), store.lock(notebooks) if notebooks.is_dir() else nullcontext():
+        found = store.find_damage(folder)
+        for damage in found:
+            print(damage)
+        if repair:
+            store.repair(folder, found)
+    if not found:
+        print(f"ok   every file of {store.show(folder)} is as it was written")
+    elif repair:
+        print(f"{len(found)} repaired or deleted; the next run makes what was deleted again")
+    return 1 if found else 0
 
 
 def _serve(what: str) -> int:
@@ -206,8 +222,12 @@ def _parser() -> argparse.ArgumentParser:
     fetcher.add_argument(
         "folder", nargs="?", metavar="DIR", help="a copy to change; without: for library_dir=URL"
     )
-    doctor = commands.add_parser("doctor", help="check the installation, or every byte of a folder")
-    doctor.add_argument("folder", nargs="?", metavar="LIBRARY_OR_RUN")
+    commands.add_parser("doctor", help="check the installation")
+    verifier = commands.add_parser("verify", help="check every byte of a library or a run")
+    verifier.add_argument("folder", metavar="LIBRARY_OR_RUN")
+    verifier.add_argument(
+        "--repair", action="store_true", help="delete what is damaged; the next run makes it again"
+    )
     return parser
 
 

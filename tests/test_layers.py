@@ -96,6 +96,7 @@ ORDER = {
         "locks",
         "provenance",
         "artefacts",
+        "integrity",
         "remote",
         "catalogue",
         "features",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
 from functools import cached_property
 from pathlib import Path
@@ -46,7 +46,10 @@ class Files:
     def params(self) -> dict[str, Any]:
         """The resolved parameters of the run."""
         path = self.run.params_yaml
-        return (read_profile(path) if path.exists() else {}) | self._changed
+        if not path.exists():
+            return dict(self._changed)
+        store.read_sealed(path)
+        return read_profile(path) | self._changed
 
     @cached_property
     def status(self) -> dict[str, Any]:
@@ -64,7 +67,8 @@ class Files:
         path = self.run.rejects_csv
         if not path.exists():
             return table("rejects")
-        return table("rejects", pd.read_csv(path, dtype=str, keep_default_na=False))
+        data = io.BytesIO(store.read_sealed(path))
+        return table("rejects", pd.read_csv(data, dtype=str, keep_default_na=False))
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
@@ -72,6 +76,7 @@ class Files:
         path = self.run.predictions_csv
         if not path.exists():
             raise store.StoreError(f"{store.show(path)} is missing; run notebook 09")
+        store.read_sealed(path)
         predictions = formats.read_predictions(path)
         return predictions.sort_values(
             ["score", "query_id", "reference_id"], ascending=[False, True, True], ignore_index=True
@@ -161,4 +166,4 @@ class Files:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_bytes()) if path.exists() else {}
+    return store.read_json(path) if path.exists() else {}

@@ -10,7 +10,6 @@ import shutil
 import sys
 from pathlib import Path
 
-from imgfp import store
 from imgfp.inference import CUDA_PROVIDER, EXTRAS, SHIPPED, has_driver, torch_gpus, torch_sees
 
 #: Wheels that install into one folder: two of a group overwrite each other silently. The first is the one that
@@ -50,17 +49,6 @@ def report() -> int:
     for sound, what, remedy in rows:
         print(f"{'ok  ' if sound else 'BAD '} {what}" + ("" if sound else f"\n     -> {remedy}"))
     return 0 if all(sound for sound, _, _ in rows) else 1
-
-
-def check_folder(folder: Path) -> int:
-    """Read every artefact of a library or run and print what is damaged; returns 0 when all are sound, else
-    1. Raises StoreError for a folder that is missing or in use."""
-    if not folder.is_dir():
-        raise store.StoreError(f"{store.show(folder)} does not exist; name a library or a run")
-    with store.lock(folder):
-        wrong = store.verify_all(folder)
-    print("\n".join(wrong) or f"ok   every artefact of {store.show(folder)} is as it was written")
-    return 1 if wrong else 0
 
 
 def _rivals() -> list[tuple[bool, str, str]]:

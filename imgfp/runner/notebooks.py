@@ -137,9 +137,9 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
 
 
 def read_status(run: store.Run) -> dict[str, Any]:
-    """State, duration and error of each stage of a run."""
+    """State, duration and error of each stage of a run. Raises StoreError for a damaged file."""
     path = run.status_json
-    return json.loads(path.read_bytes()) if path.exists() else {"stages": {}}
+    return {"stages": {}} | (store.read_json(path) if path.exists() else {})
 
 
 def stage_lines(plan: Plan) -> list[str]:
@@ -166,7 +166,7 @@ def summarise(plan: Plan) -> None:
     if not any("run:metrics.json" in stage.writes for stage in plan.stages):
         return
     path = plan.run.metrics_json
-    metrics = json.loads(path.read_bytes()) if path.exists() else {}
+    metrics = store.read_json(path) if path.exists() else {}
     if metrics:
         figures = {
             "micro-AP": metrics["micro_ap"],
@@ -216,7 +216,12 @@ def _key(plan: Plan, stage: Stage, before: str) -> str:
 def _is_current(plan: Plan, stage: Stage, key: str, entry: dict[str, Any]) -> bool:
     """True if a stage has finished with this key and its files are unchanged."""
     done = entry.get("state") == "ok" and entry.get("key") == key
+    done = done and _executed_copy(plan, stage).exists()
     return done and entry.get("outputs") == _digest(plan, stage)
+
+
+def _executed_copy(plan: Plan, stage: Stage) -> Path:
+    return plan.run.notebooks / stage.path.name
 
 
 def _digest(plan: Plan, stage: Stage) -> str:
@@ -230,15 +235,15 @@ def _digest(plan: Plan, stage: Stage) -> str:
 
 def _write_params(plan: Plan) -> None:
     lines = [f"{name}: {json.dumps(value)}" for name, value in sorted(plan.values.items())]
-    store.write_bytes(plan.run.params_yaml, ("\n".join(lines) + "\n").encode())
+    store.write_sealed(plan.run.params_yaml, ("\n".join(lines) + "\n").encode())
 
 
 def _write_status(plan: Plan, status: dict[str, Any]) -> None:
-    store.write_bytes(plan.run.status_json, json.dumps(status, indent=1).encode())
+    store.write_sealed(plan.run.status_json, json.dumps(status, indent=1).encode())
 
 
 def _run_stage(plan: Plan, stage: Stage, key: str, status: dict[str, Any]) -> None:
-    copy = plan.run.notebooks / stage.path.name
+    copy = _executed_copy(plan, stage)
     began, spent = time.monotonic(), _processor_seconds()
     entry: dict[str, Any] = {"state": "running", "key": key}
     status["stages"][stage.name] = entry
@@ -258,6 +263,11 @@ def _run_stage(plan: Plan, stage: Stage, key: str, status: dict[str, Any]) -> No
         entry["seconds"] = round(time.monotonic() - began, 2)
         entry["processor_seconds"] = round(_processor_seconds() - spent, 2)
         _write_status(plan, status)
+        if copy.is_file():
+            with suppress(
+                store.StoreError
+            ):  # a full disk; `imgfp verify` names a copy without a seal
+                store.seal(copy)
     print(f"ok {entry['seconds']:.1f} s", flush=True)
 
 

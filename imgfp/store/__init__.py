@@ -15,7 +15,6 @@ from imgfp.store.artefacts import (
     remove,
     save,
     shards,
-    verify_all,
     what_differs,
 )
 from imgfp.store.catalogue import (
@@ -35,10 +34,15 @@ from imgfp.store.files import (
     located,
     make_folder,
     project_path,
+    read_json,
+    read_sealed,
+    seal,
     show,
     write_bytes,
     write_csv,
+    write_sealed,
 )
+from imgfp.store.integrity import Damage, find_damage, repair
 from imgfp.store.layout import Collection, IndexFolder, IndexKind, Library, Run
 from imgfp.store.locks import is_locked, lock
 from imgfp.store.provenance import Origin, origin, produces
@@ -49,6 +53,7 @@ __all__ = [
     "RETRY",
     "Catalogue",
     "Collection",
+    "Damage",
     "FeatureLookup",
     "IndexFolder",
     "IndexKind",
@@ -62,6 +67,7 @@ __all__ = [
     "digest_of",
     "feature_counts",
     "fetch",
+    "find_damage",
     "hash_of",
     "is_current",
     "is_locked",
@@ -78,17 +84,21 @@ __all__ = [
     "produces",
     "project_path",
     "publish",
+    "read_json",
+    "read_sealed",
     "refuse_fetched",
     "remove",
+    "repair",
     "save",
+    "seal",
     "sha256_of",
     "shard_and_row",
     "shard_name",
     "shard_number",
     "shards",
     "show",
-    "verify_all",
     "what_differs",
     "write_bytes",
     "write_csv",
+    "write_sealed",
 ]

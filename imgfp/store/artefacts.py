@@ -2,7 +2,7 @@
 """Every artefact's one reader and one writer.
 
 An artefact is a file with a sidecar `<file>.json` beside it, which holds its origin (kind, version, code,
-settings, inputs: see `provenance`), size and SHA-256. The file is written beside its place, flushed, read
+settings, inputs: see `provenance`), size and SHA-256, and a seal, the SHA-256 of all that. The file is written beside its place, flushed, read
 back and renamed; the sidecar is written last and read first. So an artefact is whole or absent, and one of
 the same origin is never computed again.
 """
@@ -52,7 +52,7 @@ def save(path: Path, record: Any, made: Origin, **facts: Any) -> dict[str, Any]:
     beside it.
     """
     refuse_fetched(path)
-    sidecar = _sidecar(path)
+    sidecar = sidecar_of(path)
     sidecar.unlink(missing_ok=True)
     digest = write_bytes(path, _ENCODERS[path.suffix](record))
     described = {
@@ -64,7 +64,7 @@ def save(path: Path, record: Any, made: Origin, **facts: Any) -> dict[str, Any]:
         "imgfp": __version__,
         **facts,
     }
-    _write_sidecar(path, described)
+    write_sidecar(path, described)
     return described
 
 
@@ -100,13 +100,18 @@ def load_rows(path: Path, rows: Sequence[int], columns: Sequence[str]) -> pd.Dat
 
 
 def describe(path: Path) -> dict:
-    """The sidecar of an artefact. Raises StoreError when there is none."""
+    """The sidecar of an artefact. Raises StoreError when there is none, or not as it was written; those of
+    version 0.1 have no seal."""
     try:
-        return json.loads(_sidecar(path).read_bytes())
+        described = json.loads(sidecar_of(path).read_bytes())
+        sealed = described.get("seal", _seal(described)) == _seal(described)
+        if sealed and {"sha256", "bytes"} <= set(described):
+            return described
     except FileNotFoundError:
         raise StoreError(f"{path} is missing or unfinished; run the stage that makes it") from None
-    except ValueError:
-        raise StoreError(f"{_sidecar(path)} is damaged; delete it and run again") from None
+    except (ValueError, AttributeError):
+        pass
+    raise StoreError(f"{sidecar_of(path)} is damaged; delete it and run again")
 
 
 def is_current(path: Path, wanted: Origin) -> bool:
@@ -136,13 +141,13 @@ def what_differs(path: Path, wanted: Origin) -> str:
 def remove(path: Path) -> None:
     """Delete an artefact, sidecar first so that it is never read as whole."""
     refuse_fetched(path)
-    _sidecar(path).unlink(missing_ok=True)
+    sidecar_of(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 
 def shards(folder: Path, suffix: str) -> list[Path]:
     """The finished shards of a folder in order."""
-    return sorted(p for p in folder.glob(f"shard-*{suffix}") if _sidecar(p).exists())
+    return sorted(p for p in folder.glob(f"shard-*{suffix}") if sidecar_of(p).exists())
 
 
 def load_tables(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -162,18 +167,27 @@ def digest_of(root: Path, patterns: Sequence[str]) -> str:
             continue
         if path.suffix == ".json" and path.with_suffix("").exists():
             continue  # a sidecar; its artefact speaks for it
-        side = _sidecar(path)
-        whole = json.loads(side.read_bytes())["sha256"] if side.exists() else sha256_of(path)
+        try:
+            whole = describe(path)["sha256"] if sidecar_of(path).exists() else sha256_of(path)
+        except StoreError as error:
+            whole = str(error)  # so that the stage which made it runs again
         parts.append((path.relative_to(root).as_posix(), whole, path.stat().st_size))
     return hash_of(parts)
 
 
-def _write_sidecar(path: Path, described: dict[str, Any]) -> None:
-    data = json.dumps(described, indent=1, sort_keys=True, default=str).encode()
-    write_bytes(_sidecar(path), data)
+def write_sidecar(path: Path, described: dict[str, Any]) -> None:
+    """Write the sidecar of an artefact, sealed."""
+    plain = json.loads(json.dumps(described, default=str))
+    plain["seal"] = _seal(plain)
+    write_bytes(sidecar_of(path), json.dumps(plain, indent=1, sort_keys=True).encode())
 
 
-def _sidecar(path: Path) -> Path:
+def _seal(described: dict[str, Any]) -> str:
+    return hash_of({name: value for name, value in described.items() if name != "seal"})
+
+
+def sidecar_of(path: Path) -> Path:
+    """Where the sidecar of an artefact lies."""
     return path.with_name(path.name + ".json")
 
 
@@ -199,24 +213,6 @@ def verify(path: Path, *, every_byte: bool = False) -> None:
         raise StoreError(
             f"{path} is damaged (its SHA-256 is not the one written); delete it, run again"
         )
-
-
-def verify_all(root: Path) -> list[str]:
-    """Read every byte of every artefact below a folder; returns what is wrong, one line each. A sound one whose
-    date has changed, as in a copy, is then opened without being read again."""
-    wrong = []
-    for sidecar in sorted(root.rglob("*.json")):
-        path = sidecar.with_suffix("")
-        if not path.suffix or not sidecar.is_file():
-            continue  # a plain JSON file
-        try:
-            verify(path, every_byte=True)
-            described, mtime_ns = describe(path), path.stat().st_mtime_ns
-            if described.get("mtime_ns") != mtime_ns:
-                _write_sidecar(path, described | {"mtime_ns": mtime_ns})
-        except (StoreError, OSError, KeyError) as error:
-            wrong.append(str(error))
-    return wrong
 
 
 @lru_cache(maxsize=100_000)

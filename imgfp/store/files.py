@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Files written whole or not at all, folders, paths and hashes of plain values."""
+"""Files written whole or not at all and sealed, folders, paths and hashes of plain values."""
 
 from __future__ import annotations
 
@@ -93,9 +93,82 @@ def remove_unfinished(root: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def write_sealed(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and its seal: its SHA-256 in `.<name>.sha256` beside it, in the form
+    that `sha256sum --check` reads. For files that have no sidecar. Raises StoreError."""
+    _remove_seal(path)  # an old seal never stands beside a new file
+    _write_seal(path, write_bytes(path, data))
+
+
+def seal(path: Path) -> None:
+    """Seal a file that another library has written."""
+    _remove_seal(path)
+    _write_seal(path, sha256_of(path))
+
+
+def read_sealed(path: Path) -> bytes:
+    """The bytes of a file, checked against its seal; a file of an earlier version has none. Raises
+    StoreError naming a file that is missing or damaged."""
+    for _ in range(3):
+        before = read_seal(path)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"{show(path)} cannot be read: {error.strerror}") from None
+        if before in (None, hashlib.sha256(data).hexdigest()):
+            return data
+        if before == read_seal(path):  # otherwise it was written meanwhile
+            break
+    raise _damaged(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a sealed file. Raises StoreError naming a file that is missing or damaged."""
+    try:
+        value = json.loads(read_sealed(path))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise _damaged(path)
+    return value
+
+
+def seal_of(path: Path) -> Path:
+    """Where the seal of a file lies."""
+    return path.with_name(f".{path.name}.sha256")
+
+
+def read_seal(path: Path) -> str | None:
+    """The SHA-256 in the seal of a file, None where it has no seal; of a damaged seal a text that is none."""
+    try:
+        digest, _, name = seal_of(path).read_text("utf-8", "replace").partition("  ")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{show(seal_of(path))} cannot be read: {error.strerror}") from None
+    return digest if name == f"{path.name}\n" else "damaged"
+
+
+def _write_seal(path: Path, digest: str) -> None:
+    write_bytes(seal_of(path), f"{digest}  {path.name}\n".encode())
+
+
+def _remove_seal(path: Path) -> None:
+    try:
+        seal_of(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {show(path)}: {error.strerror}") from None
+
+
+def _damaged(path: Path) -> StoreError:
+    return StoreError(
+        f"{show(path)} is damaged (it is not as it was written); imgfp verify FOLDER --repair, then run again"
+    )
+
+
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table for people and other tools as UTF-8 CSV, whole or not at all."""
-    write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
+    """Write a table for people and other tools as UTF-8 CSV, whole or not at all, and seal it."""
+    write_sealed(path, frame.to_csv(index=False, lineterminator="\n").encode())
 
 
 def hash_of(*parts: Any) -> str:

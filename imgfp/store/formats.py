@@ -275,7 +275,7 @@ def write_descriptors(path: Path, query: Descriptors, reference: Descriptors) ->
             file.create_dataset(name, data=side.vectors, **checked)
             ids = [str(image_id) for image_id in side.image_ids]
             file.create_dataset(f"{name}_ids", data=ids, dtype=h5py.string_dtype())
-    store.write_bytes(path, out.getvalue())
+    store.write_sealed(path, out.getvalue())
 
 
 def _side(file: h5py.File, path: Path, name: str) -> Descriptors:

@@ -31,7 +31,7 @@ def save_checkpoint(
     states = {name: part.state_dict() for name, part in parts.items()}
     data = io.BytesIO()
     torch.save({"parts": states, "settings": dict(settings), "progress": progress}, data)
-    store.write_bytes(path, data.getvalue())
+    store.write_sealed(path, data.getvalue())
 
 
 def load_checkpoint(
@@ -47,7 +47,7 @@ def load_checkpoint(
     """
     if not path.exists():
         return {}
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    state = torch.load(io.BytesIO(store.read_sealed(path)), weights_only=True, map_location="cpu")
     then = state["settings"]
     differing = [
         f"{name}: {then.get(name)!r} there, {now!r} asked"

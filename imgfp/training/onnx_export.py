@@ -24,7 +24,7 @@ def export_onnx(
 ) -> None:
     """Write a network as ONNX, float32, for any number of rows like those of `example`."""
     rows = {name: {0: "n"} for name in (input_name, output_name)}
-    store.write_bytes(path, onnx_bytes(network, example, [input_name], [output_name], rows))
+    store.write_sealed(path, onnx_bytes(network, example, [input_name], [output_name], rows))
 
 
 def export_descriptor(weights: Path, path: Path) -> None:
@@ -47,7 +47,7 @@ def export_descriptor(weights: Path, path: Path) -> None:
     }
     onnx.helper.set_model_props(graph, about)
     onnx.checker.check_model(graph)
-    store.write_bytes(path, graph.SerializeToString())
+    store.write_sealed(path, graph.SerializeToString())
 
 
 def onnx_bytes(

@@ -61,7 +61,7 @@ def test_the_plan_is_all_that_is_written(planned, folders):
         "plan.json.json",
     }
     assert not (folders / "run").exists()
-    assert store.verify_all(folders / "library") == []
+    assert store.find_damage(folders / "library") == []
 
 
 def test_the_sample_is_measured(planned):

@@ -3,15 +3,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
-import pandas as pd
 import pytest
-from small_run import made_with
 
-from imgfp import store
-from imgfp.__main__ import main
 from imgfp.runner import doctor
 
 OPENCV = doctor.RIVALS[0]
@@ -108,25 +103,3 @@ def test_only_supported_pythons_are_sound(monkeypatch):
     for version in ((3, 10, 9), (3, 15, 0)):
         monkeypatch.setattr(sys, "version_info", version)
         assert not sound()
-
-
-def test_a_folder_is_read_whole_and_all_damage_is_named_at_once(tmp_path, capsys):
-    paths = [tmp_path / "index" / name for name in ("a.parquet", "b.faiss", "c.json")]
-    for path, record in zip(paths, (pd.DataFrame({"x": [1, 2]}), b"x" * 50, {"x": 1}), strict=True):
-        store.save(path, record, made_with())
-    os.utime(paths[0], ns=(5, 7))
-    (tmp_path / "status.json").write_text("{}")
-    assert main(["doctor", str(tmp_path)]) == 0 and "ok " in capsys.readouterr().out
-    assert store.describe(paths[0])["mtime_ns"] == 7
-    for path in paths[1:]:
-        status = path.stat()
-        path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    store.load(paths[1])  # neither size nor date tell
-    assert main(["doctor", str(tmp_path)]) == 1
-    said = capsys.readouterr().out
-    assert "b.faiss is damaged" in said and "c.json is damaged" in said and "a.parquet" not in said
-    assert (
-        main(["doctor", str(tmp_path / "gone")]) == 2
-        and "name a library" in capsys.readouterr().err
-    )

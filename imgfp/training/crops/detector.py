@@ -179,7 +179,7 @@ def train(
             yield row
     about = dataclasses.asdict(recipe) | {"input_size": recipe.final_image_size}
     save_weights(average.ema, folder / "weights.safetensors", about)
-    (folder / "history.json").write_text(json.dumps(history, indent=1))
+    store.write_sealed(folder / "history.json", json.dumps(history, indent=1).encode())
 
 
 # ----------------------------------------------------------------------------- the trained network
@@ -213,4 +213,4 @@ def export_onnx(model: nn.Module, path: Path, image_size: int) -> None:
     graph = onnx.load_from_string(onnx_bytes(fused, example, ["image"], ["boxes"]))
     onnx.helper.set_model_props(graph, {"resize": "stretch", "classes": "pasted picture"})
     onnx.checker.check_model(graph)
-    store.write_bytes(path, graph.SerializeToString())
+    store.write_sealed(path, graph.SerializeToString())
