@@ -66,6 +66,26 @@ def test_the_probability_hardly_depends_on_the_orientation(photograph, other_pho
     assert (four[1, 4, :, 0] == four[0, 4, :, -1]).all() and (four[2, 4, 0] == four[0, 4, -1]).all()
 
 
+@pytest.mark.parametrize(
+    ("log_odds", "expected", "runs"),
+    [([3, 9, 9, 9], 3, [1]), ([-1.5, 9, 9, 9], -1.5, [1]), ([0.5, 1, 2, -0.5], 0.75, [1, 3])],
+)
+def test_one_variant_decides_and_four_where_it_is_in_doubt(monkeypatch, log_odds, expected, runs):
+    seen = []
+
+    class Session:
+        def run(self, _, inputs):
+            (variants,) = inputs.values()
+            seen.append(len(variants))
+            start = sum(seen[:-1])
+            return [np.array(log_odds[start : start + len(variants)], np.float32)[:, None]]
+
+    classifier = PairClassifier()
+    monkeypatch.setattr(classifier, "_session", Session())
+    found = classifier(np.zeros((3, SIDE_PX, SIDE_PX), np.uint8))
+    assert found == pytest.approx(1 / (1 + np.exp(-expected))) and seen == runs
+
+
 def test_the_shipped_network_tells_edits_from_a_second_photograph(
     make_view, photograph, other_photograph
 ):
