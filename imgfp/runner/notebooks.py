@@ -104,7 +104,7 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
     """Run the stages that are not up to date; returns the status that is also in `status.json`.
 
     start: compute this stage and all after it again, whatever is stored; only: compute this one stage
-    again, and no other. Raises StageFailed, store.StoreError when another run uses the folder or a library
+    again, and no other. Waits for another run in the folder. Raises StageFailed, store.StoreError when a library
     cannot be fetched, and urls.UrlError for a URL.
     """
     numbers = [stage.number for stage in plan.stages]
@@ -326,10 +326,12 @@ def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> No
 
 
 class _Bars:
-    """A text stream that passes only progress bars on to the terminal."""
+    """A text stream that passes only progress bars, and what is waited for, on to the terminal."""
 
     def write(self, text: str) -> None:
-        bars = [line for line in re.split(r"[\r\n]", text) if re.search(r"\d+%\|", line)]
+        bars = [
+            line for line in re.split(r"[\r\n]", text) if re.search(r"\d+%\||^waiting for ", line)
+        ]
         if bars:
             sys.stdout.write(f"\n{'':<25}{bars[-1].strip()}  ")
             sys.stdout.flush()

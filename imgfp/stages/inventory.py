@@ -155,7 +155,8 @@ def survey(
     )
     others = rows["live"] & ~recognised & ~rows["source"].isin(former)
     twins = rows[others & rows["image_id"].isin(files["image_id"])]
-    others &= ~rows["place"].isin(twins.loc[twins["path"].map(_has_gone).astype(bool), "place"])
+    superseded = (twins["reason"] != "") | twins["path"].map(_has_gone).astype(bool)
+    others &= ~rows["place"].isin(twins.loc[superseded, "place"])
     _refuse_others(collection, source, rows[others], files)
     now = _with_hints(rows, kept).assign(live=recognised | others)
     return now, matched.loc[matched["place"] < 0, _STATE]

@@ -7,6 +7,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
@@ -214,12 +215,15 @@ def test_missing_profile_is_one_line(tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
-def test_second_run_in_one_folder_is_refused(house, capsys):
+def test_second_run_in_one_folder_waits_for_the_first(house, capsys):
     from imgfp import store
 
-    with store.lock(house / "run" / "notebooks"):
-        assert command(house) == 2
-    assert "is in use by process" in capsys.readouterr().err
+    with ThreadPoolExecutor() as threads:
+        with store.lock(house / "run" / "notebooks"):
+            second = threads.submit(command, house)
+            while "waiting for" not in capsys.readouterr().out:
+                time.sleep(0.01)
+        assert second.result(60) == 0
 
 
 def test_a_run_folder_that_cannot_be_made_is_one_line(house, capsys):
