@@ -87,6 +87,7 @@ ORDER = {
         "locks",
         "provenance",
         "artefacts",
+        "snapshots",
         "remote",
         "catalogue",
         "features",

@@ -137,13 +137,13 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
 
 
 def read_status(run: store.Run) -> dict[str, Any]:
-    """State, duration and error of each stage of a run."""
+    """State, duration and error of each stage of a run, and the snapshot of the library that it began with."""
     path = run.status_json
     return json.loads(path.read_bytes()) if path.exists() else {"stages": {}}
 
 
 def stage_lines(plan: Plan) -> list[str]:
-    """One line per stage: its state, duration, and the error if it failed."""
+    """One line per stage: its state, duration, and the error if it failed; then the snapshot of the library."""
     status = read_status(plan.run)["stages"]
     before = store.hash_of(_code_hash())
     lines = []
@@ -158,6 +158,9 @@ def stage_lines(plan: Plan) -> list[str]:
             state = "interrupted"  # killed before it could record it
         seconds = f"{entry['seconds']:8.1f} s" if "seconds" in entry else " " * 10
         lines.append(f"{stage.name:<24} {state:<12}{seconds}  {entry.get('error', '')}".rstrip())
+    noted = store.begun_with(plan.run)
+    if noted.get("snapshot"):
+        lines.append(f"{'library':<24} snapshot {noted['snapshot']} of {noted['library']}")
     return lines
 
 
@@ -234,6 +237,7 @@ def _write_params(plan: Plan) -> None:
 
 
 def _write_status(plan: Plan, status: dict[str, Any]) -> None:
+    status["began_with"] = store.begun_with(plan.run)
     store.write_bytes(plan.run.status_json, json.dumps(status, indent=1).encode())
 
 
