@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from imgfp import __version__, viz
+from imgfp import __version__, store, viz
 from imgfp.report.figures import (
     branch_figure,
     curve_figure,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from imgfp.search import index
 from imgfp.stages import inventory
 from imgfp.stages.features import stored_features
 from imgfp.stages.index import index_inputs, open_index
-from imgfp.store import Library, Run
+from imgfp.store import Library, Run, snapshots
 
 
 def fill(folder, names, photograph, shift=0):
@@ -417,3 +418,56 @@ def test_rejects_of_both_sides_are_saved_once(tmp_path, photograph, address):
     rejects = inventory.save_rejects(run, library)
     assert rejects["path"].tolist() == [str(tmp_path / "in" / "broken.jpg")]
     pd.testing.assert_frame_equal(pd.read_csv(run.rejects_csv), rejects)
+
+
+def test_a_run_finishes_with_the_snapshot_that_it_began_with(tmp_path, rng, address):
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    first, second = Run(tmp_path / "first"), Run(tmp_path / "second")
+    build = {"factory": "Flat", "seed": 0, "part_images": 100, "cluster": address}
+    paint(folder, [f"p{i}" for i in range(6)], rng)
+    listed(root, folder, address)
+    begun = store.begin(first, root)
+    assert begun.snapshot == 1 == store.begin(second, root).snapshot, "nothing has changed"
+    extracted(begun, address)
+    stages.build_index(begun, "local", **build)
+
+    def found(library):
+        opened, keypoints = open_index(library, "local"), stored_features(library).of("p1")[1]
+        _, ids = index.search(opened.index, keypoints, 400)
+        return {*opened.owners.image_ids(np.unique(index.places_of(ids[ids >= 0])))}
+
+    held = {f"p{i}" for i in range(6)}
+    assert found(begun) == held
+    paint(folder, [f"q{i}" for i in range(6)], rng)
+    (folder / "p2.jpg").unlink()
+    listed(root, folder, address)
+    now = store.begin(second, root)
+    assert now.snapshot == 2 and store.open_sides(root.root, first.root) == (begun, first)
+    assert extracted(now, address) == 6 and extracted(begun, address) == 0
+    assert {*inventory.read_images(begun)["image_id"]} == held
+    assert store.open_catalogue(begun).places_of(["p2"]).size == 1
+    assert [*inventory.masked_ids(now, "shard-00000")] == ["p2"]
+    for builder in (now, begun):
+        stages.build_index(builder, "local", **build)
+        assert found(begun) == held, "neither what came nor what went later"
+        assert found(now) == held - {"p2"} | {f"q{i}" for i in range(6)}
+    assert index_inputs(begun, "local") != index_inputs(now, "local")
+
+    for number in range(snapshots.KEPT):
+        os.utime(folder / "p0.jpg", (number, number))
+        listed(root, folder, address)
+        store.take_snapshot(root)
+    with pytest.raises(store.SnapshotGone, match=r"snapshot 1 of .* not kept any more"):
+        store.open_sides(root.root, first.root)
+
+
+def test_two_listings_of_one_library_queue(tmp_path, photograph, address):
+    one, two, root = tmp_path / "one", tmp_path / "two", Library(tmp_path / "lib")
+    fill(one, ["a", "b"], photograph)
+    fill(two, ["c"], photograph, shift=50)
+    with ThreadPoolExecutor() as threads:
+        with store.lock(root.root):
+            second = threads.submit(listed, root, two, address)
+            assert listed(root, one, address).computed == 2
+        assert second.result().computed == 1
+    assert sorted(inventory.read_images(root)["image_id"]) == ["a", "b", "c"]
