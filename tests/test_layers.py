@@ -97,6 +97,7 @@ ORDER = {
         "provenance",
         "artefacts",
         "integrity",
+        "snapshots",
         "remote",
         "catalogue",
         "features",

@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from imgfp import __version__, viz
+from imgfp import __version__, store, viz
 from imgfp.report.figures import (
     branch_figure,
     curve_figure,
@@ -51,7 +51,7 @@ def build(
     """
     facts: dict[str, Any] = {
         "name": viz.label(results.run.name),
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC") + _snapshot(results),
         "summary": _summary(results),
         "sheets": [],
         "cards": [],
@@ -71,6 +71,11 @@ def build(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text("utf-8"))
     return template.render(facts)
+
+
+def _snapshot(results: Results) -> str:
+    number = store.begun_with(results.run).get("snapshot")
+    return f", snapshot {number} of library {viz.label(results.library.name)}" if number else ""
 
 
 # ------------------------------------------------------------------------------------- with truth

@@ -40,7 +40,14 @@ class Files:
             raise store.StoreError(
                 f"{store.show(self.run.root)} does not exist; run notebooks 01 to 09"
             )
-        self.library = Library(library_dir or self.params.get("library_dir", ""))
+        self.library = self._library(library_dir or self.params.get("library_dir", ""))
+
+    def _library(self, library_dir: str | os.PathLike[str]) -> Library:
+        """The library at the snapshot that the run began with, or as it is where that is not kept any more."""
+        try:
+            return store.open_sides(library_dir, self.run)[0]
+        except store.SnapshotGone:
+            return Library(library_dir)
 
     @cached_property
     def params(self) -> dict[str, Any]:

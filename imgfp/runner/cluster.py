@@ -120,12 +120,17 @@ def map_shards(
         differs = store.what_differs(todo[0][0].path, todo[0][1])
         if differs:
             print(f"{title}: computed again because {differs}")
-        with store.lock(lock_dir) if lock_dir else nullcontext():
+        with store.lock(lock_dir) if lock_dir else nullcontext(False) as waited:
+            if waited:  # for one that may have made the same
+                todo = [
+                    (task, made) for task, made in todo if not store.is_current(task.path, made)
+                ]
             if os.environ.get(store.REDO):
                 # Removed first, so that a killed redo resumes and keeps no half of the former shards.
                 for task, _ in todo:
                     store.remove(task.path)
-            _run(function, todo, settings, cluster, workers, title, unit)
+            if todo:
+                _run(function, todo, settings, cluster, workers, title, unit)
     if output_dir:
         for stale in {*store.shards(output_dir, ".*")} - {task.path for task in tasks}:
             store.remove(stale)

@@ -104,7 +104,7 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
     """Run the stages that are not up to date; returns the status that is also in `status.json`.
 
     start: compute this stage and all after it again, whatever is stored; only: compute this one stage
-    again, and no other. Raises StageFailed, store.StoreError when another run uses the folder or a library
+    again, and no other. Waits for another run in the folder. Raises StageFailed, store.StoreError when a library
     cannot be fetched, and urls.UrlError for a URL.
     """
     numbers = [stage.number for stage in plan.stages]
@@ -137,13 +137,14 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
 
 
 def read_status(run: store.Run) -> dict[str, Any]:
-    """State, duration and error of each stage of a run. Raises StoreError for a damaged file."""
+    """State, duration and error of each stage of a run, and the snapshot of the library that it began with.
+    Raises StoreError for a damaged file."""
     path = run.status_json
     return {"stages": {}} | (store.read_json(path) if path.exists() else {})
 
 
 def stage_lines(plan: Plan) -> list[str]:
-    """One line per stage: its state, duration, and the error if it failed."""
+    """One line per stage: its state, duration, and the error if it failed; then the snapshot of the library."""
     status = read_status(plan.run)["stages"]
     before = store.hash_of(_code_hash())
     lines = []
@@ -158,6 +159,9 @@ def stage_lines(plan: Plan) -> list[str]:
             state = "interrupted"  # killed before it could record it
         seconds = f"{entry['seconds']:8.1f} s" if "seconds" in entry else " " * 10
         lines.append(f"{stage.name:<24} {state:<12}{seconds}  {entry.get('error', '')}".rstrip())
+    noted = store.begun_with(plan.run)
+    if noted.get("snapshot"):
+        lines.append(f"{'library':<24} snapshot {noted['snapshot']} of {noted['library']}")
     return lines
 
 
@@ -239,6 +243,7 @@ def _write_params(plan: Plan) -> None:
 
 
 def _write_status(plan: Plan, status: dict[str, Any]) -> None:
+    status["began_with"] = store.begun_with(plan.run)
     store.write_sealed(plan.run.status_json, json.dumps(status, indent=1).encode())
 
 
@@ -336,10 +341,12 @@ def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> No
 
 
 class _Bars:
-    """A text stream that passes only progress bars on to the terminal."""
+    """A text stream that passes only progress bars, and what is waited for, on to the terminal."""
 
     def write(self, text: str) -> None:
-        bars = [line for line in re.split(r"[\r\n]", text) if re.search(r"\d+%\|", line)]
+        bars = [
+            line for line in re.split(r"[\r\n]", text) if re.search(r"\d+%\||^waiting for ", line)
+        ]
         if bars:
             sys.stdout.write(f"\n{'':<25}{bars[-1].strip()}  ")
             sys.stdout.flush()

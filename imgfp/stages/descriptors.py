@@ -32,6 +32,7 @@ from imgfp.stages.inventory import (
     on_gpu,
     read_images,
     read_shard,
+    shards_of,
 )
 from imgfp.store import Collection, Library, Run, formats
 
@@ -205,13 +206,13 @@ def _model(name: str, weights: str, device: str, weights_hash: str):
 
 def read_descriptors(collection: Collection) -> Descriptors:
     """All vectors of the images of a library or run, in order. Raises ValueError when there are none."""
-    paths = store.shards(collection.descriptors, ".h5")
+    paths = shards_of(collection, collection.descriptors, ".h5")
     return Descriptors.concatenate([_of_images(collection, path) for path in paths])
 
 
 def sample_descriptors(collection: Collection, count: int, seed: int = 0) -> Descriptors:
     """About `count` vectors, from shards drawn at random. Raises ValueError when there are none."""
-    paths = store.shards(collection.descriptors, ".h5")
+    paths = shards_of(collection, collection.descriptors, ".h5")
     order = np.random.default_rng(seed).permutation(len(paths))
     parts: list[Descriptors] = []
     while sum(map(len, parts)) < count and len(parts) < len(paths):

@@ -92,18 +92,18 @@ def build_index(
     that an index has few. Raises StoreError, before anything is computed, for an index that does not fit in
     memory or on the disk.
     """
-    indexed = library.local_features if kind == "local" else library.descriptors
-    sources = store.shards(indexed, ".h5")
-    if not sources:
-        raise store.StoreError(f"{indexed} holds nothing yet; run the notebook before")
-    folder = library.index(kind)
-    former = _manifest(folder)
-    shards, owners = _shards(sources, folder, former, kind)
-    total = int(shards["vectors"].sum())
-    if not total:
-        raise ValueError(f"{library.root}: no reference has any {indexed.name} to search among")
-    images = shards["images"].to_numpy()
     with store.lock(library.root):
+        indexed = library.local_features if kind == "local" else library.descriptors
+        sources = store.shards(indexed, ".h5")
+        if not sources:
+            raise store.StoreError(f"{indexed} holds nothing yet; run the notebook before")
+        folder = library.index(kind)
+        former = _manifest(folder)
+        shards, owners = _shards(sources, folder, former, kind)
+        total = int(shards["vectors"].sum())
+        if not total:
+            raise ValueError(f"{library.root}: no reference has any {indexed.name} to search among")
+        images = shards["images"].to_numpy()
         chosen = _planned(folder, factory, total, kind)
         settings = {
             "factory": chosen,
@@ -122,15 +122,14 @@ def build_index(
         if not trained:
             data = train_index(sources, shards, seed=seed, factory=chosen)
             store.save(folder.trained, data, made, planned_for=total)
-    parts = _Parts.of(folder, sources, shards, settings)
-    where: dict[str, Any] = {"cluster": cluster, "workers": workers, "lock_dir": library.root}
-    tasks = [parts.task(span) for span in new]
-    map_shards(build_part, tasks, settings, title=f"{kind} index", **where)
-    tasks = [parts.merging(group) for group in merged if len(group) > 1]
-    map_shards(build_part, tasks, settings, title=f"{kind} index, merging", **where)
-    paths = [parts.task((group[0][0], group[-1][1])).path for group in merged]
-    with store.lock(library.root):
-        return _finish(library, kind, chosen, shards, owners, paths)
+        parts = _Parts.of(folder, sources, shards, settings)
+        where: dict[str, Any] = {"cluster": cluster, "workers": workers, "lock_dir": library.root}
+        tasks = [parts.task(span) for span in new]
+        map_shards(build_part, tasks, settings, title=f"{kind} index", **where)
+        tasks = [parts.merging(group) for group in merged if len(group) > 1]
+        map_shards(build_part, tasks, settings, title=f"{kind} index, merging", **where)
+        paths = [parts.task((group[0][0], group[-1][1])).path for group in merged]
+        return _finish(library, kind, chosen, shards, owners, paths, former)
 
 
 def index_inputs(library: Library, kind: IndexKind) -> tuple[str, ...]:
@@ -139,7 +138,13 @@ def index_inputs(library: Library, kind: IndexKind) -> tuple[str, ...]:
     folder = library.index(kind)
     if not folder.manifest.exists():
         raise store.StoreError(f"{folder.root} has no index yet; run the notebook that builds it")
-    return (store.describe(folder.manifest)["sha256"],)
+    return store.describe(folder.manifest)["sha256"], _catalogue_digest(library)
+
+
+def _catalogue_digest(library: Library) -> str:
+    """What tells the images of a library, at its snapshot, from others; blank for one of version 0.1.0."""
+    exists = library.catalogue.exists()
+    return store.describe(library.catalogue)["sha256"] if exists else ""
 
 
 def open_index(
@@ -148,7 +153,7 @@ def open_index(
     """The index with its parts memory-mapped and not copied, or with some of them by file name; cached while it
     does not change on disk. device: of `gpu.search_device`; on a GPU it is searched in a copy, which stays until
     others need its memory, or `release_gpus`. Raises RuntimeError where it cannot be copied."""
-    named = library.index(kind), kind, parts, index_inputs(library, kind)
+    named = library, kind, parts, index_inputs(library, kind)
     opened = _opened(*named)
     if device == "cpu":
         return opened
@@ -196,14 +201,18 @@ def release_gpus() -> None:
 
 @lru_cache(maxsize=4)
 def _opened(
-    folder: IndexFolder, kind: IndexKind, names: tuple[str, ...], inputs: tuple[str, ...]
+    library: Library, kind: IndexKind, names: tuple[str, ...], inputs: tuple[str, ...]
 ) -> OpenIndex:
+    folder = library.index(kind)
     manifest = store.load(folder.manifest)
     trained = index.from_bytes(store.load(folder.trained), folder.trained.name)
     paths = [folder.root / name for name in names or [part["file"] for part in manifest["parts"]]]
     parts = [index.open_part(store.load(path), trained, path.name) for path in paths]
     nprobe = index.nprobe_for(trained.nlist, kind)
-    removed = store.load(folder.removed)["id"].to_numpy()
+    if manifest.get("catalogue") == _catalogue_digest(library):
+        removed = store.load(folder.removed)["id"].to_numpy()
+    else:  # another run has changed the library
+        removed = removed_ids(library, kind, store.load(folder.owners).to_pandas())
     return OpenIndex(index.Index(trained, parts, nprobe, removed), _owners(folder, inputs))
 
 
@@ -453,8 +462,10 @@ def _finish(
     shards: pd.DataFrame,
     owners: pd.DataFrame,
     paths: list[Path],
+    former: dict[str, Any],
 ) -> IndexReport:
-    """Write whose vectors the index holds, and which parts hold; remove the rest."""
+    """Write whose vectors the index holds, and which parts hold; remove the rest, except the parts of the former
+    index, which another run may be searching."""
     folder = library.index(kind)
     used = [folder.trained, folder.owners, folder.removed, *paths]
     # With its number: a shard that is made again may have the same bytes under another number.
@@ -467,6 +478,7 @@ def _finish(
     manifest = {
         "factory": factory,
         "sha256": hashes,
+        "catalogue": _catalogue_digest(library),
         "vectors": int(shards["vectors"].sum()),
         "parts": [
             {"file": path.name, "shards": [int(n) for n in path.stem.split("-")[1:]]}
@@ -474,8 +486,10 @@ def _finish(
         ],
         "shards": shards.to_dict("records"),
     }
-    _save(folder.manifest, build_index, manifest, [*hashes.values()])
-    for stale in {*folder.root.glob("*.faiss"), *folder.root.glob("*.parquet")} - {*used}:
+    _save(folder.manifest, build_index, manifest, [*hashes.values(), manifest["catalogue"]])
+    searched = {folder.root / part["file"] for part in former.get("parts", [])}
+    stored = {*folder.root.glob("*.faiss"), *folder.root.glob("*.parquet")}
+    for stale in stored - {*used} - searched:
         store.remove(stale)
     size = sum(path.stat().st_size for path in paths)
     return IndexReport(factory, int(shards["vectors"].sum()), len(paths), size / 1e6)
@@ -495,9 +509,11 @@ def owners_of(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 @store.produces("index_removed")
 def removed_ids(library: Library, kind: IndexKind, owners: pd.DataFrame) -> np.ndarray:
-    """Ids (r,) int64 of the indexed vectors whose image has left the library, or has changed and is in another
-    shard."""
-    if not library.masked.exists() or not len(store.load(library.masked)):
+    """Ids (r,) int64 of the indexed vectors whose image is not in the library (at its snapshot), or has changed
+    and is in another shard."""
+    masked = store.describe(library.masked) if library.masked.exists() else {"rows": 0}
+    newest, _ = store.shard_and_row(owners["place"].to_numpy()[-1:])
+    if not masked["rows"] and (newest <= masked.get("last_shard", np.inf)).all():
         return np.empty(0, np.int64)
     catalogue = store.open_catalogue(library)
     rows = catalogue.rows_of(owners["image_id"].tolist())

@@ -155,7 +155,8 @@ def survey(
     )
     others = rows["live"] & ~recognised & ~rows["source"].isin(former)
     twins = rows[others & rows["image_id"].isin(files["image_id"])]
-    others &= ~rows["place"].isin(twins.loc[twins["path"].map(_has_gone).astype(bool), "place"])
+    superseded = (twins["reason"] != "") | twins["path"].map(_has_gone).astype(bool)
+    others &= ~rows["place"].isin(twins.loc[superseded, "place"])
     _refuse_others(collection, source, rows[others], files)
     now = _with_hints(rows, kept).assign(live=recognised | others)
     return now, matched.loc[matched["place"] < 0, _STATE]
@@ -336,6 +337,7 @@ def _save_state(collection: Collection, rows: pd.DataFrame, limits: Limits) -> N
     inputs = [store.describe(path)["sha256"] for path in _image_shards(collection)]
     inputs.append(store.hash_of(gone["place"].tolist()))
     readable = rows[rows["live"] & (rows["reason"] == "")]
+    last = int(rows["shard"].max())
     for path, record, made_of in (
         (collection.moved, moved, [store.hash_of(moved.to_csv())]),
         (
@@ -347,7 +349,7 @@ def _save_state(collection: Collection, rows: pd.DataFrame, limits: Limits) -> N
     ):
         made = store.origin(list_images, {"file": path.name, **asdict(limits)}, made_of)
         if not store.is_current(path, made):
-            store.save(path, record, made)
+            store.save(path, record, made, last_shard=last)
 
 
 def list_files(source: str | Path) -> pd.DataFrame:
@@ -624,7 +626,16 @@ def read_column(collection: Collection, image_ids: Sequence[str], column: str) -
 
 
 def _image_shards(collection: Collection) -> list[Path]:
-    return store.shards(collection.images, ".parquet")
+    return shards_of(collection, collection.images, ".parquet")
+
+
+def shards_of(collection: Collection, folder: Path, suffix: str) -> list[Path]:
+    """The finished shards of a folder of a library or run; of a library at a snapshot, those that it had."""
+    paths = store.shards(folder, suffix)
+    if isinstance(collection, Library) and collection.snapshot is not None:
+        last = store.describe(collection.masked)["last_shard"]
+        paths = [path for path in paths if store.shard_number(path) <= last]
+    return paths
 
 
 def _shard_path(collection: Collection, name: str) -> Path:

@@ -47,6 +47,7 @@ from imgfp.store.layout import Collection, IndexFolder, IndexKind, Library, Run
 from imgfp.store.locks import is_locked, lock
 from imgfp.store.provenance import Origin, origin, produces
 from imgfp.store.remote import fetch, publish
+from imgfp.store.snapshots import SnapshotGone, begin, begun_with, open_sides, take_snapshot
 
 __all__ = [
     "REDO",
@@ -60,7 +61,10 @@ __all__ = [
     "Library",
     "Origin",
     "Run",
+    "SnapshotGone",
     "StoreError",
+    "begin",
+    "begun_with",
     "catalogue_table",
     "columns_of",
     "describe",
@@ -79,6 +83,7 @@ __all__ = [
     "lock",
     "make_folder",
     "open_catalogue",
+    "open_sides",
     "origin",
     "place_of",
     "produces",
@@ -97,6 +102,7 @@ __all__ = [
     "shard_number",
     "shards",
     "show",
+    "take_snapshot",
     "what_differs",
     "write_bytes",
     "write_csv",

@@ -43,23 +43,28 @@ class Collection:
         return self.root.name
 
     @property
+    def state(self) -> Path:
+        """Folder of the files that tell which rows of the image shards are live, and where."""
+        return self.root
+
+    @property
     def images(self) -> Path:
         return self.root / "images"
 
     @property
     def catalogue(self) -> Path:
         """Where each readable image is, see `catalogue.Catalogue`."""
-        return self.root / "catalogue.arrow"
+        return self.state / "catalogue.arrow"
 
     @property
     def masked(self) -> Path:
         """Rows of image shards whose files have gone or changed."""
-        return self.root / "masked.parquet"
+        return self.state / "masked.parquet"
 
     @property
     def moved(self) -> Path:
         """Where the files of rows of image shards lie that have been moved since, and their dates."""
-        return self.root / "moved.arrow"
+        return self.state / "moved.arrow"
 
     @property
     def local_features(self) -> Path:
@@ -99,13 +104,24 @@ class IndexFolder:
 
 @dataclass(frozen=True, init=False)
 class Library(Collection):
-    """The reference side, built once and shared by many runs. A URL opens the copy that was fetched from
-    it; raises StoreError where there is none."""
+    """The reference side, built once and shared by many runs; at a snapshot, or as it is. A URL opens the copy
+    that was fetched from it; raises StoreError where there is none."""
 
     contents: ClassVar[str] = "references"
+    snapshot: int | None
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], snapshot: int | None = None) -> None:
         super().__init__(fetched.opened(root))
+        object.__setattr__(self, "snapshot", snapshot)
+
+    @property
+    def state(self) -> Path:
+        return self.root if self.snapshot is None else self.snapshots / f"{self.snapshot:05d}"
+
+    @property
+    def snapshots(self) -> Path:
+        """Former states, by number, and the present one."""
+        return self.root / "snapshots"
 
     def index(self, kind: IndexKind) -> IndexFolder:
         return IndexFolder(self.root / "index" / kind)
@@ -121,6 +137,11 @@ class Run(Collection):
     """The query side: everything that was computed about one batch of queries."""
 
     contents: ClassVar[str] = "queries"
+
+    @property
+    def snapshot_json(self) -> Path:
+        """The snapshot of the library that the run began with."""
+        return self.root / "snapshot.json"
 
     @property
     def certain_parquet(self) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""One writer per folder."""
+"""One writer per folder; others wait."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from imgfp.store.files import make_folder, remove_unfinished, show, write_bytes
 
 
 @contextmanager
-def lock(root: Path) -> Iterator[None]:
-    """Hold a folder against a second writer; waits for another, and says so in a line. The thread that holds
-    it may take it again. What a killed writer left unfinished is deleted."""
+def lock(root: Path) -> Iterator[bool]:
+    """Hold a folder against a second writer; waits for another, and says so in a line. Gives True where it has
+    waited, so that what was read before may have changed. The thread that holds a folder may take it again.
+    What a killed writer left unfinished is deleted."""
     make_folder(root)
     holder = root / ".lock.json"
     held = filelock.FileLock(root / ".lock", is_singleton=True)
+    waited = False
     try:
         held.acquire(timeout=0)
     except filelock.Timeout:
@@ -32,14 +34,15 @@ def lock(root: Path) -> Iterator[None]:
         except (OSError, ValueError, KeyError):
             named = "another process"
         print(f"waiting for {show(root)}, in use by {named}", flush=True)
-        held.acquire(poll_interval=1)
+        held.acquire(poll_interval=0.5)
+        waited = True
     try:
         if held.lock_counter == 1:
             remove_unfinished(root)
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         write_bytes(holder, json.dumps(me).encode())
-        yield
+        yield waited
     finally:
         held.release()
 

@@ -177,7 +177,8 @@ def _artefact_names(root: Path) -> list[str]:
     """Names of the artefacts below a folder, by name."""
     found = (path.with_suffix("") for path in root.rglob("*.json"))
     names = (path.relative_to(root).as_posix() for path in found if path.is_file())
-    return sorted(name for name in names if not f"/{name}".count("/."))
+    # A copy holds the present state alone.
+    return sorted(n for n in names if "/." not in f"/{n}" and not n.startswith("snapshots/"))
 
 
 def _artefacts(root: Path) -> dict[str, _Artefact]:

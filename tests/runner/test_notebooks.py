@@ -7,11 +7,13 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
 
+from imgfp import store
 from imgfp.__main__ import main
 from imgfp.runner import notebooks
 
@@ -125,8 +127,6 @@ def test_status_tells_what_would_run_again(house, capsys):
 
 
 def test_status_of_a_killed_run_is_interrupted(house, capsys):
-    from imgfp import store
-
     (house / "run/notebooks").mkdir(parents=True)
     killed = {"stages": {"01_one": {"state": "running", "key": ""}}}
     (house / "run/status.json").write_text(json.dumps(killed))
@@ -135,6 +135,16 @@ def test_status_of_a_killed_run_is_interrupted(house, capsys):
     with store.lock(house / "run/notebooks"):
         assert command(house, "--status") == 0
     assert "01_one                   running" in capsys.readouterr().out
+
+
+def test_status_names_the_snapshot(house, capsys):
+    made = store.origin(store.begin, {})
+    store.save(house / "run/snapshot.json", {"library": "/lib", "snapshot": 3}, made)
+    assert command(house, "--status") == 0
+    assert "library                  snapshot 3 of /lib" in capsys.readouterr().out
+    assert command(house) == 0
+    status = json.loads((house / "run/status.json").read_text())
+    assert status["began_with"] == {"library": "/lib", "snapshot": 3}
 
 
 def test_failure_names_notebook_cell_error_and_copy(house, capsys):
@@ -214,12 +224,13 @@ def test_missing_profile_is_one_line(tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
-def test_second_run_in_one_folder_is_refused(house, capsys):
-    from imgfp import store
-
-    with store.lock(house / "run" / "notebooks"):
-        assert command(house) == 2
-    assert "is in use by process" in capsys.readouterr().err
+def test_second_run_in_one_folder_waits_for_the_first(house, capsys):
+    with ThreadPoolExecutor() as threads:
+        with store.lock(house / "run" / "notebooks"):
+            second = threads.submit(command, house)
+            while "waiting for" not in capsys.readouterr().out:
+                time.sleep(0.01)
+        assert second.result(60) == 0
 
 
 def test_a_run_folder_that_cannot_be_made_is_one_line(house, capsys):

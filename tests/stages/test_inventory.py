@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from small_run import made_with
 
 from imgfp import stages, store
 from imgfp.decoding import Limits
@@ -20,7 +21,7 @@ from imgfp.search import index
 from imgfp.stages import inventory
 from imgfp.stages.features import stored_features
 from imgfp.stages.index import index_inputs, open_index
-from imgfp.store import Library, Run
+from imgfp.store import Library, Run, snapshots
 
 
 def fill(folder, names, photograph, shift=0):
@@ -38,8 +39,9 @@ def paint(folder, names, rng):
         (folder / f"{name}.jpg").write_bytes(encode_jpeg(blobs))
 
 
-def listed(collection, source, address, **limits):
+def listed(collection, source, address, most_lost_share=0.5, **limits):
     settings = {"shard_images": 4, "thumbnail_short_side_px": 64, "limits": Limits(**limits)}
+    settings["most_lost_share"] = most_lost_share
     return stages.list_images(collection, str(source), **settings, cluster=address)
 
 
@@ -113,7 +115,7 @@ def test_second_folder_extends_a_library(tmp_path, photograph, address):
     listed(root, two, address)
     assert sorted(inventory.read_images(root)["image_id"]) == ["a", "b", "c"]
     assert listed(root, "", address).computed == 0
-    fill(two, ["a"], photograph)
+    fill(two, ["a"], photograph, shift=50)
     with pytest.raises(ValueError, match="id 'a' comes from"):
         listed(root, two, address)
 
@@ -198,17 +200,120 @@ def test_every_entry_of_a_folder_has_one_row(tmp_path, photograph, address):
     assert listed(Library(tmp_path / "lib"), folder, address).computed == 0
 
 
-def test_removed_shard_takes_its_features_along(tmp_path, photograph, address):
+def extracted(collection, address):
+    return stages.extract_local_features(collection, cluster=address, short_side_px=0).computed
+
+
+def test_a_shard_without_live_images_stays_and_comes_back(tmp_path, rng, address):
     folder, root = tmp_path / "in", Library(tmp_path / "lib")
-    fill(folder, [f"p{i}" for i in range(8)], photograph)
+    paint(folder, [f"p{i}" for i in range(8)], rng)
     listed(root, folder, address)
-    derived = root.local_features / "shard-00001.parquet"
-    store.save(derived, pd.DataFrame({"x": [1]}), made_with())
+    assert extracted(root, address) == 8
+    away = tmp_path / "away"
+    away.mkdir()
     for i in range(4, 8):
-        (folder / f"p{i}.jpg").unlink()
+        os.rename(folder / f"p{i}.jpg", away / f"p{i}.jpg")
     listed(root, folder, address)
-    assert not derived.exists()
-    assert len(inventory.read_images(root)) == 4
+    assert len(inventory.read_images(root)) == 4 and extracted(root, address) == 0
+    for path in away.iterdir():
+        os.rename(path, folder / path.name)
+    assert listed(root, folder, address).computed == 0 and extracted(root, address) == 0
+    assert len(inventory.read_images(root)) == 8
+
+
+def test_an_image_is_its_bytes(tmp_path, rng, address):
+    """Dates, paths and sources only save reading."""
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    paint(folder, [f"p{i}" for i in range(6)], rng)
+    (folder / "p0.xmp").write_text("not a picture")
+    listed(root, folder, address)
+    assert extracted(root, address) == 6
+    state = store.describe(root.catalogue)["sha256"]
+
+    for path in folder.iterdir():
+        os.utime(path, (1, 1))
+    assert listed(root, folder, address).computed == 1, "only the refused file is tried again"
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, copy_function=shutil.copyfile)
+    assert listed(root, copy, address).computed == 1
+    moved = copy.rename(tmp_path / "moved")
+    assert listed(root, moved, address).computed == 1
+    assert store.describe(root.catalogue)["sha256"] == state, "later stages have nothing to do"
+    images = inventory.read_images(root)
+    assert images["path"].tolist() == [str(moved / f"p{i}.jpg") for i in range(6)]
+    assert inventory.gather_rejects(root)["path"].tolist() == [str(moved / "p0.xmp")]
+    assert next(iter(inventory.ShardImages(root, "shard-00000")))["path"] == str(moved / "p0.jpg")
+    assert extracted(root, address) == 0
+    assert listed(root, moved, address).computed == 0, "what was recognised is not read again"
+
+    settings = {"shard_images": 4, "cluster": address}
+    again = stages.list_images(root, str(moved), thumbnail_short_side_px=32, **settings)
+    assert again.computed == 7, "a shard is made again from where its files are now"
+    assert len(inventory.read_images(root)) == 6
+
+    other = folder.rename(tmp_path / "other")
+    moved.rename(folder)
+    before = (folder / "p1.jpg").stat()
+    data = bytearray((folder / "p1.jpg").read_bytes())
+    data[-3000:-100] = data[-3000:-100][::-1]
+    (folder / "p1.jpg").write_bytes(data)
+    os.utime(folder / "p1.jpg", ns=(before.st_atime_ns, before.st_mtime_ns))
+    shutil.copyfile(other / "p2.jpg", folder / "p3.jpg")
+    listed(root, folder, address, most_lost_share=0)
+    digests = inventory.read_images(root).set_index("image_id")["sha256"]
+    assert digests["p3"] == digests["p2"], "moved with a changed picture"
+    assert digests.get("p1", "") != images.set_index("image_id")["sha256"]["p1"]
+
+
+def test_other_bytes_of_the_same_size_and_date_are_found(tmp_path, rng, address):
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    folder.mkdir()
+    for name in ("a", "b"):
+        pixels = rng.integers(0, 256, (200, 300, 3), np.uint8)
+        (folder / f"{name}.bmp").write_bytes(cv2.imencode(".bmp", pixels)[1].tobytes())
+        os.utime(folder / f"{name}.bmp", (1, 1))
+    listed(root, folder, address)
+    shutil.copy2(folder / "b.bmp", folder / "a.bmp")
+    assert listed(root, folder, address).computed == 1
+    assert inventory.read_images(root)["sha256"].nunique() == 1
+
+
+def test_nothing_is_forgotten_where_a_folder_lost_too_much(tmp_path, photograph, address):
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    fill(folder, [f"p{i}" for i in range(6)], photograph)
+    listed(root, folder, address)
+
+    def state():
+        files = [path for path in root.root.rglob("*") if path.is_file() and path.name[0] != "."]
+        return {path: path.read_bytes() for path in files}
+
+    before = state()
+    away = folder.rename(tmp_path / "unmounted")
+    fill(folder, ["stray"], photograph, shift=50)
+    with pytest.raises(ValueError, match=r"lacks 6 of 6 references .* nothing was changed") as said:
+        listed(root, folder, address)
+    assert "\n" not in str(said.value) and state() == before
+    shutil.rmtree(folder)
+    part = tmp_path / "part"
+    part.mkdir()
+    shutil.copy2(away / "p1.jpg", part)
+    with pytest.raises(ValueError, match="lacks 5 of 6 references"):
+        listed(root, part, address)
+    assert state() == before, "moved, and lost on the way"
+    listed(root, part, address, most_lost_share=1)
+    assert inventory.read_images(root)["image_id"].tolist() == ["p1"]
+    assert listed(root, away, address).computed == 0, "what was left out comes back"
+
+
+def test_a_run_holds_the_queries_of_one_folder(tmp_path, photograph, address):
+    one, two, run = tmp_path / "one", tmp_path / "two", Run(tmp_path / "run")
+    fill(one, ["a", "b"], photograph)
+    fill(two, ["c"], photograph)
+    listed(run, one, address)
+    with pytest.raises(ValueError, match=f"holds the queries of {one}; name another run_dir"):
+        inventory.survey(run, str(two))
+    one.rename(tmp_path / "moved")
+    assert listed(run, tmp_path / "moved", address).computed == 0
 
 
 def test_what_goes_and_comes_back_costs_nothing(tmp_path, rng, address):
@@ -279,14 +384,13 @@ def test_a_listing_that_is_killed_leaves_the_former_state(
     for name in "abcd":
         (folder / f"{name}.jpg").unlink()
     fill(folder, ["e"], photograph)
-    monkeypatch.setattr(inventory, "_save_live", lambda *_: 1 / 0)
+    monkeypatch.setattr(inventory, "_save_state", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        listed(root, folder, address)
+        listed(root, folder, address, most_lost_share=1)
     assert set(before) <= set(inventory.read_images(root)["image_id"])
     monkeypatch.undo()
-    assert listed(root, folder, address).computed == 0
+    assert listed(root, folder, address, most_lost_share=1).computed == 0
     assert inventory.read_images(root)["image_id"].tolist() == ["e"]
-    assert not (root.images / "shard-00000.parquet").exists()
 
 
 def test_a_library_without_a_catalogue_is_read_all_the_same(tmp_path, photograph, address):
@@ -314,3 +418,56 @@ def test_rejects_of_both_sides_are_saved_once(tmp_path, photograph, address):
     rejects = inventory.save_rejects(run, library)
     assert rejects["path"].tolist() == [str(tmp_path / "in" / "broken.jpg")]
     pd.testing.assert_frame_equal(pd.read_csv(run.rejects_csv), rejects)
+
+
+def test_a_run_finishes_with_the_snapshot_that_it_began_with(tmp_path, rng, address):
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    first, second = Run(tmp_path / "first"), Run(tmp_path / "second")
+    build = {"factory": "Flat", "seed": 0, "part_images": 100, "cluster": address}
+    paint(folder, [f"p{i}" for i in range(6)], rng)
+    listed(root, folder, address)
+    begun = store.begin(first, root)
+    assert begun.snapshot == 1 == store.begin(second, root).snapshot, "nothing has changed"
+    extracted(begun, address)
+    stages.build_index(begun, "local", **build)
+
+    def found(library):
+        opened, keypoints = open_index(library, "local"), stored_features(library).of("p1")[1]
+        _, ids = index.search(opened.index, keypoints, 400)
+        return {*opened.owners.image_ids(np.unique(index.places_of(ids[ids >= 0])))}
+
+    held = {f"p{i}" for i in range(6)}
+    assert found(begun) == held
+    paint(folder, [f"q{i}" for i in range(6)], rng)
+    (folder / "p2.jpg").unlink()
+    listed(root, folder, address)
+    now = store.begin(second, root)
+    assert now.snapshot == 2 and store.open_sides(root.root, first.root) == (begun, first)
+    assert extracted(now, address) == 6 and extracted(begun, address) == 0
+    assert {*inventory.read_images(begun)["image_id"]} == held
+    assert store.open_catalogue(begun).places_of(["p2"]).size == 1
+    assert [*inventory.masked_ids(now, "shard-00000")] == ["p2"]
+    for builder in (now, begun):
+        stages.build_index(builder, "local", **build)
+        assert found(begun) == held, "neither what came nor what went later"
+        assert found(now) == held - {"p2"} | {f"q{i}" for i in range(6)}
+    assert index_inputs(begun, "local") != index_inputs(now, "local")
+
+    for number in range(snapshots.KEPT):
+        os.utime(folder / "p0.jpg", (number, number))
+        listed(root, folder, address)
+        store.take_snapshot(root)
+    with pytest.raises(store.SnapshotGone, match=r"snapshot 1 of .* not kept any more"):
+        store.open_sides(root.root, first.root)
+
+
+def test_two_listings_of_one_library_queue(tmp_path, photograph, address):
+    one, two, root = tmp_path / "one", tmp_path / "two", Library(tmp_path / "lib")
+    fill(one, ["a", "b"], photograph)
+    fill(two, ["c"], photograph, shift=50)
+    with ThreadPoolExecutor() as threads:
+        with store.lock(root.root):
+            second = threads.submit(listed, root, two, address)
+            assert listed(root, one, address).computed == 2
+        assert second.result().computed == 1
+    assert sorted(inventory.read_images(root)["image_id"]) == ["a", "b", "c"]

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -214,12 +215,23 @@ def test_killed_writer_leaves_whole_or_nothing(tmp_path, rng):
             assert len(store.load(path)) == 50_000
 
 
-def test_lock_names_its_holder(tmp_path):
-    with store.lock(tmp_path), pytest.raises(StoreError, match=rf"process {os.getpid()} on"):  # noqa: SIM117
-        with store.lock(tmp_path):
-            pass
-    with store.lock(tmp_path):
-        pass
+def test_a_second_writer_waits_for_the_first_and_names_it(tmp_path, capsys):
+    done = []
+
+    def second():
+        with store.lock(tmp_path) as waited:
+            done.append(waited)
+
+    with store.lock(tmp_path) as waited, store.lock(tmp_path) as again:
+        assert not waited and not again, "the holder may take it again"
+        thread = threading.Thread(target=second)
+        thread.start()
+        while "waiting" not in (said := capsys.readouterr().out):
+            time.sleep(0.01)
+        assert f"in use by process {os.getpid()} on" in said and not done
+        assert store.is_locked(tmp_path)
+    thread.join(10)
+    assert done == [True] and not store.is_locked(tmp_path)
 
 
 def test_what_killed_writers_left_is_deleted_by_the_next_writer(tmp_path):
