@@ -83,8 +83,9 @@ def list_images(
         raise ValueError(f"shard_images: expected 1 or more, got {shard_images}")
     settings = {"thumbnail_short_side_px": thumbnail_short_side_px}
     limits = limits or Limits()
+    files = _files_of(collection, source)  # before the lock, which makes the folder
     with store.lock(collection.root):
-        rows, new = survey(collection, source, most_lost_share=most_lost_share, limits=limits)
+        rows, new = _compared(collection, files, most_lost_share, limits)
         first = int(rows["shard"].max() + 1 if len(rows) else 0)
         shards = new_shards(new, shard_images, first)
         tasks = [_listing(collection, number, files, limits) for number, files in shards.items()]
@@ -131,16 +132,30 @@ def survey(
     Raises FileNotFoundError and ValueError in one clear line: where a source has lost more than
     `most_lost_share` of its pictures, two sources have one id, or a run holds queries of another source.
     """
+    files = _files_of(collection, source)
+    return _compared(collection, files, most_lost_share, limits or Limits())
+
+
+def _files_of(collection: Collection, source: str) -> pd.DataFrame | None:
+    """`list_files`, None for a blank source. Raises ValueError where there are no images either."""
+    if source:
+        return list_files(source)
+    if not _image_shards(collection):
+        raise ValueError(
+            f"{collection.root} has no images yet and no folder was named to fill it from"
+        )
+    return None
+
+
+def _compared(
+    collection: Collection, files: pd.DataFrame | None, most_lost_share: float, limits: Limits
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`survey` of files that are listed."""
     rows = _rows(collection)
-    if not source:
-        if rows.empty:
-            raise ValueError(
-                f"{collection.root} has no images yet and no folder was named to fill it from"
-            )
+    if files is None:
         return rows, rows.head(0)
-    files = list_files(source)
     source = files["source"].iloc[0]
-    again = _asked_again(collection, rows, limits or Limits())
+    again = _asked_again(collection, rows, limits)
     # A refused file may be read when it comes back.
     usable = ~rows["place"].isin([*again]) & (rows["live"] | (rows["reason"] == ""))
     matched = match_files(rows[usable], files)
