@@ -36,11 +36,12 @@ from imgfp.store.files import (
     project_path,
     read_json,
     read_sealed,
+    read_sheet,
     seal,
     show,
     write_bytes,
-    write_csv,
     write_sealed,
+    write_sheet,
 )
 from imgfp.store.integrity import Damage, find_damage, repair
 from imgfp.store.layout import Collection, IndexFolder, IndexKind, Library, Run
@@ -86,6 +87,7 @@ __all__ = [
     "publish",
     "read_json",
     "read_sealed",
+    "read_sheet",
     "refuse_fetched",
     "remove",
     "repair",
@@ -99,6 +101,6 @@ __all__ = [
     "show",
     "what_differs",
     "write_bytes",
-    "write_csv",
     "write_sealed",
+    "write_sheet",
 ]
