@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -169,12 +169,13 @@ def write_sheet(path: Path, frame: pd.DataFrame) -> None:
     A text that a spreadsheet would run as a formula gets an apostrophe in front, as spreadsheets do;
     `read_sheet` and `formats` take it away.
     """
-    text = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    text = [str(name) for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
     safe = frame.assign(**{name: frame[name].map(_defused) for name in text})
     # The csv module writes a carriage return without quotes, where readers take it for a line end.
     returns = any(isinstance(cell, str) and "\r" in cell for name in text for cell in frame[name])
-    quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
-    write_sealed(path, safe.to_csv(index=False, lineterminator="\n", quoting=quoting).encode())
+    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+    data = safe.to_csv(index=False, lineterminator="\n", quoting=quoting)
+    write_sealed(path, data.encode())
 
 
 def read_sheet(path: Path) -> pd.DataFrame:
