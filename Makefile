@@ -19,7 +19,7 @@ LOCKED = $(UV) pip install --quiet --compile-bytecode --python $(RUN) \
   $(if $(TORCH_BACKEND),--no-verify-hashes,--require-hashes) -r requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lab app lock docs clean
+.PHONY: help setup demo test torture lint lab app lock docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -45,6 +45,9 @@ demo: setup  ## run the whole pipeline on the embedded demo corpus
 test: setup  ## lint and the API reference, then every test
 	@$(MAKE) --no-print-directory -j2 lint docs
 	$(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+torture: demo  ## damage every file of the demo's run and library, kill writers; TIMES=3 damages per file
+	$(RUN) tests/torture.py runs/demo library/demo --times $(or $(TIMES),3)
 
 lint: setup  ## lint, check formatting, types and spelling
 	$(VENV)/bin/ruff check .

@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import importlib
 import importlib.util
+import os
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,8 @@ SHIPPED = Path(__file__).parent / "weights"
 #: What onnxruntime calls a GPU.
 CUDA_PROVIDER = "CUDAExecutionProvider"
 _TORCH = ("torch", "timm", "torchvision", "safetensors")
+#: What a file of Protocol Buffers can hold.
+MAX_ONNX_BYTES = 2**31 - 1
 #: Modules that each extra of imgfp installs.
 EXTRAS = {
     "torch": _TORCH,
@@ -42,9 +45,17 @@ def onnx_session(path: Path, device: str = "cpu") -> onnxruntime.InferenceSessio
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # A model is one file: weights that it names elsewhere could be any file of this machine.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
     providers: list = ["CPUExecutionProvider"]
     if device != "cpu" and CUDA_PROVIDER in onnxruntime.get_available_providers():
         providers.insert(0, (CUDA_PROVIDER, {"device_id": device_number(device)}))
+    if path.is_file() and path.stat().st_size > MAX_ONNX_BYTES:
+        raise ValueError(
+            f"{path}: larger than {MAX_ONNX_BYTES:,} bytes, which ONNX files never are"
+        )
     try:
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=providers)
     except Exception as error:  # onnxruntime has no common base class for its errors

@@ -87,8 +87,8 @@ def build(
         evidence, on=["query_id", "view_id", "reference_id"]
     )
     predictions = fusion.merge(joined, rule)
-    store.write_csv(run / "predictions.csv", predictions)
-    store.write_csv(
+    store.write_sheet(run / "predictions.csv", predictions)
+    store.write_sheet(
         run / "rejects.csv", table("rejects", path=["broken <b>.jpg"], reason=["is empty"])
     )
     values = {
@@ -99,7 +99,7 @@ def build(
     }
     if with_truth:
         frame = table("truth", query_id=list(truth), reference_id=list(truth.values()))
-        store.write_csv(root / "truth.csv", frame)
+        store.write_sheet(root / "truth.csv", frame)
         values["truth"] = str(root / "truth.csv")
         metrics = vars(evaluate(predictions, frame, candidates))
         store.write_bytes(run / "metrics.json", json.dumps(metrics).encode())

@@ -7,6 +7,7 @@ import hashlib
 import sys
 import warnings
 
+import numpy as np
 import onnxruntime
 import pytest
 
@@ -124,3 +125,24 @@ def test_a_required_module_that_is_absent_names_feature_and_extra(monkeypatch, t
         with pytest.raises(ModuleNotFoundError) as error:
             require(module, "train", "the crop")
         assert str(error.value) == expected
+
+
+def test_an_onnx_model_may_not_name_another_file(tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.chdir(tmp_path)
+    weights = onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 64])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 64])
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [x], [y], [weights])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, tmp_path / "whole.onnx")
+    onnx_session(tmp_path / "whole.onnx")
+    onnx.save(model, tmp_path / "split.onnx", save_as_external_data=True, location="w.bin")
+    assert (tmp_path / "w.bin").is_file()
+    with pytest.raises(ValueError, match=r"split\.onnx: not an ONNX model that can be run"):
+        onnx_session(tmp_path / "split.onnx")
+    monkeypatch.setattr(inference, "MAX_ONNX_BYTES", 100)
+    with pytest.raises(ValueError, match=r"whole\.onnx: larger than 100 bytes"):
+        onnx_session(tmp_path / "whole.onnx")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from functools import cached_property
 from pathlib import Path
@@ -74,8 +73,7 @@ class Files:
         path = self.run.rejects_csv
         if not path.exists():
             return table("rejects")
-        data = io.BytesIO(store.read_sealed(path))
-        return table("rejects", pd.read_csv(data, dtype=str, keep_default_na=False))
+        return table("rejects", store.read_sheet(path))
 
     @cached_property
     def predictions(self) -> pd.DataFrame:

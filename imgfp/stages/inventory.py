@@ -609,7 +609,7 @@ def gather_rejects(*collections: Collection) -> pd.DataFrame:
 def save_rejects(run: Run, library: Library) -> pd.DataFrame:
     """Write `rejects.csv` of a run: every file that any stage so far rejected on either side."""
     rejects = gather_rejects(library, run)
-    store.write_csv(run.rejects_csv, rejects)
+    store.write_sheet(run.rejects_csv, rejects)
     return rejects
 
 

@@ -36,11 +36,12 @@ from imgfp.store.files import (
     project_path,
     read_json,
     read_sealed,
+    read_sheet,
     seal,
     show,
     write_bytes,
-    write_csv,
     write_sealed,
+    write_sheet,
 )
 from imgfp.store.integrity import Damage, find_damage, repair
 from imgfp.store.layout import Collection, IndexFolder, IndexKind, Library, Run
@@ -91,6 +92,7 @@ __all__ = [
     "publish",
     "read_json",
     "read_sealed",
+    "read_sheet",
     "refuse_fetched",
     "remove",
     "repair",
@@ -105,6 +107,6 @@ __all__ = [
     "take_snapshot",
     "what_differs",
     "write_bytes",
-    "write_csv",
     "write_sealed",
+    "write_sheet",
 ]

@@ -112,15 +112,8 @@ def labels(log: pd.DataFrame) -> pd.DataFrame:
 
 
 def export_csv(log: pd.DataFrame, path: Path) -> None:
-    """Write the decisions in force as CSV for people and spreadsheets.
-
-    A text that a spreadsheet would run as a formula gets an apostrophe in front, as spreadsheets do.
-    """
-    pairs = consensus(log)
-    for name in COLUMNS:
-        risky = pairs[name].str.match(r"[=+\-@\t\r]")
-        pairs.loc[risky, name] = "'" + pairs.loc[risky, name]
-    store.write_csv(path, pairs)
+    """Write the decisions in force as CSV for people and spreadsheets."""
+    store.write_sheet(path, consensus(log))
 
 
 def _in_force(log: pd.DataFrame) -> dict[tuple[str, str, str], list[int]]:

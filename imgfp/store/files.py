@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -166,9 +169,41 @@ def _damaged(path: Path) -> StoreError:
     )
 
 
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table for people and other tools as UTF-8 CSV, whole or not at all, and seal it."""
-    write_sealed(path, frame.to_csv(index=False, lineterminator="\n").encode())
+def write_sheet(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table for people and other tools as UTF-8 CSV, whole or not at all, and seal it.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front, as spreadsheets do;
+    `read_sheet` and `formats` take it away.
+    """
+    text = [str(name) for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    safe = frame.assign(**{name: frame[name].map(_defused) for name in text})
+    # The csv module writes a carriage return without quotes, where readers take it for a line end.
+    returns = any(isinstance(cell, str) and "\r" in cell for name in text for cell in frame[name])
+    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+    data = safe.to_csv(index=False, lineterminator="\n", quoting=quoting)
+    write_sealed(path, data.encode())
+
+
+def read_sheet(path: Path) -> pd.DataFrame:
+    """A table that `write_sheet` wrote, all columns as text. Raises StoreError naming a missing or damaged file."""
+    data = io.BytesIO(read_sealed(path))
+    try:
+        frame = pd.read_csv(data, dtype=str, keep_default_na=False, lineterminator="\n")
+    except ValueError:  # of which pandas' own errors are kinds
+        raise _damaged(path) from None
+    return frame.apply(lambda column: column.map(undefused))
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+
+
+def _defused(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+
+def undefused(cell: str) -> str:
+    """A text of a CSV file without the apostrophe that `write_sheet` gave it."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def hash_of(*parts: Any) -> str:

@@ -23,6 +23,7 @@ import pandas as pd
 from imgfp import sift, store, urls
 from imgfp.datatypes import Descriptors, table
 from imgfp.images import printable
+from imgfp.store.files import undefused
 
 #: A keypoint line of the seed takes about 400 bytes, a path at most 4,096.
 MAX_LINE_BYTES = 1 << 16
@@ -158,7 +159,7 @@ def _write_tabbed(path: Path, frame: pd.DataFrame, columns: list[str]) -> None:
 
 def read_truth(path: Path) -> pd.DataFrame:
     """Ground truth CSV (`query_id,reference_id`, blank for none; more columns are ignored)."""
-    rows = [row for _, row in _csv_rows(path, ["query_id", "reference_id"])]
+    rows = [map(undefused, row) for _, row in _csv_rows(path, ["query_id", "reference_id"])]
     return table("truth", pd.DataFrame(rows, columns=["query_id", "reference_id"]))
 
 
@@ -166,7 +167,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """Predictions CSV (`query_id,reference_id,score`; higher is more alike; more columns ignored)."""
     names = ["query_id", "reference_id", "score"]
     rows = [
-        (query, reference, _number(score, path, line, "score"))
+        (undefused(query), undefused(reference), _number(score, path, line, "score"))
         for line, (query, reference, score) in _csv_rows(path, names)
     ]
     return table("predictions", pd.DataFrame(rows, columns=names))
@@ -206,13 +207,13 @@ def _named(manifest: str | Path, name: str) -> str:
 
 def write_truth(path: Path, truth: pd.DataFrame) -> None:
     """Write a `truth` table as CSV."""
-    store.write_csv(path, table("truth", truth)[["query_id", "reference_id"]])
+    store.write_sheet(path, table("truth", truth)[["query_id", "reference_id"]])
 
 
 def write_predictions(path: Path, predictions: pd.DataFrame) -> None:
     """Write a `predictions` table as CSV."""
     columns = ["query_id", "reference_id", "score"]
-    store.write_csv(path, table("predictions", predictions)[columns])
+    store.write_sheet(path, table("predictions", predictions)[columns])
 
 
 def _csv_rows(path: str | Path, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:

@@ -53,6 +53,11 @@ def find_damage(root: Path) -> list[Damage]:
     return [damage for damage in found if damage]
 
 
+def damage_of(root: Path, path: Path) -> Damage | None:
+    """The damage of one artefact or sealed file below the folder of a library or a run."""
+    return _damage(path, path in _results(root))
+
+
 def repair(root: Path, found: list[Damage]) -> None:
     """Delete what is damaged, so that the next run makes it again and nothing else, and what killed writers
     left. A sidecar without a seal is sealed where its artefact is whole; what may be somebody else's stays.

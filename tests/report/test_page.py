@@ -12,7 +12,7 @@ from imgfp.results import Results
 
 def test_a_run_without_pairs_has_a_report(tmp_path, parse):
     run = small_run.build(tmp_path, with_truth=False)
-    store.write_csv(run / "predictions.csv", table("predictions"))
+    store.write_sheet(run / "predictions.csv", table("predictions"))
     words = parse(report.build(Results(run))).words
     assert "8 queries were compared with 6 references; 1 files or folders could not be" in words
 

@@ -104,9 +104,9 @@ def test_a_run_of_fifty_thousand_pairs_opens_in_seconds(tmp_path):
     scores = rng.exponential(0.2, count)
     pairs = table("predictions", query_id=queries, reference_id=references, score=scores)
     run.mkdir()
-    store.write_csv(run / "predictions.csv", pairs)
+    store.write_sheet(run / "predictions.csv", pairs)
     truth = table("truth", query_id=queries, reference_id=references)
-    store.write_csv(tmp_path / "truth.csv", truth)
+    store.write_sheet(tmp_path / "truth.csv", truth)
     (run / "params.yaml").write_text(f"truth: {tmp_path / 'truth.csv'}\n")
     began = time.process_time()
     assert len(Results(run).pairs) == count

@@ -30,6 +30,14 @@ HOSTILE = [
     "\u202eevil",
     "=1+1",
     "é/ü",
+    "a\rb",
+    "\r\n",
+    "\tt",
+    "-1",
+    "@x",
+    "+y",
+    "'=1",
+    "''quoted",
     "$x$",
 ]
 
@@ -88,8 +96,8 @@ def test_hostile_ids_survive_every_format(tmp_path, rng):
     frame = pd.DataFrame({"image_id": HOSTILE})
     saved(tmp_path / "t.parquet", frame)
     assert store.load(tmp_path / "t.parquet")["image_id"].tolist() == HOSTILE
-    store.write_csv(tmp_path / "t.csv", frame)
-    assert pd.read_csv(tmp_path / "t.csv")["image_id"].tolist() == HOSTILE
+    store.write_sheet(tmp_path / "t.csv", frame)
+    assert store.read_sheet(tmp_path / "t.csv")["image_id"].tolist() == HOSTILE
 
 
 def test_lookup_reads_single_images(tmp_path, rng):

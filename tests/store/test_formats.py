@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from imgfp import sift
-from imgfp.datatypes import Descriptors
+from imgfp.datatypes import Descriptors, table
 from imgfp.store import formats
 from imgfp.store.formats import FormatError
 
@@ -341,3 +341,15 @@ def test_a_manifest_at_a_url_names_nothing_of_this_machine(row, said):
     with pytest.raises(FormatError, match=rf"^memory://lists/bad.csv, line 3: .*{said}") as told:
         formats.read_manifest("memory://lists/bad.csv")
     assert "hunter2" not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_ids_that_a_spreadsheet_would_run_are_defused_and_come_back(tmp_path):
+    ids = ["=1+1", "+a", "-a", "@a", "\ta", "\ra", "a\rb", "a\nb", "\r\n", "'=a", "''-a", "'a", "a"]
+    frame = pd.DataFrame({"query_id": ids, "reference_id": ids[::-1], "score": -0.5})
+    formats.write_predictions(tmp_path / "p.csv", frame)
+    pd.testing.assert_frame_equal(
+        formats.read_predictions(tmp_path / "p.csv"), table("predictions", frame)
+    )
+    cells = pd.read_csv(tmp_path / "p.csv", dtype=str, keep_default_na=False, lineterminator="\n")
+    assert not cells["query_id"].str.match(r"[=+\-@\t\r\n]").any()
+    assert (cells["score"] == "-0.5").all() and cells["query_id"][11] == "'a"

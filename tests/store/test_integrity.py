@@ -23,7 +23,7 @@ def run(tmp_path) -> Run:
     store.save(run.evidence / "shard-00000.parquet", pd.DataFrame({"x": [1, 2]}), made_with())
     store.save(run.root / "index/local/index.json", {"parts": [1]}, made_with())
     store.save(run.root / "index/local/part-00000-00001.faiss", b"x" * 50, made_with())
-    store.write_csv(run.predictions_csv, pd.DataFrame({"query_id": ["a"]}))
+    store.write_sheet(run.predictions_csv, pd.DataFrame({"query_id": ["a"]}))
     for path in (run.status_json, run.metrics_json, run.report_html, run.notebooks / "01_a.ipynb"):
         store.write_sealed(path, b'{"stages": {}}')
     (run.root / "notes.json").write_text("the user's own")

@@ -96,7 +96,7 @@ def test_browsers_work_without_originals_and_without_truth(tmp_path):
 
 def test_browsers_of_a_run_without_pairs_are_empty(tmp_path, text_of):
     run = small_run.build(tmp_path, with_truth=False, hostile=False)
-    store.write_csv(run / "predictions.csv", table("predictions"))
+    store.write_sheet(run / "predictions.csv", table("predictions"))
     for name in ("candidates/local", "candidates/global", "evidence", "crops/detections"):
         paths = list((run / name).iterdir())
         assert paths, f"{name} is empty already"
