@@ -153,7 +153,7 @@ def _write_images(root: Path, images: dict, originals: Path, keep: bool) -> None
         height, width = image.shape[:2]
         small = encode_jpeg(resize_short_side(image, 96), 85)
         rows.append(
-            (image_id, str(path), len(data), 0, "0", "JPEG", width, height, "", "", "", small)
+            (image_id, str(path), len(data), 0, "0", "JPEG", width, height, "", "", "", "", small)
         )
     columns = list(table("images").columns)
     _save(root / "images/shard-00000.parquet", table("images", pd.DataFrame(rows, columns=columns)))
