@@ -40,6 +40,7 @@ ORDER = {
         "planning",
         "estimators",
         "index_scale",
+        "million",
         "keypoint_budget",
         "distractors",
     ],

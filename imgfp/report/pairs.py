@@ -79,7 +79,7 @@ def _pair(
 ) -> dict[str, Any] | None:
     """One pair on a sheet; None if an image is missing from the run or library."""
     query_id, reference_id = row.query_id, row.reference_id
-    if query_id not in results.queries.index or reference_id not in results.references.index:
+    if query_id not in results.queries.index or reference_id not in results.references:
         return None
     overlaps = results.outlines(query_id, reference_id)
     proposers = set(results.candidates_of(query_id, reference_id)["branch"])

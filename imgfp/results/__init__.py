@@ -190,7 +190,7 @@ class Results(Files):
 
     def size(self, side: Side, image_id: str) -> tuple[int, int]:
         """Width and height of the upright original, in pixels. Raises KeyError for an unknown id."""
-        width, height = self._facts(side).loc[image_id, ["width", "height"]].to_numpy(int)
+        ((width, height),) = store.open_catalogue(self._collection(side)).sizes_of([image_id])
         return int(width), int(height)
 
     def jpeg(self, side: Side, image_id: str) -> bytes:
@@ -227,8 +227,9 @@ class Results(Files):
 
     def _read_image(self, side: Side, image_id: str) -> np.ndarray:
         try:
-            limits = limits_of(self._collection(side))
-            image = read_image(str(self._facts(side).loc[image_id, "path"]), limits)
+            collection = self._collection(side)
+            path = read_column(collection, [image_id], "path")[0]
+            image = read_image(path, limits_of(collection))
         except ImageError:
             return self.thumbnail(side, image_id)
         unchanged = (image.shape[1], image.shape[0]) == self.size(side, image_id)
@@ -250,9 +251,6 @@ class Results(Files):
         if self._fusion_rule != "calibrated":
             return None
         return fusion.load_model(store.located(path))
-
-    def _facts(self, side: Side) -> pd.DataFrame:
-        return self.queries if side == "query" else self.references
 
     def _rows_of(self, name: str, query_id: str) -> np.ndarray:
         if name not in self._groups:

@@ -18,7 +18,7 @@ from imgfp.stages.crops import read_crops, read_detections
 from imgfp.stages.inventory import read_images, truth_of_run
 from imgfp.stages.search import read_candidates
 from imgfp.stages.verification import join_evidence, read_evidence
-from imgfp.store import Collection, Library, Run, formats
+from imgfp.store import Library, Run, formats
 
 
 class Files:
@@ -112,17 +112,18 @@ class Files:
     @cached_property
     def queries(self) -> pd.DataFrame:
         """Facts of every readable query, indexed by image id (no thumbnails)."""
-        return self._images(self.run)
+        columns = ["image_id", "path", "width", "height"]
+        return read_images(self.run, columns).set_index("image_id")
 
     @cached_property
     def damaged_queries(self) -> int:
         """Number of queries whose file is damaged and was decoded in part."""
         return sum(DAMAGED in notes for notes in read_images(self.run, ["notes"])["notes"])
 
-    @cached_property
-    def references(self) -> pd.DataFrame:
-        """Facts of every readable reference, indexed by image id (no thumbnails)."""
-        return self._images(self.library)
+    @property
+    def references(self) -> store.Catalogue:
+        """The readable references, in a mapped file."""
+        return store.open_catalogue(self.library)
 
     @cached_property
     def detections(self) -> pd.DataFrame:
@@ -164,10 +165,6 @@ class Files:
     def _truth_path(self) -> Path | None:
         path = store.project_path(self.params["truth"]) if self.params.get("truth") else None
         return path if path is not None and path.is_file() else None
-
-    def _images(self, collection: Collection) -> pd.DataFrame:
-        columns = ["image_id", "path", "width", "height"]
-        return read_images(collection, columns).set_index("image_id")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -70,23 +70,14 @@ def describe_queries(
     return _map(run, tasks, list(views), file, cluster, workers, **model)
 
 
-def _map(collection, tasks, views, file, cluster, workers, *, model, weights, device, batch_size):
+def _map(collection, tasks, views, file, cluster, workers, *, device, **model):
     function: Callable[..., ShardResult] = imported if file else describe
     if file:
         settings = file_settings(file, "query" if isinstance(collection, Run) else "reference")
         tasks = [replace(task, arguments={"images": task.arguments["images"]}) for task in tasks]
     else:
-        weights = store.located(weights)
-        loaded = load_model(model, weights, device)
-        settings = {
-            "model": model,
-            "weights": weights,
-            "device": loaded.device,
-            "batch_size": batch_size,
-            "weights_hash": loaded.weights_hash,
-            "views": views,
-        }
-        if loaded.device != "cpu":
+        settings = model_settings(views=views, device=device, **model)
+        if settings["device"] != "cpu":
             tasks, workers = on_gpu(tasks, device, workers)
     return map_shards(
         function,
@@ -97,6 +88,22 @@ def _map(collection, tasks, views, file, cluster, workers, *, model, weights, de
         title=f"descriptors of {collection.contents}",
         lock_dir=collection.root,
     )
+
+
+def model_settings(
+    *, model: str, weights: str, device: str, batch_size: int, views: list[str]
+) -> dict[str, Any]:
+    """Settings of `describe`: what the loaded model is and where it runs. Raises ModelError."""
+    weights = store.located(weights)
+    loaded = load_model(model, weights, device)
+    return {
+        "model": model,
+        "weights": weights,
+        "device": loaded.device,
+        "batch_size": batch_size,
+        "weights_hash": loaded.weights_hash,
+        "views": views,
+    }
 
 
 def query_tasks(
@@ -206,8 +213,13 @@ def _model(name: str, weights: str, device: str, weights_hash: str):
 
 def read_descriptors(collection: Collection) -> Descriptors:
     """All vectors of the images of a library or run, in order. Raises ValueError when there are none."""
-    paths = shards_of(collection, collection.descriptors, ".h5")
-    return Descriptors.concatenate([_of_images(collection, path) for path in paths])
+    return Descriptors.concatenate(list(descriptors_by_shard(collection)))
+
+
+def descriptors_by_shard(collection: Collection) -> Iterator[Descriptors]:
+    """`read_descriptors`, one shard after the other."""
+    for path in shards_of(collection, collection.descriptors, ".h5"):
+        yield _of_images(collection, path)
 
 
 def sample_descriptors(collection: Collection, count: int, seed: int = 0) -> Descriptors:

@@ -101,7 +101,10 @@ def stored_features(collection: Collection) -> store.FeatureLookup:
     return store.FeatureLookup(collection.local_features, shard_of)
 
 
-def keypoint_counts(folder: Path) -> pd.Series:
-    """Keypoints of each image of a folder of feature shards, by image id."""
-    parts = [store.feature_counts(path) for path in store.shards(folder, ".h5")]
+def keypoint_counts(folder: Path, sampled: int = 0) -> pd.Series:
+    """Keypoints of each image of a folder of feature shards, by image id. sampled: of as many images at least, in a
+    few shards drawn at random; 0: of all."""
+    paths = store.shards(folder, ".h5")
+    drawn = store.draw_shards(paths, sampled) if sampled else paths
+    parts = [store.feature_counts(path) for path in drawn]
     return pd.concat(parts) if parts else pd.Series(dtype="int64")

@@ -88,12 +88,14 @@ def list_images(
         rows, new = _compared(collection, files, most_lost_share, limits)
         first = int(rows["shard"].max() + 1 if len(rows) else 0)
         shards = new_shards(new, shard_images, first)
-        tasks = [_listing(collection, number, files, limits) for number, files in shards.items()]
+        tasks = [
+            listing_task(collection, number, files, limits) for number, files in shards.items()
+        ]
         for number, files in rows.groupby("shard", sort=True):
             former = files[["image_id", *_WAS]].set_axis(_STATE, axis=1)
-            task = _listing(collection, int(str(number)), former, limits)
+            task = listing_task(collection, int(str(number)), former, limits)
             if not store.is_current(task.path, store.origin(inspect_files, settings, task.inputs)):
-                tasks.append(_listing(collection, int(str(number)), files, limits))
+                tasks.append(listing_task(collection, int(str(number)), files, limits))
         map_shards(
             inspect_files,
             tasks,
@@ -264,7 +266,8 @@ def new_shards(files: pd.DataFrame, shard_images: int, first: int) -> dict[int, 
     }
 
 
-def _listing(collection: Collection, number: int, rows: pd.DataFrame, limits: Limits) -> Task:
+def listing_task(collection: Collection, number: int, rows: pd.DataFrame, limits: Limits) -> Task:
+    """The task that makes an image shard from rows of `list_files`."""
     files = rows[_STATE]
     return Task(
         _shard_path(collection, store.shard_name(number)),
@@ -511,6 +514,17 @@ def read_images(collection: Collection, columns: Sequence[str] = FACTS) -> pd.Da
     return pd.concat([read_shard(collection, name, columns) for name in names], ignore_index=True)
 
 
+def sample_images(
+    collection: Collection, count: int, columns: Sequence[str] = FACTS, seed: int = 0
+) -> pd.DataFrame:
+    """`read_images` of `count` images drawn at random, or of all where there are fewer, from a few shards."""
+    paths = store.draw_shards(_image_shards(collection), count, seed)
+    if not paths:
+        raise store.StoreError(f"{collection.root} holds no images yet; run notebook 01 first")
+    rows = pd.concat([read_shard(collection, path.stem, columns) for path in paths])
+    return rows.sample(min(count, len(rows)), random_state=seed, ignore_index=True)
+
+
 def read_shard(collection: Collection, name: str, columns: Sequence[str] = FACTS) -> pd.DataFrame:
     """`read_images` of one image shard."""
     path = _shard_path(collection, name)
@@ -658,15 +672,20 @@ def _shard_path(collection: Collection, name: str) -> Path:
 
 
 def image_tasks(
-    collection: Collection, folder: Path, suffix: str, skipped: AbstractSet[str] = frozenset()
+    collection: Collection,
+    folder: Path,
+    suffix: str,
+    skipped: AbstractSet[str] = frozenset(),
+    names: Sequence[str] | None = None,
 ) -> list[Task]:
     """One task per shard of images of a library or run, without those in `skipped`; its artefact goes to
-    `folder`.
+    `folder`. names: of the shards; None: all.
 
     What is masked counts among the inputs, so that nothing is computed again when an image goes or returns.
     """
     tasks, limits = [], limits_of(collection)
-    for path in _image_shards(collection):
+    every = _image_shards(collection)
+    for path in every if names is None else [_shard_path(collection, name) for name in names]:
         rows = store.load(path, ["image_id", "sha256", "reason"])
         rows = rows[rows["reason"] == ""]
         here = rows["image_id"].isin(skipped)

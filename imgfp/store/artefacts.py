@@ -33,6 +33,8 @@ from imgfp.store.provenance import Origin
 
 #: Rows that a table keeps together on disk: the least that `load_rows` reads.
 ROW_GROUP = 32
+#: Shards that a sample is drawn from, at least: images of one shard are often alike.
+SHARDS_DRAWN = 16
 #: Environment variable that is set for the notebook of a stage that the user asked to redo.
 REDO = "IMGFP_REDO"
 #: Environment variable that is set where the user asked to try refused files again.
@@ -148,6 +150,19 @@ def remove(path: Path) -> None:
 def shards(folder: Path, suffix: str) -> list[Path]:
     """The finished shards of a folder in order."""
     return sorted(p for p in folder.glob(f"shard-*{suffix}") if sidecar_of(p).exists())
+
+
+def draw_shards(paths: Sequence[Path], items: int, seed: int = 0) -> list[Path]:
+    """Some of these shards, drawn at random: `SHARDS_DRAWN` or more, which hold `items` items if all do, so that a look at
+    a large folder reads a small part of it."""
+    drawn: list[Path] = []
+    held = 0
+    for at in np.random.default_rng(seed).permutation(len(paths)).tolist():
+        if len(drawn) >= SHARDS_DRAWN and held >= items:
+            break
+        drawn.append(paths[at])
+        held += describe(paths[at]).get("rows", 0)
+    return sorted(drawn)
 
 
 def load_tables(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:

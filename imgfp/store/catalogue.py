@@ -37,6 +37,9 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.places)
 
+    def __contains__(self, image_id: str) -> bool:
+        return bool(self.rows_of([image_id])[0] >= 0)
+
     def rows_of(self, ids: Sequence[str]) -> np.ndarray:
         """Row of each image in this catalogue, int64, -1 for an id that it does not hold."""
         wanted = _hashes(ids)

@@ -13,8 +13,10 @@ import csv
 import io
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -266,17 +268,40 @@ def read_descriptors(path: Path) -> tuple[Descriptors, Descriptors]:
         raise FormatError(path, None, f"not a readable HDF5 file: {error}") from None
 
 
-def write_descriptors(path: Path, query: Descriptors, reference: Descriptors) -> None:
-    """Write an ISC descriptor file with checksums on its vectors. Ids must not hold a NUL."""
-    out = io.BytesIO()
-    with h5py.File(out, "w") as file:
-        for name, side in (("query", query), ("reference", reference)):
-            _refuse_breaks(path, side.image_ids, "\0")
-            checked = {"chunks": True, "fletcher32": True} if side.vectors.size else {}
-            file.create_dataset(name, data=side.vectors, **checked)
-            ids = [str(image_id) for image_id in side.image_ids]
-            file.create_dataset(f"{name}_ids", data=ids, dtype=h5py.string_dtype())
-    store.write_sealed(path, out.getvalue())
+def write_descriptors(
+    path: Path, query: Iterable[Descriptors], reference: Iterable[Descriptors]
+) -> None:
+    """Write an ISC descriptor file with checksums on its vectors. Each side comes in parts, of which one at a time
+    is in memory. Ids must not hold a NUL. Raises FormatError for a side without parts."""
+    store.make_folder(path.parent)
+    with tempfile.TemporaryFile(dir=path.parent) as out:
+        with h5py.File(out, "w") as file:
+            for name, parts in (("query", query), ("reference", reference)):
+                for part in parts:
+                    _refuse_breaks(path, part.image_ids, "\0")
+                    _append(file, name, part.vectors, fletcher32=True)
+                    ids = np.array([str(image_id) for image_id in part.image_ids], object)
+                    _append(file, f"{name}_ids", ids, dtype=h5py.string_dtype())
+                if name not in file:
+                    raise FormatError(path, None, f"there are no '{name}' descriptors to write")
+        out.seek(0)
+        store.write_sealed(path, iter(lambda: out.read(1 << 20), b""))
+
+
+def _append(file: h5py.File, name: str, rows: np.ndarray, **kind: Any) -> None:
+    """Add rows to a dataset, which the first ones create."""
+    if name not in file:
+        width = rows.shape[1:]
+        file.create_dataset(
+            name,
+            (0, *width),
+            maxshape=(None, *width),
+            chunks=(256, *width),
+            **({"dtype": rows.dtype} | kind),
+        )
+    data = file[name]
+    data.resize(len(data) + len(rows), axis=0)
+    data[len(data) - len(rows) :] = rows
 
 
 def _side(file: h5py.File, path: Path, name: str) -> Descriptors:

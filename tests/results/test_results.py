@@ -28,6 +28,18 @@ def test_a_run_that_has_only_begun_opens_empty(tmp_path):
         _ = results.predictions
 
 
+def test_references_are_not_read_as_a_whole(finished_run, monkeypatch):
+    library = Results(finished_run).library
+    loaded, load = [], store.artefacts.load
+    monkeypatch.setattr("imgfp.store.load", lambda path, *a: loaded.append(path) or load(path, *a))
+    results = Results(finished_run)
+    best = results.pairs.iloc[0]
+    assert best["reference_id"] in results.references and "nobody" not in results.references
+    assert results.picture("reference", best["reference_id"]).ndim == 3
+    assert results.outlines(best["query_id"], best["reference_id"]) and report.build(results)
+    assert not [path for path in loaded if path.parent in (library.images, library.descriptors)]
+
+
 def test_pairs_carry_rank_and_truth(finished_run):
     pairs = Results(finished_run).pairs
     assert pairs["score"].is_monotonic_decreasing

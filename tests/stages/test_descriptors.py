@@ -114,7 +114,7 @@ def test_vectors_computed_elsewhere_are_read_from_a_file(sides, address, tmp_pat
     references, queries = descriptors.read_descriptors(library), descriptors.first_views(run)
     short = Descriptors(queries.image_ids[1:], queries.vectors[1:])
     path = tmp_path / "d.h5"
-    formats.write_descriptors(path, short, references)
+    formats.write_descriptors(path, [short], [references])
     from_file = {"file": str(path), "cluster": address} | GRID
     assert not stages.describe_references(library, **from_file).rejects
     ((missing, reason),) = stages.describe_queries(run, **from_file).rejects

@@ -107,6 +107,18 @@ def test_another_trial_is_made_when_it_is_asked_for(tmp_path, photograph, addres
     assert listed(root, folder, address, **tight).computed == 1, "the next version tries again"
 
 
+def test_a_sample_holds_no_image_twice_and_none_that_has_gone(tmp_path, photograph, address):
+    fill(tmp_path / "in", "abcdefghij", photograph)
+    library = Library(tmp_path / "lib")
+    listed(library, tmp_path / "in", address)
+    (tmp_path / "in/c.jpg").unlink()
+    listed(library, tmp_path / "in", address)
+    every = inventory.sample_images(library, 100)
+    assert sorted(every["image_id"]) == [*"abdefghij"]
+    few = inventory.sample_images(library, 4, ["image_id", "path"])["image_id"].tolist()
+    assert len(set(few)) == 4
+
+
 def test_second_folder_extends_a_library(tmp_path, photograph, address):
     one, two, root = tmp_path / "one", tmp_path / "two", Library(tmp_path / "lib")
     fill(one, ["a", "b"], photograph)

@@ -209,7 +209,7 @@ def test_scores_are_normalised_by_the_library_or_by_a_named_background(sides, ad
 
     path = tmp_path / "background.h5"
     far = Descriptors(np.array(["b1", "b2"], object), -asked.vectors[:2])
-    formats.write_descriptors(path, asked, far)
+    formats.write_descriptors(path, [asked], [far])
     named = {"candidates": 1, "normalise_neighbours": 1, "background": str(path)}
     named = proposed(sides, address, **named).set_index("query_id").score
     means = dict(zip(asked.image_ids, (asked.vectors @ far.vectors.T).max(axis=1), strict=True))

@@ -285,3 +285,16 @@ def test_evidence_of_version_0_1_is_read_under_the_present_names(tmp_path):
     assert list(table) == ["ncc_inlier_ratio", "model", "h00"]
     assert table["model"].tolist() == ["axis_aligned"]
     assert store.load(path, ["ncc_inlier_ratio"])["ncc_inlier_ratio"].tolist() == [0.5]
+
+
+def test_a_sample_is_drawn_from_a_few_shards(tmp_path):
+    for number in range(40):
+        frame = pd.DataFrame({"n": np.arange(10)})
+        saved(tmp_path / f"{store.shard_name(number)}.parquet", frame)
+    few = store.draw_shards(store.shards(tmp_path, ".parquet"), 10)
+    assert len(few) == 16 and few == store.draw_shards(
+        store.shards(tmp_path, ".parquet"), 10
+    ) == sorted(few)
+    assert few != store.draw_shards(store.shards(tmp_path, ".parquet"), 10, seed=1)
+    assert len(store.draw_shards(store.shards(tmp_path, ".parquet"), 205)) == 21
+    assert len(store.draw_shards(store.shards(tmp_path, ".parquet"), 1000)) == 40

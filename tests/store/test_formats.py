@@ -226,12 +226,19 @@ def test_missing_files_are_named(tmp_path):
 def test_descriptors_round_trip(tmp_path, rng):
     path = tmp_path / "d.h5"
     sides = descriptors(HOSTILE, rng), descriptors(["r"], rng)
-    formats.write_descriptors(path, *sides)
+    formats.write_descriptors(path, [sides[0]], [sides[1]])
     for side, again in zip(sides, formats.read_descriptors(path), strict=True):
         assert again.image_ids.tolist() == side.image_ids.tolist()
         assert np.array_equal(again.vectors, side.vectors)
+    formats.write_descriptors(path, iter([sides[1], sides[0]]), [sides[1]])  # in parts
+    again, _ = formats.read_descriptors(path)
+    assert again.image_ids.tolist() == ["r", *HOSTILE]
+    assert np.array_equal(again.vectors, np.concatenate([sides[1].vectors, sides[0].vectors]))
+    with pytest.raises(FormatError, match="no 'query' descriptors"):
+        formats.write_descriptors(path, [], [sides[1]])
+    assert len(formats.read_descriptors(path)[0]) == len(HOSTILE) + 1, "the former file is gone"
     nobody = Descriptors([], np.empty((0, 8)))
-    formats.write_descriptors(path, nobody, sides[1])
+    formats.write_descriptors(path, [nobody], [sides[1]])
     assert len(formats.read_descriptors(path)[0]) == 0
 
 
@@ -291,9 +298,9 @@ def spoil(file, kind, folder):
 def test_hostile_descriptor_files_are_refused(tmp_path, rng, kind):
     path = tmp_path / "d.h5"
     formats.write_descriptors(
-        tmp_path / "other.h5", descriptors(HOSTILE, rng), descriptors("r", rng)
+        tmp_path / "other.h5", [descriptors(HOSTILE, rng)], [descriptors("r", rng)]
     )
-    formats.write_descriptors(path, descriptors(HOSTILE, rng), descriptors("r", rng))
+    formats.write_descriptors(path, [descriptors(HOSTILE, rng)], [descriptors("r", rng)])
     with h5py.File(path, "a") as file:
         spoil(file, kind, tmp_path)
     with pytest.raises(FormatError, match=r"d\.h5: 'query'"):
