@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,3 +44,15 @@ def _gpu_name(information: Path) -> str:
     lines = information.read_text().splitlines()
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
     return named[0] if named else "GPU"
+
+
+def processor_seconds() -> float:
+    """Processor time of this process and all that it has started on this machine, ended or not."""
+    import psutil
+
+    own = psutil.Process()
+    total = sum(own.cpu_times()[:4])  # user and system, then those of children that have ended
+    for child in own.children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            total += sum(child.cpu_times()[:4])
+    return total

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from imgfp import store, urls
-from imgfp.runner import cluster, params, project
+from imgfp.runner import cluster, machine, params, project
 
 DEFAULT_STAGES = "01-09"
 
@@ -249,7 +249,7 @@ def _write_status(plan: Plan, status: dict[str, Any]) -> None:
 
 def _run_stage(plan: Plan, stage: Stage, key: str, status: dict[str, Any]) -> None:
     copy = _executed_copy(plan, stage)
-    began, spent = time.monotonic(), _processor_seconds()
+    began, spent = time.monotonic(), machine.processor_seconds()
     entry: dict[str, Any] = {"state": "running", "key": key}
     status["stages"][stage.name] = entry
     _write_status(plan, status)
@@ -266,7 +266,7 @@ def _run_stage(plan: Plan, stage: Stage, key: str, status: dict[str, Any]) -> No
         raise
     finally:
         entry["seconds"] = round(time.monotonic() - began, 2)
-        entry["processor_seconds"] = round(_processor_seconds() - spent, 2)
+        entry["processor_seconds"] = round(machine.processor_seconds() - spent, 2)
         _write_status(plan, status)
         if copy.is_file():
             with suppress(
@@ -274,18 +274,6 @@ def _run_stage(plan: Plan, stage: Stage, key: str, status: dict[str, Any]) -> No
             ):  # a full disk; `imgfp verify` names a copy without a seal
                 store.seal(copy)
     print(f"ok {entry['seconds']:.1f} s", flush=True)
-
-
-def _processor_seconds() -> float:
-    """Processor time of this process and all that it has started on this machine, ended or not."""
-    import psutil
-
-    own = psutil.Process()
-    total = sum(own.cpu_times()[:4])  # user and system, then those of children that have ended
-    for child in own.children(recursive=True):
-        with suppress(psutil.Error):  # it has just ended
-            total += sum(child.cpu_times()[:4])
-    return total
 
 
 def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> None:

@@ -19,6 +19,7 @@ from small_run import made_with
 from imgfp import stages, store
 from imgfp.datatypes import Descriptors, LocalFeatures
 from imgfp.descriptors.views import DIHEDRAL
+from imgfp.runner import cluster
 from imgfp.search import gpu
 from imgfp.stages import index as index_stage
 from imgfp.stages.crops import read_crops
@@ -222,17 +223,22 @@ def test_scores_are_normalised_by_the_library_or_by_a_named_background(sides, ad
 @pytest.fixture(scope="module")
 def in_process():
     """A cluster of one worker that is a thread of this process, where stand-ins reach it."""
+    import dask
     from distributed import LocalCluster
 
-    with LocalCluster(
-        n_workers=1,
-        threads_per_worker=2,
-        processes=False,
-        protocol="tcp",
-        host="127.0.0.1",
-        dashboard_address=None,
-    ) as started:
-        yield started.scheduler_address
+    plain = {"distributed.comm.require-encryption": False}
+    with (
+        dask.config.set(plain),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=False,
+            protocol="tcp",
+            host="127.0.0.1",
+            dashboard_address=None,
+        ) as started,
+    ):
+        yield cluster.trusted(started.scheduler_address, insecure_cluster=True)
 
 
 @pytest.fixture
