@@ -85,7 +85,7 @@ def test_two_runs_are_compared(finished_run, tmp_path):
     path = root / "run/predictions.csv"
     worse = pd.read_csv(path)
     worse.loc[worse["query_id"] == "q-whole", "score"] = 1
-    worse.to_csv(path, index=False)
+    store.write_sheet(path, worse)
     runs = {"before_run": root / "run", "after_run": finished_run}
     done = execute("32_compare_runs.ipynb", **runs, bootstrap_rounds=20, save_dir=tmp_path)
     moved = pd.read_csv(tmp_path / "changes.csv")

@@ -37,6 +37,8 @@ def run(tmp_path):
         [sys.executable, "-m", "imgfp", "run", "params/p.yaml"],
         cwd=tmp_path,
         env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        # The tests may run under nohup, which a run respects.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         stderr=subprocess.PIPE,
         text=True,
     ) as started:
