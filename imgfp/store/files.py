@@ -97,8 +97,8 @@ def remove_unfinished(root: Path) -> None:
 
 
 def write_sealed(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write a file whole or not at all, at once or piece by piece, and its seal: its SHA-256 in `.<name>.sha256` beside it, in the form
-    that `sha256sum --check` reads. For files that have no sidecar. Raises StoreError."""
+    """Write a file whole or not at all, at once or piece by piece, and its seal: its SHA-256 in `.<name>.sha256`
+    beside it, in the form that `sha256sum --check` reads. For files that have no sidecar. Raises StoreError."""
     _remove_seal(path)  # an old seal never stands beside a new file
     _write_seal(path, write_bytes(path, data))
 

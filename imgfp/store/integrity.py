@@ -11,7 +11,7 @@ from pathlib import Path
 from imgfp.inference import sha256_of
 from imgfp.store.artefacts import describe, sidecar_of, verify, write_sidecar
 from imgfp.store.fetched import read_marker, write_marker
-from imgfp.store.files import StoreError, read_seal, seal_of, show
+from imgfp.store.files import StoreError, read_seal, remove_unfinished, seal_of, show
 from imgfp.store.layout import Library, Run
 
 #: Suffixes of artefacts that always have a sidecar or a seal.
@@ -69,8 +69,7 @@ def repair(root: Path, found: list[Damage]) -> None:
             elif damage.ours:
                 for path in (sidecar_of(damage.path), seal_of(damage.path), damage.path):
                     path.unlink(missing_ok=True)
-        for path in root.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        remove_unfinished(root)
     except OSError as error:
         raise StoreError(f"{show(root)} cannot be repaired: {error}") from None
     marker = read_marker(root)
