@@ -100,6 +100,7 @@ def search_local(
     *,
     branch: str,
     rule: str,
+    ratio: float,
     variants: list[str],
     neighbours: int,
     nprobe: int,
@@ -114,21 +115,24 @@ def search_local(
     check_choice("vote_rule", rule)
     check_choice("descriptor_variants", variants)
     asked: dict[str, Any] = {"variants": variants, "neighbours": neighbours, "nprobe": nprobe}
-    pieces = pieces or [nearest_keypoints(run, library, features, gpu, device=device, **asked)]
-    found = {
-        variant: index.merge_results([piece[variant] for piece in pieces]) for variant in variants
-    }
+    counted: dict[str, Any] = {"rule": rule, "ratio": ratio}
     record = store.load(features)
     query_of = query_of_each_view(run, features.stem)
-    tables, views = [], []
-    for row, view_id in enumerate(record.image_ids):
-        if view_id not in query_of:
-            continue  # masked
-        span = slice(record.offsets[row], record.offsets[row + 1])
-        nearest = {v: (distances[span], ids[span]) for v, (distances, ids) in found.items()}
-        votes = propose.by_votes(nearest, record.keypoints[span], rule=rule, **settings)
-        tables.append(votes)
-        views.append(view_id)
+    # Others are masked.
+    rows = [row for row, view_id in enumerate(record.image_ids) if view_id in query_of]
+    views = [record.image_ids[row] for row in rows]
+    spans = [slice(*record.offsets[row : row + 2]) for row in rows]
+    if pieces:
+        found = {v: index.merge_results([piece[v] for piece in pieces]) for v in variants}
+        each = [{v: (d[span], i[span]) for v, (d, i) in found.items()} for span in spans]
+    else:
+        searched = open_index(library, "local", (), gpu or device).index
+        queries = [(record.keypoints[span], record.descriptors[span]) for span in spans]
+        each = propose.nearest_of_each(searched, queries, **asked, **counted)
+    tables = [
+        propose.by_votes(nearest, record.keypoints[span], **counted, **settings)
+        for span, nearest in zip(spans, each, strict=True)
+    ]
     if not tables:
         return ShardResult(no_candidates())
     counts = [len(votes) for votes in tables]

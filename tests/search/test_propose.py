@@ -69,6 +69,38 @@ def test_a_mirrored_query_is_found_by_the_mirrored_variant_alone(library):
     assert reversed_["score"].iloc[0] == 6 and not reversed_["mirrored"].iloc[0]
 
 
+def test_a_decisive_variant_ends_the_search(rng, monkeypatch):
+    descriptors = rng.integers(0, 256, (100, 128), np.uint8)
+    owned = index.ids_of(np.arange(2), np.array([50, 50]))
+    searched = index.build(descriptors, "local", ids=owned)
+    searches = []
+    search = index.search
+    monkeypatch.setattr(index, "search", lambda *a: searches.append(len(a[1])) or search(*a))
+
+    def variants_of(rows, rule=ROBUST):
+        searches.clear()
+        settings = rule | {"variants": list(propose.DESCRIPTOR_VARIANTS)}
+        found = propose.from_keypoints(searched, spread(len(rows)), descriptors[rows], **settings)
+        assert found["reference_row"].iloc[0] == 0
+        return len(searches)
+
+    enough = propose.DECISIVE_VOTES
+    assert variants_of(range(enough)) == 1
+    assert variants_of(range(enough - 1)) == 3
+    assert variants_of([*range(enough), *range(50, 50 + enough // 2)]) == 1
+    assert variants_of([*range(enough), *range(50, 51 + enough // 2)]) == 3, "no clear winner"
+    assert variants_of(range(enough), SEED) == 3, "the system of 2021 searches all"
+    searches.clear()
+    queries = [(spread(len(rows)), descriptors[rows]) for rows in (range(45), [], range(5))]
+    asked = {name: ROBUST[name] for name in ("neighbours", "nprobe", "rule", "ratio")}
+    found = propose.nearest_of_each(searched, queries, variants=["plain", "mirrored"], **asked)
+    assert searches == [50, 5] and [list(one) for one in found] == [
+        ["plain"],
+        [],
+        ["plain", "mirrored"],
+    ]
+
+
 def test_the_robust_rule_counts_one_vote_per_place(library):
     descriptors, searched = library
     query = descriptors[[0, 1, 2, 3]]
