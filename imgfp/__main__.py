@@ -83,6 +83,7 @@ def main(words: list[str] | None = None) -> int:
             return 0
         if options.plan:
             return _plan(plan)
+        _check_truth(plan)
         notebooks.execute(plan, start=options.start, only=options.only)
     except notebooks.StageFailed as failure:
         print(f"\nimgfp: {failure}", file=sys.stderr)
@@ -102,6 +103,24 @@ def main(words: list[str] | None = None) -> int:
     if not options.only:
         notebooks.summarise(plan)
     return 0
+
+
+def _check_truth(plan: notebooks.Plan) -> None:
+    """Raise ParameterError where the run could not be measured by its truth; the demo makes its own."""
+    from imgfp import stages
+    from imgfp.runner import params
+
+    numbers = {stage.number for stage in plan.stages}
+    if "00" not in numbers and {"01", "09"} <= numbers:
+        try:
+            print(
+                "".join(
+                    f"{note}\n" for note in stages.check_truth(plan.values, plan.run, plan.library)
+                ),
+                end="",
+            )
+        except ValueError as error:
+            raise params.ParameterError(f"truth: {error}") from None
 
 
 def _interrupt(number: int, _frame: object) -> None:

@@ -99,7 +99,8 @@ def build(
     }
     if with_truth:
         frame = table("truth", query_id=list(truth), reference_id=list(truth.values()))
-        store.write_sheet(root / "truth.csv", frame)
+        for folder in (root, run):
+            store.write_sheet(folder / "truth.csv", frame)
         values["truth"] = str(root / "truth.csv")
         metrics = vars(evaluate(predictions, frame, candidates))
         store.write_bytes(run / "metrics.json", json.dumps(metrics).encode())

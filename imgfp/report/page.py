@@ -28,7 +28,7 @@ from imgfp.report.figures import (
 from imgfp.report.pairs import best_of_each_query, duplicate_sheet, error_sheets, sheet
 from imgfp.results import Results
 from imgfp.scoring.errors import branch_breakdown, breakdown, duplicate_references, edit_groups
-from imgfp.scoring.metrics import bootstrap
+from imgfp.scoring.metrics import bootstrap, true_pairs
 from imgfp.scoring.thresholds import ThresholdCard, drift, threshold_for_precision
 
 #: Target precisions in the table of thresholds.
@@ -92,7 +92,7 @@ def _add_with_truth(
     labelled = results.pairs[results.pairs["is_true"].notna()]
     predictions = labelled[["query_id", "reference_id", "score"]]
     scores, labels = labelled["score"].to_numpy(), labelled["is_true"].to_numpy(bool)
-    copies = int((truth["reference_id"] != "").sum())
+    copies = len(true_pairs(truth))
     candidates = results.candidates
     # Without a threshold nothing is reported.
     threshold = float("inf") if results.threshold is None else results.threshold

@@ -25,7 +25,7 @@ from imgfp.results.explain import homography_of
 from imgfp.results.files import Files
 from imgfp.scoring import fusion
 from imgfp.scoring.errors import sort_errors
-from imgfp.scoring.metrics import true_references
+from imgfp.scoring.metrics import are_in, true_pairs
 from imgfp.stages.crops import box_of_each
 from imgfp.stages.inventory import limits_of, read_column, read_thumbnails
 from imgfp.stages.verification import ViewReader, frame_short_side_px, join_evidence
@@ -62,11 +62,8 @@ class Results(Files):
         pairs = self.predictions.copy()
         pairs["rank"] = pairs.groupby("query_id", sort=False).cumcount()
         if self.truth is not None:
-            expected = true_references(self.truth)
-            true_reference = pairs["query_id"].map(expected)
-            listed = pairs["query_id"].isin(expected.index)
-            is_true = (true_reference == pairs["reference_id"]) & (true_reference != "")
-            pairs["is_true"] = is_true.astype("boolean").where(listed)
+            is_true = pd.Series(are_in(pairs, true_pairs(self.truth)), pairs.index, "boolean")
+            pairs["is_true"] = is_true.where(pairs["query_id"].isin(self.truth["query_id"]))
         return pairs
 
     @property

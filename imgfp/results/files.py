@@ -15,7 +15,7 @@ from imgfp.datatypes import table
 from imgfp.images import DAMAGED
 from imgfp.runner.params import read_profile
 from imgfp.stages.crops import read_crops, read_detections
-from imgfp.stages.inventory import read_images, truth_of_run
+from imgfp.stages.inventory import read_images
 from imgfp.stages.search import read_candidates
 from imgfp.stages.verification import join_evidence, read_evidence
 from imgfp.store import Library, Run, formats
@@ -89,13 +89,13 @@ class Files:
 
     @cached_property
     def truth(self) -> pd.DataFrame | None:
-        """query_id, reference_id (blank: none) of the run's queries, where its parameters
-        name a truth file."""
-        if not self._truth_path:
+        """query_id, reference_id (blank: none) of the run's queries, as notebook 09 has kept them; None for a run
+        without truth."""
+        path = self.run.truth_csv
+        if not path.exists():
             return None
-        truth = formats.read_truth(self._truth_path)
-        listed = store.shards(self.run.images, ".parquet")
-        return truth_of_run(self.run, truth) if listed else truth
+        store.read_sealed(path)
+        return formats.read_truth(path)
 
     @cached_property
     def meta(self) -> pd.DataFrame | None:

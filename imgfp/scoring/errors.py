@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from imgfp.geometry import iou
-from imgfp.scoring.metrics import proposed_pairs, rank_predictions, true_references
+from imgfp.scoring.metrics import are_in, rank_predictions, true_pairs
 
 
 def edit_groups(meta: pd.DataFrame, by_strength: bool = False) -> pd.DataFrame:
@@ -55,36 +55,33 @@ def breakdown(
     """Recall per group of queries; `groups` has rows query_id, group, and a query may be in
     several.
 
-    One row per group, worst recall first: group, positives (queries with a true reference), recall
-    (share of them whose true pair scores >= threshold), recall_at_1, proposed (share of their true
-    pairs among `candidates`, NaN without candidates), negatives (queries without a reference),
-    false_alarms (share of the negatives with any pair >= threshold, NaN without negatives).
+    One row per group, worst recall first: group, positives (true pairs of its queries), recall (share of them
+    that score >= threshold), recall_at_1 (share of the queries with a true reference whose best prediction is
+    one), proposed (share of the true pairs among `candidates`, NaN without candidates), negatives (queries
+    without a reference), false_alarms (share of the negatives with any pair >= threshold, NaN without
+    negatives).
     """
     ranked = rank_predictions(predictions, truth)
-    expected = true_references(truth)
     kept = ranked[ranked["score"] >= threshold]
-    facts = pd.DataFrame({"positive": expected != ""})
-    facts["found"] = facts.index.isin(kept.loc[kept["is_true"], "query_id"])
-    facts["first"] = facts.index.isin(
-        ranked.loc[ranked["is_true"] & (ranked["rank"] == 0), "query_id"]
-    )
-    facts["alarm"] = facts.index.isin(kept["query_id"])
-    facts["proposed"] = (
-        np.nan if candidates is None else proposed_pairs(expected, candidates).astype(float)
-    )
+    first = ranked.loc[ranked["is_true"] & (ranked["rank"] == 0), "query_id"]
+    copies = true_pairs(truth)
+    copies["found"] = are_in(copies, kept)
+    copies["first"] = copies["query_id"].isin(first)
+    copies["proposed"] = np.nan if candidates is None else are_in(copies, candidates).astype(float)
+    others = truth.loc[~truth["query_id"].isin(copies["query_id"]), ["query_id"]].drop_duplicates()
+    others["alarm"] = others["query_id"].isin(kept["query_id"])
     rows = []
     for name, members in groups.groupby("group", sort=True)["query_id"]:
-        inside = facts[facts.index.isin(members)]
-        copies, others = inside[inside["positive"]], inside[~inside["positive"]]
+        inside, without = (table[table["query_id"].isin(members)] for table in (copies, others))
         rows.append(
             {
                 "group": name,
-                "positives": len(copies),
-                "recall": copies["found"].mean(),
-                "recall_at_1": copies["first"].mean(),
-                "proposed": copies["proposed"].mean(),
-                "negatives": len(others),
-                "false_alarms": others["alarm"].mean(),
+                "positives": len(inside),
+                "recall": inside["found"].mean(),
+                "recall_at_1": inside.drop_duplicates("query_id")["first"].mean(),
+                "proposed": inside["proposed"].mean(),
+                "negatives": len(without),
+                "false_alarms": without["alarm"].mean(),
             }
         )
     columns = [
@@ -118,7 +115,7 @@ def branch_breakdown(
     ranked = rank_predictions(predictions, truth).join(
         proposers.rename("proposers"), on=["query_id", "reference_id"]
     )
-    positives = int((true_references(truth) != "").sum())
+    positives = len(true_pairs(truth))
     ranked["proposers"] = ranked["proposers"].fillna("")
     single = sorted(set(pairs["branch"]), key=lambda n: (order.get(n, len(order)), n))
     choices = [
@@ -207,7 +204,7 @@ def sort_errors(
     A copy is missed when its true pair does not reach the threshold; a false alarm is a false pair
     that does. Rows: query_id, reference_id, score (NaN: never scored), kind ("missed" or
     "false_alarm"), cause (the first of MISSED or FALSE_ALARMS that applies), other_reference_id (the
-    one that scored higher than a missed pair; the true reference of a false alarm; "" for none).
+    one that scored higher than a missed pair; the best true reference of the query of a false alarm; "" for none).
     Missed copies first, then by falling score.
 
     true_boxes and crops (query_id, x0, y0, x1, y1; in the same unit): a pair that no branch proposed
@@ -218,14 +215,17 @@ def sort_errors(
     without inliers is `no_geometric_evidence`. A reference in false pairs of at least `many` queries
     is `reference_matches_many_queries`.
     """
-    expected = true_references(truth)
+    expected = true_pairs(truth)
     ranked = rank_predictions(predictions, truth)
     missed = _missed(ranked, expected, candidates, threshold)
     wrong = _wrong_boxes(true_boxes, crops, min_box_iou)
     unproposed = missed["cause"] == "not_proposed"
     missed.loc[unproposed & missed["query_id"].isin(wrong), "cause"] = "crop_box_wrong"
     alarms = ranked[(ranked["score"] >= threshold) & ~ranked["is_true"]].copy()
-    alarms["other_reference_id"] = alarms["query_id"].map(expected)
+    # The true references by score, then those that have none.
+    best = pd.concat([ranked[ranked["is_true"]], expected]).drop_duplicates("query_id")
+    true_one = best.set_index("query_id")["reference_id"]
+    alarms["other_reference_id"] = alarms["query_id"].map(true_one).fillna("")
     alarms["kind"] = "false_alarm"
     alarms["cause"] = _alarm_causes(
         alarms, ranked, threshold, evidence, meta, min_ncc_inlier_ratio, many
@@ -235,27 +235,17 @@ def sort_errors(
 
 
 def _missed(
-    ranked: pd.DataFrame, expected: pd.Series, candidates: pd.DataFrame, threshold: float
+    ranked: pd.DataFrame, expected: pd.DataFrame, candidates: pd.DataFrame, threshold: float
 ) -> pd.DataFrame:
     """True pairs without a score >= threshold, with the causes that the scores alone show."""
-    positives = expected[expected != ""]
-    true_score = ranked[ranked["is_true"]].set_index("query_id")["score"].reindex(positives.index)
+    missed = expected.merge(ranked[["query_id", "reference_id", "score"]], how="left")
     false = ranked[~ranked["is_true"]].drop_duplicates("query_id").set_index("query_id")
-    best_false = false.reindex(positives.index)
-    proposed = proposed_pairs(expected, candidates).reindex(positives.index) | true_score.notna()
-    beaten = proposed & (best_false["score"] >= true_score.fillna(-np.inf))
+    best_false = false.reindex(missed["query_id"]).reset_index(drop=True)
+    proposed = are_in(missed, candidates) | missed["score"].notna()
+    beaten = proposed & (best_false["score"] >= missed["score"].fillna(-np.inf))
     cause = np.select([~proposed, beaten], ["not_proposed", "beaten_by_another"], "under_scored")
     other = best_false["reference_id"].where(beaten, "")
-    missed = pd.DataFrame(
-        {
-            "query_id": positives.index,
-            "reference_id": positives.to_numpy(),
-            "score": true_score.to_numpy(float),
-            "kind": "missed",
-            "cause": cause,
-            "other_reference_id": other.to_numpy(object),
-        }
-    )
+    missed = missed.assign(kind="missed", cause=cause, other_reference_id=other)
     below = missed[~(missed["score"] >= threshold)]
     return below.sort_values(["score", "query_id"], ascending=[False, True], ignore_index=True)
 

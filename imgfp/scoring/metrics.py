@@ -2,9 +2,10 @@
 """Metrics of a run, and their uncertainty.
 
 Scores: higher is more similar. Ties are counted worst-case everywhere: among equal scores the false
-pairs come before the true one, so that a constant score cannot look good. A query has at most one
-true reference; a blank `reference_id` in the truth means that it has none. Metric definitions follow
-the image similarity challenge (Douze et al. 2021, "The 2021 Image Similarity Dataset and Challenge").
+pairs come before the true one, so that a constant score cannot look good. A truth table has one row per
+true pair (query_id, reference_id): a query may be made from several references, and one with a blank
+`reference_id` has none. Metric definitions follow the image similarity challenge (Douze et al. 2021, "The 2021
+Image Similarity Dataset and Challenge"), which counts pairs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+_PAIR = ["query_id", "reference_id"]
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -22,8 +25,9 @@ class Metrics:
     micro_ap: mean over all true pairs of the precision at their rank in one list of all predictions.
     recall_at_p90: the highest recall of any threshold whose precision reaches `target_precision`
     (0.9); threshold_at_p90 is that threshold: pairs with score >= threshold are kept. recall_at_1,
-    recall_at_10: share of true pairs among their query's best 1 or 10 predictions. candidate_recall:
-    share of true pairs among the candidates of any branch, whatever their score.
+    recall_at_10: share of the queries with a true reference that have one among their best 1 or 10 predictions.
+    candidate_recall: share of true pairs among the candidates of any branch, whatever their score. queries,
+    positives: queries and true pairs of the truth.
     """
 
     micro_ap: float | None
@@ -37,21 +41,26 @@ class Metrics:
     target_precision: float
 
 
-def true_references(truth: pd.DataFrame) -> pd.Series:
-    """Query id -> true reference id, "" for none, from columns query_id, reference_id.
+def true_pairs(truth: pd.DataFrame) -> pd.DataFrame:
+    """The true pairs of a truth table, each once: query_id, reference_id.
 
-    Raises ValueError for a query that is listed twice.
+    Raises ValueError for a query that is listed with a reference and without one.
     """
-    twice = truth["query_id"][truth["query_id"].duplicated()]
-    if len(twice):
+    pairs = truth[_PAIR].fillna("").astype(str).drop_duplicates(ignore_index=True)
+    blank = pairs["reference_id"] == ""
+    both = pairs.loc[blank & pairs["query_id"].isin(pairs.loc[~blank, "query_id"]), "query_id"]
+    if len(both):
         raise ValueError(
-            f"truth lists query {twice.iloc[0]!r} more than once; keep one row per query, "
-            "with a blank reference_id when it has no reference"
+            f"truth lists query {both.iloc[0]!r} with a reference and with a blank reference_id, which means "
+            "that it has none; keep one of the two"
         )
-    references = truth["reference_id"].fillna("").astype(str)
-    return pd.Series(
-        references.to_numpy(object), index=truth["query_id"].astype(str).to_numpy(object)
-    )
+    return pairs[~blank].reset_index(drop=True)
+
+
+def are_in(pairs: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
+    """Which of `pairs` (n rows query_id, reference_id) are among `others`: (n,) bool."""
+    known = pd.MultiIndex.from_frame(others[_PAIR])
+    return np.asarray(pd.MultiIndex.from_frame(pairs[_PAIR]).isin(known), bool)
 
 
 def rank_predictions(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
@@ -61,7 +70,7 @@ def rank_predictions(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataF
     Raises ValueError for a score that is not finite, a pair listed twice, or a query missing in the
     truth.
     """
-    expected = true_references(truth)
+    expected = true_pairs(truth)
     table = predictions[["query_id", "reference_id", "score"]].reset_index(drop=True)
     scores = table["score"].to_numpy(float)
     if not np.isfinite(scores).all():
@@ -77,14 +86,13 @@ def rank_predictions(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataF
             f"pair ({bad.query_id!r}, {bad.reference_id!r}) is predicted more than once; "
             "merge the branches into one score per pair first"
         )
-    unknown = table["query_id"][~table["query_id"].isin(expected.index)].unique()
+    unknown = table["query_id"][~table["query_id"].isin(truth["query_id"])].unique()
     if len(unknown):
         raise ValueError(
             f"{len(unknown)} predicted queries are not in the truth, first {list(unknown[:3])}; "
             "add them to the truth or remove their predictions"
         )
-    true_one = table["query_id"].map(expected).to_numpy(object)
-    table["is_true"] = (table["reference_id"].to_numpy(object) == true_one) & (true_one != "")
+    table["is_true"] = are_in(table, expected)
     table["score"] = scores
     table = table.sort_values(
         ["score", "is_true", "query_id", "reference_id"],
@@ -102,7 +110,7 @@ def precision_recall_curve(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd
     relative to all true pairs of the truth; it is NaN when there is none.
     """
     ranked = rank_predictions(predictions, truth)
-    positives = int((true_references(truth) != "").sum())
+    positives = len(true_pairs(truth))
     last = _last_of_ties(ranked["score"].to_numpy())
     kept, true = last + 1, np.cumsum(ranked["is_true"].to_numpy())[last]
     return pd.DataFrame(
@@ -129,27 +137,29 @@ def evaluate(
     errors of `rank_predictions`.
     """
     ranked = rank_predictions(predictions, truth)
-    expected = true_references(truth)
-    positives = int((expected != "").sum())
+    expected = true_pairs(truth)
+    positives = len(expected)
     curve = precision_recall_curve(predictions, truth)
     enough = curve[(curve["precision"] >= target_precision) & (curve["true"] > 0)]
     best = enough.iloc[enough["recall"].argmax()] if positives and len(enough) else None
     is_true = ranked["is_true"].to_numpy()
     precision = np.cumsum(is_true) / np.arange(1, len(is_true) + 1)
 
-    def share(count: int) -> float | None:
-        return float(count / positives) if positives else None
+    def found_first(count: int) -> float | None:
+        first = ranked[is_true & (ranked["rank"] < count)]
+        return first["query_id"].nunique() / expected["query_id"].nunique() if positives else None
 
+    found_by = None
+    if positives and candidates is not None:
+        found_by = float(are_in(expected, candidates).mean())
     return Metrics(
         micro_ap=float(precision[is_true].sum() / positives) if positives else None,
         recall_at_p90=None if best is None else float(best["recall"]),
         threshold_at_p90=None if best is None else float(best["threshold"]),
-        recall_at_1=share(int((is_true & (ranked["rank"] < 1)).sum())),
-        recall_at_10=share(int((is_true & (ranked["rank"] < 10)).sum())),
-        candidate_recall=None
-        if candidates is None
-        else share(int(proposed_pairs(expected, candidates).sum())),
-        queries=len(expected),
+        recall_at_1=found_first(1),
+        recall_at_10=found_first(10),
+        candidate_recall=found_by,
+        queries=truth["query_id"].nunique(),
         positives=positives,
         target_precision=float(target_precision),
     )
@@ -173,20 +183,20 @@ def bootstrap(
     In a round that never reaches the target precision, recall_at_p90 counts as 0. Raises ValueError
     for a truth without any true pair.
     """
-    expected = true_references(truth)
-    if not (expected != "").any():
+    if true_pairs(truth).empty:
         raise ValueError("the truth has no true pair, so there is nothing to bootstrap")
     runs = [predictions] if baseline is None else [predictions, baseline]
-    sortings = [_Sorted.of(run, truth, expected) for run in runs]
+    sortings = [_Sorted.of(run, truth) for run in runs]
+    queries = truth["query_id"].nunique()
     rng = np.random.default_rng(seed)
-    shares = np.full(len(expected), 1 / len(expected))
-    rows = max(1, 20_000_000 // max(1, *(len(s.query) for s in sortings), len(expected)))
+    shares = np.full(queries, 1 / queries)
+    rows = max(1, 20_000_000 // max(1, *(len(s.query) for s in sortings), queries))
     samples: list[np.ndarray] = []
     for start in range(0, rounds, rows):
-        weights = rng.multinomial(len(expected), shares, size=min(rows, rounds - start))
+        weights = rng.multinomial(queries, shares, size=min(rows, rounds - start))
         samples.append(np.stack([s.figures(weights, target_precision) for s in sortings]))
     drawn = np.concatenate(samples, axis=1)  # (runs, rounds, metrics)
-    once = np.ones((1, len(expected)), np.int64)
+    once = np.ones((1, queries), np.int64)
     values = np.stack([s.figures(once, target_precision)[0] for s in sortings])
     tails = [(1 - level) / 2, (1 + level) / 2]
     low, high = np.quantile(drawn[0], tails, axis=0)
@@ -209,28 +219,30 @@ class _Sorted:
     """Predictions sorted once, so that a bootstrap round only changes the weights of their queries.
 
     query (n,): row of each prediction's query in the truth; is_true (n,) bool; last (t,): last row of
-    each tie; positive (q,) bool: the query has a true reference.
+    each tie; positives (q,): number of true references of each query.
     """
 
     query: np.ndarray
     is_true: np.ndarray
     last: np.ndarray
-    positive: np.ndarray
+    positives: np.ndarray
 
     @classmethod
-    def of(cls, predictions: pd.DataFrame, truth: pd.DataFrame, expected: pd.Series) -> _Sorted:
+    def of(cls, predictions: pd.DataFrame, truth: pd.DataFrame) -> _Sorted:
         ranked = rank_predictions(predictions, truth)
+        queries = pd.Index(truth["query_id"].unique())
+        positives = true_pairs(truth)["query_id"].value_counts()
         return cls(
-            expected.index.get_indexer(pd.Index(ranked["query_id"])),
+            queries.get_indexer(pd.Index(ranked["query_id"])),
             ranked["is_true"].to_numpy(),
             _last_of_ties(ranked["score"].to_numpy()),
-            (expected != "").to_numpy(),
+            positives.reindex(queries, fill_value=0).to_numpy(),
         )
 
     def figures(self, weights: np.ndarray, target: float) -> np.ndarray:
         """weights (b,q), how often each query is drawn -> (b,2) micro_ap and recall at `target`."""
         each = weights[:, self.query]
-        positives = np.maximum(weights[:, self.positive].sum(axis=1), 1)
+        positives = np.maximum(weights @ self.positives, 1)
         hits = each * self.is_true
         true, kept = np.cumsum(hits, axis=1), np.cumsum(each, axis=1)
         precision = true / np.maximum(kept, 1)
@@ -244,16 +256,3 @@ def _last_of_ties(scores: np.ndarray) -> np.ndarray:
     if not len(scores):
         return np.empty(0, np.int64)
     return np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
-
-
-def proposed_pairs(expected: pd.Series, candidates: pd.DataFrame) -> pd.Series:
-    """Query id -> bool: its true pair is among `candidates` (query_id, reference_id).
-
-    expected: of `true_references`.
-    """
-    pairs = set(zip(candidates["query_id"], candidates["reference_id"], strict=True))
-    return pd.Series(
-        [ref != "" and (query, ref) in pairs for query, ref in expected.items()],
-        index=expected.index,
-        dtype=bool,
-    )

@@ -12,10 +12,12 @@ from imgfp.stages.features import extract_crop_features, extract_local_features
 from imgfp.stages.index import build_index
 from imgfp.stages.inventory import list_images
 from imgfp.stages.search import crop_search, global_search, local_search
+from imgfp.stages.truth import check_truth, save_truth
 from imgfp.stages.verification import verify_first, verify_pairs
 
 __all__ = [
     "build_index",
+    "check_truth",
     "choose_crops",
     "crop_search",
     "describe_queries",
@@ -26,6 +28,7 @@ __all__ = [
     "global_search",
     "list_images",
     "local_search",
+    "save_truth",
     "verify_first",
     "verify_pairs",
 ]

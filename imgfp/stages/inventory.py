@@ -591,10 +591,10 @@ class ShardImages:
         yield from now.loc[wanted, ["image_id", "path"]].to_dict("records")
 
 
-def truth_of_run(run: Run, truth: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a truth table whose queries are files of this run, readable or not."""
-    rows = _rows(run)
-    return truth[truth["query_id"].isin(rows.loc[rows["live"], "image_id"])].reset_index(drop=True)
+def file_ids(collection: Collection) -> list[str]:
+    """Ids of the files that a library or run holds, readable or not."""
+    rows = _rows(collection)
+    return rows.loc[rows["live"], "image_id"].tolist()
 
 
 def gather_rejects(*collections: Collection) -> pd.DataFrame:

@@ -182,6 +182,11 @@ class Run(Collection):
         return self.root / "predictions.csv"
 
     @property
+    def truth_csv(self) -> Path:
+        """The truth that the run was measured by, in the ids of the run."""
+        return self.root / "truth.csv"
+
+    @property
     def metrics_json(self) -> Path:
         return self.root / "metrics.json"
 

@@ -16,7 +16,7 @@ from imgfp import store, viz
 from imgfp.datatypes import BRANCHES
 from imgfp.results import Results
 from imgfp.runner import params
-from imgfp.scoring.metrics import evaluate, true_references
+from imgfp.scoring.metrics import are_in, evaluate, true_pairs
 from imgfp.viz import svg
 from imgfp.widgets.base import (
     WIDE,
@@ -68,11 +68,11 @@ class Scores:
             pairs = results.pairs[["query_id", "reference_id", "score"]]
         if results.truth is None:
             return cls(pairs, pairs["score"].to_numpy(float), None, 0)
-        expected = true_references(results.truth)
-        pairs = pairs[pairs["query_id"].isin(expected.index)].reset_index(drop=True)
-        reference = pairs["query_id"].map(expected)
-        is_true = ((reference == pairs["reference_id"]) & (reference != "")).to_numpy(bool)
-        return cls(pairs, pairs["score"].to_numpy(float), is_true, int((expected != "").sum()))
+        expected = true_pairs(results.truth)
+        listed = pairs["query_id"].isin(results.truth["query_id"])
+        pairs = pairs[listed].reset_index(drop=True)
+        is_true = are_in(pairs, expected)
+        return cls(pairs, pairs["score"].to_numpy(float), is_true, len(expected))
 
     def groups(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Scores of copies and of other pairs; without ground truth all scores, and None."""

@@ -31,7 +31,8 @@ def test_scores_are_drawn_by_truth_with_the_threshold(finished_run, drawn):
 
 
 def test_without_truth_all_scores_are_one_group(finished_run, drawn):
-    results = Results(finished_run, truth="", score_threshold=0.0)
+    results = Results(finished_run, score_threshold=0.0)
+    vars(results)["truth"] = None
     assert "near the threshold" in figures.score_figure(results).text
     (label, *_) = drawn[0].get_legend_handles_labels()[1]
     assert label == f"all pairs ({len(results.pairs):,})"

@@ -88,9 +88,21 @@ def test_bad_predictions_are_refused_by_name(run, message):
         evaluate(run, TRUTH)
 
 
-def test_a_query_with_two_true_references_is_refused():
-    with pytest.raises(ValueError, match="'a' more than once"):
-        evaluate(pairs(), pd.concat([TRUTH, truth_of(a="B")]))
+def test_a_query_may_be_made_from_several_references():
+    truth = pd.concat([TRUTH, truth_of(a="B"), truth_of(a="B")])
+    run = pairs(("a", "A", 9.0), ("a", "B", 8.0), ("d", "A", 7.0), ("b", "B", 6.0))
+    metrics = evaluate(run, truth, candidates=run)
+    assert (metrics.queries, metrics.positives) == (4, 4)
+    assert metrics.micro_ap == pytest.approx((1 + 1 + 3 / 4) / 4)
+    assert metrics.recall_at_p90 == 0.5 and metrics.candidate_recall == 0.75
+    assert metrics.recall_at_1 == pytest.approx(2 / 3)  # of the queries a, b and c
+    interval = bootstrap(run, truth, rounds=50)
+    assert interval.loc["micro_ap", "value"] == pytest.approx(metrics.micro_ap)
+
+
+def test_a_query_with_a_reference_and_without_one_is_refused():
+    with pytest.raises(ValueError, match="'a' with a reference and with a blank"):
+        evaluate(pairs(), pd.concat([TRUTH, truth_of(a="")]))
 
 
 def test_against_brute_force(rng):

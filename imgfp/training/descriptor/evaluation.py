@@ -73,8 +73,7 @@ def compare(
     queries without one count in every group. Columns: group, positives, then "<method> uAP",
     "<method> RP90" and "<method> R1".
     """
-    expected = metrics.true_references(truth)
-    absent = set(expected.index[expected == ""])
+    absent = set(truth["query_id"]) - set(metrics.true_pairs(truth)["query_id"])
     rows = []
     for group, members in groups.items():
         kept = absent | set(members)
@@ -141,8 +140,7 @@ def comparison_groups(meta: pd.DataFrame, truth: pd.DataFrame) -> dict[str, list
 
     meta: as in `errors.edit_groups`.
     """
-    expected = metrics.true_references(truth)
-    known = meta[meta["query_id"].map(expected).fillna("") != ""]
+    known = meta[meta["query_id"].isin(metrics.true_pairs(truth)["query_id"])]
     queries = known["query_id"].tolist()
     edits = errors.edit_groups(known)
     members = {str(name): rows.tolist() for name, rows in edits.groupby("group")["query_id"]}

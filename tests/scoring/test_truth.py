@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A truth file in the ids of the folders that it is about."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from imgfp.scoring.truth import resolve
+
+QUERIES = ["Q001", "Q002", "sub/Q3", "v1.2"]
+REFERENCES = ["page", "Moon", "coffee"]
+
+
+def truth_of(*rows: tuple[str, str | None]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=["query_id", "reference_id"])
+
+
+def resolved(*rows: tuple[str, str | None]) -> tuple[list[list[str]], str]:
+    table, notes = resolve(truth_of(*rows), QUERIES, REFERENCES)
+    return table.to_numpy().tolist(), "; ".join(notes)
+
+
+def test_ids_as_they_are_give_no_note():
+    rows = [["Q001", "page"], ["Q001", "Moon"], ["Q002", ""], ["v1.2", "page"]]
+    assert resolved(*map(tuple, rows), ("Q002", None), ("Q001", "page")) == (rows, "")
+
+
+def test_extensions_are_dropped_where_only_the_id_without_is_known():
+    rows, notes = resolved(("Q001.jpg", "page.png"), ("v1.2", ""), ("v1.2.gif", ""))
+    assert rows == [["Q001", "page"], ["v1.2", ""]]
+    assert "2 query ids are given with an extension" in notes and "1 reference ids" in notes
+
+
+def test_words_for_nothing_mean_no_reference_unless_one_is_called_so():
+    rows, notes = resolved(("Q001", "None"), ("Q002", "NA"))
+    assert rows == [["Q001", ""], ["Q002", ""]] and "2 references are given as NA, None" in notes
+    table, notes = resolve(truth_of(("Q001", "None")), QUERIES, [*REFERENCES, "None"])
+    assert table["reference_id"].tolist() == ["None"] and not notes
+
+
+def test_queries_of_another_folder_are_left_out_by_name():
+    rows, notes = resolved(("Q001", "page"), ("Q0O1", "nobody"), ("x", ""))
+    assert rows == [["Q001", "page"]]
+    assert "2 queries are not in the folder" in notes and "'Q0O1' (is 'Q001' meant?), 'x'" in notes
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("Q001", "moon")], "1 of its references .* 'moon' \\(is 'Moon' meant"),
+        ([("Q001", "cofee.jpg")], "'cofee.jpg' \\(is 'coffee' meant"),
+        ([("Q001", name) for name in "wxyz"], "4 of its references .*'w', 'x', 'y' \\.\\.\\."),
+        ([("q001", "page")], r"none of its 1 queries .* 'q001' \(is 'Q001' meant"),
+    ],
+)
+def test_figures_are_never_given_over_ids_that_do_not_exist(rows, said):
+    with pytest.raises(ValueError, match=said):
+        resolved(*rows)
