@@ -78,11 +78,12 @@ ORDER = {
         "notebooks",
         "serving",
     ],
-    "scoring": ["metrics", "thresholds", "errors", "fusion"],
+    "scoring": ["metrics", "truth", "thresholds", "errors", "fusion"],
     "search": ["gpu", "index", "plan", "voting", "normalisation", "propose"],
     "stages": [
         "certain",
         "inventory",
+        "truth",
         "crops",
         "features",
         "descriptors",

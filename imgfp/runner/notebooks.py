@@ -19,6 +19,8 @@ from imgfp import store, urls
 from imgfp.runner import cluster, machine, params, project
 
 DEFAULT_STAGES = "01-09"
+#: Tag of cells that show an example or a figure, which a batch can do without; JupyterLab, too, goes on after them.
+EXAMPLE = "raises-exception"
 
 
 class StageFailed(RuntimeError):
@@ -273,10 +275,13 @@ def _run_stage(plan: Plan, stage: Stage, key: str, status: dict[str, Any]) -> No
                 store.StoreError
             ):  # a full disk; `imgfp verify` names a copy without a seal
                 store.seal(copy)
-    print(f"ok {entry['seconds']:.1f} s", flush=True)
+    left_out = ", ".join(map(str, entry.get("examples_left_out", ())))
+    said = f"; nothing to show in cells {left_out}" if left_out else ""
+    print(f"ok {entry['seconds']:.1f} s{said}", flush=True)
 
 
 def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> None:
+    import nbformat
     import papermill
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
@@ -289,6 +294,13 @@ def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> No
 
     def started(cell_index: int, **_: Any) -> None:
         cell["number"] = cell_index + 1
+
+    def executed(cell: Any, cell_index: int, execute_reply: Any) -> None:
+        errors = [output for output in cell.outputs if output.output_type == "error"]
+        if errors and EXAMPLE in cell.metadata.get("tags", ()):
+            said = f"Nothing to show here: {errors[0].ename}: {errors[0].evalue}"
+            cell.outputs[:] = [nbformat.v4.new_output("stream", name="stdout", text=said)]
+            entry.setdefault("examples_left_out", []).append(cell_index + 1)
 
     with tempfile.TemporaryDirectory(prefix="imgfp") as sockets:
         # The plain manager hangs when a kernel is killed; sockets by path cannot collide as ports do.
@@ -306,6 +318,7 @@ def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> No
                 request_save_on_cell_execute=False,
                 autosave_cell_every=30,
                 on_cell_start=started,
+                on_cell_executed=executed,
                 stdout_file=_Bars(),
             )
         except PapermillExecutionError as error:

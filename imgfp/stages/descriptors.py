@@ -263,8 +263,11 @@ def view_of_vector(vector_id: str, query_of: Mapping[str, str]) -> str:
     return vector_id if vector_id in query_of else vector_id.rpartition(VIEW_SEPARATOR)[0]
 
 
-def first_views(run: Run) -> Descriptors:
-    """One vector per query, for tools that know of no views: of its global crop, else its own."""
+def first_views(run: Run, width: int) -> Descriptors:
+    """One vector per query, for tools that know of no views: of its global crop, else its own. width: of the vectors,
+    for a run without queries."""
+    if not store.shards(run.descriptors, ".h5"):
+        return Descriptors(np.empty(0, object), np.empty((0, width), np.float32))
     query_of, crops = query_of_each_view(run), read_crops(run)
     preferred = set(crops.loc[crops["is_global"], "crop_id"])
     every = read_descriptors(run)

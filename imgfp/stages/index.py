@@ -101,8 +101,6 @@ def build_index(
         former = _manifest(folder)
         shards, owners = _shards(sources, folder, former, kind)
         total = int(shards["vectors"].sum())
-        if not total:
-            raise ValueError(f"{library.root}: no reference has any {indexed.name} to search among")
         images = shards["images"].to_numpy()
         chosen = _planned(folder, factory, total, kind)
         settings = {
@@ -227,7 +225,7 @@ def _owners(folder: IndexFolder, inputs: tuple[str, ...]) -> Owners:
 
 def _planned(folder: IndexFolder, factory: str, total: int, kind: IndexKind) -> str:
     """The factory string to build by; "auto" keeps the one that the folder was trained for while it fits."""
-    wanted = index.resolve(factory, total, kind)
+    wanted = index.resolve(factory if total else "Flat", total, kind)
     if factory != "auto" or not folder.trained.exists():
         return wanted
     described = store.describe(folder.trained)
@@ -398,6 +396,8 @@ def _sample(sources: list[Path], shards: pd.DataFrame, size: int, seed: int) -> 
     """About `size` vectors, spread over all shards, or over enough of them drawn at random."""
     rng = np.random.default_rng(seed)
     filled = np.flatnonzero(shards["vectors"])
+    if not len(filled):  # references without keypoints: only the width and type matter
+        return np.zeros_like(_vectors(sources[0]), shape=(1, _vectors(sources[0]).shape[1]))
     mean = shards["vectors"].to_numpy()[filled].mean()
     count = min(len(filled), max(_SAMPLED_SHARDS, int(np.ceil(2 * size / mean))))
     chosen = np.sort(rng.choice(filled, count, replace=False)) if count < len(filled) else filled

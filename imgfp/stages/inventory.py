@@ -77,7 +77,7 @@ def list_images(
     it, or another version. Shards only grow in number: new and changed images make new ones, a file that has gone
     is masked where it is and comes back with all that was computed from it when it returns. The state is written
     last, so that a run which is killed before finds the former one. Raises what `survey` raises, before anything
-    is changed, and ValueError where no picture can be read.
+    is changed, and ValueError where no reference can be read.
     """
     if shard_images < 1:
         raise ValueError(f"shard_images: expected 1 or more, got {shard_images}")
@@ -109,7 +109,7 @@ def list_images(
         live = made["place"].isin(rows.loc[rows["live"], "place"]) | made["shard"].isin([*shards])
         made["live"] = live
         rejects = made.loc[live & (made["reason"] != ""), ["path", "reason"]]
-        if not (live & (made["reason"] == "")).any():
+        if isinstance(collection, Library) and not (live & (made["reason"] == "")).any():
             reason = rejects["reason"].iloc[0] if len(rejects) else "it is empty"
             raise ValueError(f"no readable picture in {source}: the first file {reason}")
         _save_state(collection, made, limits)

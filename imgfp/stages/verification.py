@@ -147,7 +147,8 @@ def candidates_to_verify(run: Run, scored: str = "all", best: int = 0) -> pd.Dat
 
 
 def _need_candidates(run: Run, *branches: Branch) -> None:
-    if not any(store.shards(run.candidates(branch), ".parquet") for branch in branches):
+    searched = any(store.shards(run.candidates(branch), ".parquet") for branch in branches)
+    if not searched and len(store.open_catalogue(run)):
         notebooks = "notebook 03" if branches == ("local",) else "notebooks 03 to 07"
         raise store.StoreError(f"{run.root} has no candidates yet; run {notebooks}")
 

@@ -13,6 +13,7 @@ import nbformat
 import pytest
 
 from imgfp.runner import params
+from imgfp.runner.notebooks import EXAMPLE
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -64,6 +65,16 @@ def test_cells_are_short_and_define_nothing(path):
     assert 8 <= len(cells) <= 24 and statistics.median(lengths) <= 6
     prose = sum(c.cell_type == "markdown" for c in nbformat.read(path, 4).cells)
     assert prose >= len(cells) / 3, "more prose, please"
+
+
+@every_notebook
+def test_examples_make_nothing_that_the_run_needs(path):
+    """A batch goes on when a cell with this tag fails."""
+    for cell in code_cells(path):
+        if EXAMPLE in cell.metadata.get("tags", []):
+            assert not re.search(
+                r"\bstages\.|\bstore\.(write|save)|\bformats\.write|assert ", cell.source
+            )
 
 
 @every_notebook

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import golden
 import numpy as np
 import pandas as pd
@@ -81,6 +82,8 @@ def test_figures_and_artefacts(finished):
     copies = sorted(p.stem for p in (finished / "run/notebooks").glob("*.ipynb"))
     assert copies[0] == "00_demo_corpus" and copies[-1] == "09_merge_and_evaluate"
     assert all(p.stat().st_size < 10e6 for p in (finished / "run/notebooks").glob("*.ipynb"))
+    stages = json.loads((finished / "run/status.json").read_text())["stages"]
+    assert not any("examples_left_out" in entry for entry in stages.values())
 
 
 def test_again_nothing_is_computed(finished):
@@ -112,6 +115,23 @@ def test_matching_threshold_recomputes_no_feature(finished):
     assert not store.load(store.shards(again.evidence, ".parquet")[0]).equals(
         store.load(store.shards(run.evidence, ".parquet")[0])
     )
+
+
+def test_a_library_without_keypoints_and_unreadable_queries_get_an_answer(tmp_path):
+    for side in ("references", "queries"):
+        (tmp_path / side).mkdir()
+    cv2.imwrite(str(tmp_path / "references/black.png"), np.zeros((64, 64, 3), np.uint8))
+    (tmp_path / "queries/notes.jpg").write_text("no picture")
+    given = [
+        "stages=01-09",
+        "truth=",
+        f"reference_dir={tmp_path}/references",
+        f"query_dir={tmp_path}/queries",
+    ]
+    out = execute(*words(tmp_path, "run", "library", *given)).stdout
+    assert "nothing to show in cells" in out
+    assert pd.read_csv(tmp_path / "run/predictions.csv").empty
+    assert "notes.jpg" in (tmp_path / "run/report.html").read_text()
 
 
 @pytest.mark.parametrize("fraction", [0.3, 0.75])

@@ -46,7 +46,7 @@ def test_what_is_explained_has_no_crops_and_what_is_certain_one_vector(answered,
     query_of = descriptors.query_of_each_view(run)
     views = [descriptors.view_of_vector(name, query_of) for name in ids]
     counts = dict(zip(*np.unique(views, return_counts=True), strict=True))
-    every = set(descriptors.first_views(run).image_ids)
+    every = set(descriptors.first_views(run, 0).image_ids)
     assert every == set(small_run.HOSTILE[:3]) | every  # each query has a vector
     for query_id in every:
         expected = 1 if query_id in certain.certain_queries(run) else len(descriptors.QUERY_VIEWS)

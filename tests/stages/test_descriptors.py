@@ -33,7 +33,7 @@ def test_a_sure_crop_is_described_in_place_of_its_query(sides, address):
     ids = set(descriptors.read_descriptors(run).image_ids)
     queries = set(read_images(run)["image_id"])
     assert ids == (queries - set(sure["query_id"])) | set(sure["crop_id"]) and len(sure)
-    assert set(descriptors.first_views(run).image_ids) == queries
+    assert set(descriptors.first_views(run, 0).image_ids) == queries
 
 
 def test_a_query_and_all_its_crops_are_described_in_their_views(sides, address):
@@ -47,7 +47,7 @@ def test_a_query_and_all_its_crops_are_described_in_their_views(sides, address):
     for view_id, views in ((crop.query_id, QUERY_VIEWS), (crop.crop_id, CROP_VIEWS)):
         ours = [name for name in every.image_ids if name.startswith(f"{view_id}@")]
         assert ours == [f"{view_id}@{view}" for view in views]
-    first = descriptors.first_views(run)
+    first = descriptors.first_views(run, 0)
     assert list(first.image_ids) == list(read_images(run)["image_id"])
     held = dict(zip(first.image_ids, first.vectors, strict=True))[crop.query_id]
     assert np.array_equal(held, every.vectors[list(every.image_ids).index(f"{crop.crop_id}@whole")])
@@ -111,7 +111,7 @@ def test_vectors_computed_elsewhere_are_read_from_a_file(sides, address, tmp_pat
     run, library = sides
     stages.describe_references(library, **GRID, cluster=address)
     stages.describe_queries(run, views=["whole"], **GRID, cluster=address)
-    references, queries = descriptors.read_descriptors(library), descriptors.first_views(run)
+    references, queries = descriptors.read_descriptors(library), descriptors.first_views(run, 0)
     short = Descriptors(queries.image_ids[1:], queries.vectors[1:])
     path = tmp_path / "d.h5"
     formats.write_descriptors(path, [short], [references])

@@ -195,7 +195,7 @@ def test_scores_are_normalised_by_the_library_or_by_a_named_background(sides, ad
     run, library = sides
     plain = proposed(sides, address, candidates=1).set_index("query_id")
     known = read_descriptors(library).vectors
-    asked = first_views(run)
+    asked = first_views(run, 0)
     cosine = asked.vectors @ known.T
     less = proposed(sides, address, candidates=5, normalise_neighbours=3)
     less = less[less["rank"] == 0].set_index("query_id")
