@@ -30,6 +30,10 @@ RENAMED = {
     "outsiders": "negatives",
     "doubles": "synthetic",
 }
+#: Former parameters, and what takes their place.
+REMOVED = {
+    "trust_pt": "convert the .pt file once: imgfp convert own.pt own.onnx, and give own.onnx"
+}
 #: Former words of a parameter's value, by its present name.
 RENAMED_WORDS = {"descriptor_variants": {"inverted": "contrast_reversed"}}
 #: Parameters that name a file which a stage reads, and those that name a folder or a manifest file.
@@ -181,7 +185,9 @@ def check(values: dict[str, Any], known: dict[str, Declared]) -> dict[str, Any]:
             checked[name] = str(value)
             continue
         if name not in known:
-            hint = _nearest(name, [*known, *RUNNER_KEYS])
+            hint = (
+                f"; {REMOVED[name]}" if name in REMOVED else _nearest(name, [*known, *RUNNER_KEYS])
+            )
             raise ParameterError(f"no notebook knows the parameter '{name}'{hint}")
         wanted = known[name].type
         if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
@@ -292,7 +298,7 @@ def _check_models(values: dict[str, Any]) -> None:
     try:
         if name in values:
             detector = located(values[name], DETECTORS)
-            check_detector(detector, trust_pt=values.get("trust_pt", False))
+            check_detector(detector)
         name = "descriptor_model"
         if name in values:
             weights = located(values.get("descriptor_weights", ""))
