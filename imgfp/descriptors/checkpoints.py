@@ -91,8 +91,16 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def fill(network: nn.Module, tensors: dict[str, torch.Tensor], path: str, advice: str) -> None:
-    """Load `tensors` into `network`. Raises ModelError naming keys that are missing, unknown or of
-    another shape, followed by `advice`."""
+    """Load `tensors` into `network`. Raises what `check_tensors` raises."""
+    check_tensors(network, tensors, path, advice)
+    network.load_state_dict(tensors)
+
+
+def check_tensors(
+    network: nn.Module, tensors: dict[str, torch.Tensor], path: str, advice: str
+) -> None:
+    """Raises ModelError naming keys that are missing, unknown or of another shape than those of `network`, followed
+    by `advice`."""
     expected = network.state_dict()
     missing = sorted(expected.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - expected.keys())
@@ -105,7 +113,6 @@ def fill(network: nn.Module, tensors: dict[str, torch.Tensor], path: str, advice
     differences = [f"{len(keys)} {what}: {', '.join(keys[:4])}" for what, keys in faults if keys]
     if differences:
         raise ModelError(f"{path} does not fit this model; keys {'; '.join(differences)}. {advice}")
-    network.load_state_dict(tensors)
 
 
 def esvit_layout(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -134,12 +141,8 @@ def _load_copynet(name: str, paths: list[str], device: str) -> TorchModel:
 
 def _read_copynet(path: str) -> tuple[dict[str, torch.Tensor], dict]:
     tensors = {name: tensor.float() for name, tensor in read_weights(path).items()}
-    config = None
-    if Path(path).suffix == ".safetensors":
-        with safetensors.safe_open(path, "pt") as file:
-            config = (file.metadata() or {}).get("config")
-    if config is None:
-        raise ModelError(f"{path} does not name its backbone; export it with notebook 21")
+    with safetensors.safe_open(path, "pt") as file:
+        config = (file.metadata() or {}).get("config", "{}")
     # Batch norm counts batches in integers, which a float16 file does not store exactly.
     return {
         name: tensor.long() if name.endswith("num_batches_tracked") else tensor
@@ -159,10 +162,24 @@ def pack_copynet(network: CopyNet, preprocessing: Preprocessing) -> bytes:
 
 def unpack_copynet(path: str | Path) -> tuple[CopyNet, Preprocessing]:
     """What `pack_copynet` wrote, in float32. Raises ModelError for a file of another layout."""
-    tensors, config = _read_copynet(str(path))
-    network = CopyNet(**config["network"])
-    fill(network, tensors, str(path), PUBLISHED["imgfp"])
-    return network, Preprocessing(**config["preprocessing"])
+    try:
+        tensors, config = _read_copynet(str(path))
+        shape = {name: config["network"][name] for name in ("backbone", "dim", "levels", "grid")}
+        preprocessing = Preprocessing(**config["preprocessing"])
+        if shape["backbone"] not in timm.list_models():  # others are files, or come from the hub
+            raise ValueError(f"{shape['backbone']!r} is no model of timm")
+        with torch.device("meta"):  # nothing is allocated that the file does not hold
+            layout = CopyNet(**shape)
+    except ModelError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{path} does not name its backbone ({error}); export it with notebook 21"
+        ) from None
+    check_tensors(layout, tensors, str(path), PUBLISHED["imgfp"])
+    network = CopyNet(**shape)
+    network.load_state_dict(tensors)
+    return network, preprocessing
 
 
 def _load_esvit(name: str, paths: list[str], device: str) -> TorchModel:

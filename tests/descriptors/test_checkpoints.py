@@ -3,6 +3,7 @@
 compared with a forward pass that is written out here."""
 
 import argparse
+import json
 import os
 from functools import partial
 
@@ -406,3 +407,22 @@ def test_a_file_without_its_settings_is_refused(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")
     with pytest.raises(ModelError, match="does not name its backbone"):
         load_model("imgfp", str(tmp_path / "bare.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"backbone": "hf-hub:someone/model"}, "'hf-hub:someone/model' is no model of timm"),
+        ({"dim": 2**40}, r"of another shape: project\.bias is \(32,\), not \(1099511627776,\)"),
+        ({"dim": "many"}, "does not name its backbone"),
+    ],
+)
+def test_settings_of_another_network_are_refused_before_it_is_built(tmp_path, network, message):
+    _, path = packed(tmp_path)
+    with safetensors.safe_open(path, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    config["network"] |= network
+    about = {"config": json.dumps(config)}
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, about)
+    with pytest.raises(ModelError, match=message):
+        load_model("imgfp", str(path))

@@ -165,6 +165,13 @@ def test_a_detector_is_a_name_a_folder_or_a_file_that_can_be_loaded(tmp_path, mo
         params.check_files({"crop_detector": str(tmp_path / "own.safetensors")})
 
 
+@pytest.mark.parametrize("name", ["pair_classifier", "init_weights", "start_weights"])
+def test_a_file_that_can_run_code_is_refused_before_anything_starts(tmp_path, name):
+    (tmp_path / "own.pt").touch()
+    with pytest.raises(ParameterError, match=rf"^{name}: .*own\.pt: .*can run code.*imgfp convert"):
+        params.check_files({name: str(tmp_path / "own.pt")})
+
+
 def test_a_parameter_that_was_removed_is_told_with_what_takes_its_place():
     with pytest.raises(
         ParameterError, match=r"'trust_pt'; convert the \.pt file once: imgfp convert"
