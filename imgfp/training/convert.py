@@ -207,7 +207,9 @@ def _network(source: Path, trust: bool) -> tuple[Any, int]:
                 f"it is loaded; if you trust its author, add --trust ({reason})"
             ) from None
         checkpoint = torch_safe_load(named, safe_only=False)[0]
-    trained = checkpoint.get("ema") or checkpoint["model"]
+    trained = checkpoint.get("ema") or checkpoint.get("model")
+    if not hasattr(trained, "yaml"):
+        raise ValueError("it holds no detector; what holds tensors only becomes .safetensors")
     network = build(trained.yaml)
     network.load_state_dict(trained.float().state_dict())
     size = (checkpoint.get("train_args") or {}).get("imgsz", 640)

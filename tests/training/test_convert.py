@@ -155,6 +155,13 @@ def test_a_file_of_tensors_needs_no_trust(tmp_path, capsys):
 
 
 @needs_ultralytics
+def test_a_file_of_tensors_is_no_detector(tmp_path, capsys):
+    torch.save({"model": {"a": torch.zeros(2)}}, tmp_path / "own.pth")
+    assert main(["convert", str(tmp_path / "own.pth"), str(tmp_path / "own.onnx")]) == 2
+    assert "it holds no detector; what holds tensors only becomes" in capsys.readouterr().err
+
+
+@needs_ultralytics
 def test_a_pickle_with_code_runs_only_if_trusted_and_then_confined(tmp_path, capsys):
     touched, source = tmp_path / "touched", tmp_path / "bad.pt"
     torch.save({"model": Bomb(touched)}, source)
