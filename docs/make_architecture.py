@@ -32,6 +32,7 @@ TREE = re.compile(
 #: What each package is for, in two short lines.
 ROLES = {
     "urls": ("objects by fsspec URL", ""),
+    "confinement": ("processes that can", "write no file"),
     "datatypes": ("records, table schemas", ""),
     "images": ("decoding of bytes,", "resizing, folders"),
     "decoding": ("untrusted files, in a", "process of its own"),

@@ -27,17 +27,15 @@ def main(words: list[str] | None = None) -> int:
         return doctor.report()
     if options.command in ("lab", "app"):
         return _serve(options.command)
-    if options.command == "convert-detector":
-        from imgfp.crops.ultralytics_models import convert
+    from imgfp import store
 
+    if options.command == "convert":
         try:
-            convert(options.source, options.target)
-        except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+            print(_convert(options))
+        except (ValueError, FileNotFoundError, ModuleNotFoundError, store.StoreError) as error:
             print(f"imgfp: {error}", file=sys.stderr)
             return 2
-        print(f"crop_detector: {options.target}")
         return 0
-    from imgfp import store
 
     if options.command == "init":
         from imgfp.runner import project
@@ -179,6 +177,14 @@ def _plan(prepared: notebooks.Plan) -> int:
     return 0
 
 
+def _convert(options: argparse.Namespace) -> str:
+    from imgfp.descriptors.base import Preprocessing
+    from imgfp.training.convert import convert
+
+    steps = Preprocessing(options.side, options.mean, options.std, options.interpolation)
+    return convert(options.source, options.target, trust=options.trust, preprocessing=steps)
+
+
 def _publish(options: argparse.Namespace) -> str:
     from imgfp import store
 
@@ -228,11 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     starter.add_argument("folder", type=Path, metavar="DIR")
     commands.add_parser("lab", help="open the notebooks in JupyterLab")
     commands.add_parser("app", help="serve the inspection notebook as a web page on this machine")
-    converter = commands.add_parser(
-        "convert-detector", help="an ultralytics .pt to .safetensors, running no code of it"
-    )
-    converter.add_argument("source", type=Path, metavar="OWN.pt")
-    converter.add_argument("target", type=Path, metavar="OWN.safetensors")
+    _add_converter(commands.add_parser("convert", help="weights of PyTorch to ONNX or safetensors"))
     publisher = commands.add_parser("publish", help="make a URL hold what a library holds")
     publisher.add_argument("library", type=Path, metavar="LIBRARY")
     publisher.add_argument("url", metavar="URL")
@@ -248,6 +250,21 @@ def _parser() -> argparse.ArgumentParser:
         "--repair", action="store_true", help="delete what is damaged; the next run makes it again"
     )
     return parser
+
+
+def _add_converter(converter: argparse.ArgumentParser) -> None:
+    converter.add_argument("source", type=Path, metavar="FILE")
+    converter.add_argument("target", type=Path, metavar="OUT.onnx_OR_OUT.safetensors")
+    converter.add_argument(
+        "--trust", action="store_true", help="run the code of a file that holds any, confined"
+    )
+    steps = converter.add_argument_group("images of a TorchScript descriptor; without: SSCD's")
+    steps.add_argument("--side", type=int, default=320, metavar="PX", help="side of the square")
+    steps.add_argument(
+        "--interpolation", default="bilinear", choices=("area", "bilinear", "bicubic")
+    )
+    for name, default in (("--mean", (0.485, 0.456, 0.406)), ("--std", (0.229, 0.224, 0.225))):
+        steps.add_argument(name, type=float, nargs=3, default=default, metavar=("R", "G", "B"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,15 @@ import onnxruntime
 import pytest
 
 from imgfp import inference
-from imgfp.inference import SHIPPED, onnx_session, require, sha256_of, torch_device
+from imgfp.crops.box_features import N_FEATURES
+from imgfp.inference import (
+    SHIPPED,
+    ConfinedSession,
+    onnx_session,
+    require,
+    sha256_of,
+    torch_device,
+)
 
 
 def test_shipped_weights_are_there_and_run_on_one_thread():
@@ -143,6 +151,100 @@ def test_an_onnx_model_may_not_name_another_file(tmp_path, monkeypatch):
     assert (tmp_path / "w.bin").is_file()
     with pytest.raises(ValueError, match=r"split\.onnx: not an ONNX model that can be run"):
         onnx_session(tmp_path / "split.onnx")
-    monkeypatch.setattr(inference, "MAX_ONNX_BYTES", 100)
-    with pytest.raises(ValueError, match=r"whole\.onnx: larger than 100 bytes"):
+    monkeypatch.setattr(inference, "MAX_MODEL_MB", 0.001)
+    with pytest.raises(ValueError, match=r"whole\.onnx: larger than 0\.001 MB, the limit"):
         onnx_session(tmp_path / "whole.onnx")
+
+
+def saved(path, nodes, domains=(("", 17),), **shapes):
+    """An ONNX file of these nodes, from `x` of one row to `y`."""
+    onnx = pytest.importorskip("onnx")
+    sides = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shapes.get(name, ["n", 4]))
+        for name in ("x", "y")
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", sides[:1], sides[1:])
+    opsets = [onnx.helper.make_opsetid(*domain) for domain in domains]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def endless(path):
+    """A loop that never ends: its body copies its condition, which is true."""
+    from onnx import TensorProto, helper
+
+    info = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["on"], ["still"]),
+            helper.make_node("Identity", ["v"], ["w"]),
+        ],
+        "body",
+        [
+            info("i", TensorProto.INT64, []),
+            info("on", TensorProto.BOOL, []),
+            info("v", TensorProto.FLOAT, ["n", 4]),
+        ],
+        [info("still", TensorProto.BOOL, []), info("w", TensorProto.FLOAT, ["n", 4])],
+    )
+    true = helper.make_tensor("true", TensorProto.BOOL, [], [True])
+    nodes = [
+        helper.make_node("Constant", [], ["on"], value=true),
+        helper.make_node("Loop", ["", "on", "x"], ["y"], body=body),
+    ]
+    return saved(path, nodes)
+
+
+def test_a_given_model_runs_in_a_process_that_can_write_no_file(tmp_path):
+    path = tmp_path / "box_scorer.onnx"
+    path.write_bytes((SHIPPED / "box_scorer.onnx").read_bytes())
+    here, there = onnx_session(SHIPPED / "box_scorer.onnx"), onnx_session(path)
+    assert isinstance(there, ConfinedSession)
+    sides = [[(side.name, side.shape) for side in one.get_inputs()] for one in (here, there)]
+    assert sides[0] == sides[1]
+    assert there.get_providers() == here.get_providers()
+    feed = {sides[0][0][0]: np.random.default_rng(0).random((3, N_FEATURES), np.float32)}
+    (expected,), (found,) = here.run(None, feed), there.run(None, feed)
+    assert found.dtype == expected.dtype and (found == expected).all() and found.flags.writeable
+    there._process._process.kill()  # by whoever: the next batch has a new one
+    assert (there.run(None, feed)[0] == expected).all()
+
+
+def test_a_model_that_never_ends_is_ended(tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    session = onnx_session(endless(tmp_path / "endless.onnx"))
+    monkeypatch.setattr(inference, "RUN_SECONDS", 0.2)
+    message = r"endless\.onnx: this model was ended: it took more than 0\.4 s of processor time"
+    with pytest.raises(ValueError, match=message):
+        session.run(None, {"x": np.zeros((2, 4), np.float32)})
+
+
+def test_a_model_that_takes_more_memory_than_the_limit_is_refused(tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    shape = onnx.helper.make_tensor("s", onnx.TensorProto.INT64, [2], [2**30, 4])
+    nodes = [
+        onnx.helper.make_node("Constant", [], ["s"], value=shape),
+        onnx.helper.make_node("Expand", ["x", "s"], ["y"]),
+    ]
+    monkeypatch.setattr(inference, "MAX_RUN_MB", 2000)
+    session = onnx_session(saved(tmp_path / "large.onnx", nodes))
+    with pytest.raises(ValueError, match=r"large\.onnx: not an ONNX model that can be run: "):
+        session.run(None, {"x": np.zeros((1, 4), np.float32)})
+
+
+def test_operators_that_onnxruntime_does_not_hold_are_refused(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    node = onnx.helper.make_node("Own", ["x"], ["y"], domain="own.domain")
+    path = saved(tmp_path / "own.onnx", [node], [("", 17), ("own.domain", 1)])
+    with pytest.raises(ValueError, match=r"own\.onnx: not an ONNX model .*own\.domain"):
+        onnx_session(path)
+
+
+@pytest.mark.parametrize("name", ["own.pt", "own.pth.tar", "own.torchscript", "own.bin", "own"])
+def test_a_file_that_can_run_code_is_refused_by_its_name(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"cos\nsystem\n(S'exit 3'\ntR.")
+    remedy = rf"{name}: neither .* it can run code .*: imgfp convert \S+{name} \S+own\.onnx"
+    with pytest.raises(ValueError, match=remedy):
+        onnx_session(path)

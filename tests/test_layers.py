@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: A package may import itself and packages of the lines above its own; packages of one line do not
 #: know each other.
 LAYERS = [
-    {"urls"},
+    {"urls", "confinement"},
     {"datatypes", "images", "geometry", "inference"},
     {"decoding", "sift", "scoring", "edits"},
     {"evaluation"},  # former name of scoring.metrics
@@ -106,7 +106,15 @@ ORDER = {
         "formats",
         "decisions",
     ],
-    "training": ["onnx_export", "checkpoints", "crops", "descriptor", "calibration", "pairs"],
+    "training": [
+        "onnx_export",
+        "convert",
+        "checkpoints",
+        "crops",
+        "descriptor",
+        "calibration",
+        "pairs",
+    ],
     "training.crops": ["network", "scene_edits", "scenes", "box_scorer", "detector", "evaluation"],
     "training.descriptor": [
         "data",

@@ -190,7 +190,6 @@ def _queries(settings: Parameters, files: pd.DataFrame) -> dict[str, Any]:
         records,
         crop_detector=store.located(settings.crop_detector, DETECTORS),
         weights_hash="",
-        trust_pt=settings.trust_pt,
     )
     crops = crops_of(
         images,

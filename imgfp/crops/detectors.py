@@ -18,9 +18,17 @@ import pandas as pd
 from imgfp.crops.box_features import box_features
 from imgfp.crops.boxes import nms, run_detector, to_yolo8_layout
 from imgfp.crops.edges import detect_rectangles, snap_to_edges
-from imgfp.crops.ultralytics_models import PtDetector, SafetensorsDetector
+from imgfp.crops.ultralytics_models import planned_session
 from imgfp.datatypes import Boxes
-from imgfp.inference import SHIPPED, check_installed, onnx_session, session_device, sha256_of
+from imgfp.inference import (
+    MAX_SIDE_PX,
+    SHIPPED,
+    check_installed,
+    check_model_file,
+    onnx_session,
+    session_device,
+    sha256_of,
+)
 
 #: Detectors that can be named instead of giving a file.
 DETECTORS = ("none", "classical", "imgfp")
@@ -98,9 +106,10 @@ class KnownBoxes:
         return boxes
 
 
-class OnnxDetector:
-    """A detector network in an ONNX file, run by onnxruntime on one thread or a GPU, one image at a time,
-    so that no result depends on the other images of a batch.
+class NetworkDetector:
+    """A detector network in a file: ONNX, run by onnxruntime on one thread or a GPU, or safetensors with its plan, run by
+    torch (`imgfp.crops.ultralytics_models`). One image at a time, so that no result depends on the other images of a
+    batch.
 
     The network takes (1,3,H,W) float32 RGB in 0..1 and returns (1, 4 + classes, n): box centres and
     sizes in its own pixels, then class scores in 0..1, as `yolo export format=onnx` writes it; the
@@ -113,10 +122,13 @@ class OnnxDetector:
         path = Path(path)
         self.weights_hash = sha256_of(path)
         self.floor = floor
-        self._session = onnx_session(path, device)
+        opened = onnx_session if path.suffix.lower() == ".onnx" else planned_session
+        self._session = opened(path, device)
         self.device = session_device(self._session)
         feed = self._session.get_inputs()[0]
-        if list(feed.shape[:2]) != [1, 3] or not all(isinstance(n, int) for n in feed.shape[2:]):
+        if list(feed.shape[:2]) != [1, 3] or not all(
+            isinstance(n, int) and 0 < n <= MAX_SIDE_PX for n in feed.shape[2:]
+        ):
             raise ValueError(
                 f"{path}: expected an input of fixed shape (1,3,height,width), got {feed.shape}; "
                 "export with a fixed image size and batch 1"
@@ -156,7 +168,7 @@ class PasteDetector:
 
     def __init__(self, folder: str | Path, device: str = "cpu"):
         scorer = Path(folder) / SCORER_FILE
-        self._network = OnnxDetector(Path(folder) / NETWORK_FILE, device)
+        self._network = NetworkDetector(Path(folder) / NETWORK_FILE, device)
         self.device = self._network.device
         self._scorer = onnx_session(scorer)
         self._scorer_input = self._scorer.get_inputs()[0].name
@@ -185,19 +197,16 @@ def propose(image: np.ndarray, network: Boxes) -> tuple[np.ndarray, np.ndarray]:
     return xyxy, box_features(image, xyxy, network, edges)
 
 
-def load_detector(
-    name_or_path: str | Path, *, trust_pt: bool = False, device: str = "cpu"
-) -> Detector:
+def load_detector(name_or_path: str | Path, *, device: str = "cpu") -> Detector:
     """A detector by its name or file.
 
     "imgfp": the shipped weights; "classical": straight edges, no weights; "none": detects nothing; a
     folder that notebook 20 wrote; a path ending in `.onnx` or `.safetensors`: a network of the user's
-    own, without edges and scorer; `.csv`: boxes known beforehand (`KnownBoxes`); `.pt`: an ultralytics
-    checkpoint, only with `trust_pt`, because loading it runs code inside it. device: see
-    `imgfp.inference`; ONNX files run on onnxruntime, the others on torch. Raises ValueError for
+    own, without edges and scorer; `.csv`: boxes known beforehand (`KnownBoxes`). device: see
+    `imgfp.inference`; ONNX files run on onnxruntime, `.safetensors` on torch. Raises ValueError for
     anything else, FileNotFoundError for a missing file, ModuleNotFoundError for a missing package.
     """
-    check_detector(name_or_path, trust_pt=trust_pt)
+    check_detector(name_or_path)
     if name_or_path in ("classical", "none"):
         return EdgeDetector() if name_or_path == "classical" else NoDetector()
     path = SHIPPED if name_or_path == "imgfp" else Path(name_or_path)
@@ -205,11 +214,10 @@ def load_detector(
         return PasteDetector(path, device)
     if path.suffix.lower() == ".csv":
         return KnownBoxes(path)
-    kinds = {".onnx": OnnxDetector, ".pt": PtDetector, ".safetensors": SafetensorsDetector}
-    return kinds[path.suffix.lower()](path, device)
+    return NetworkDetector(path, device)
 
 
-def check_detector(name_or_path: str | Path, *, trust_pt: bool = False) -> None:
+def check_detector(name_or_path: str | Path) -> None:
     """Raises what `load_detector` raises for a name, a path or a missing package, and reads no file."""
     if name_or_path in ("classical", "none"):
         return
@@ -223,20 +231,16 @@ def check_detector(name_or_path: str | Path, *, trust_pt: bool = False) -> None:
                 )
         return
     suffix = path.suffix.lower()
-    if suffix not in (".onnx", ".safetensors", ".csv", ".pt"):
+    if not suffix:
         raise ValueError(
             f"crop detector {str(name_or_path)!r}: expected one of {DETECTORS}, a folder with "
-            f"{NETWORK_FILE} and {SCORER_FILE}, or a path ending in .onnx, .safetensors, .csv or .pt"
+            f"{NETWORK_FILE} and {SCORER_FILE}, or a path ending in .onnx, .safetensors or .csv"
         )
     if not path.is_file():
         raise FileNotFoundError(
             f"crop detector {str(name_or_path)!r}: file {path} does not exist; check the path"
         )
-    if suffix == ".pt" and not trust_pt:
-        raise ValueError(
-            f"{path}: refused, because loading a .pt file can run code hidden in it; convert it with "
-            f"`imgfp convert-detector {path} {path.with_suffix('.safetensors')}`, "
-            "or set trust_pt if you trust its author"
-        )
-    if suffix in (".pt", ".safetensors"):
+    if suffix != ".csv":
+        check_model_file(path)
+    if suffix == ".safetensors":
         check_installed("ultralytics", "train", "a detector of ultralytics")

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Detectors trained with ultralytics: `.safetensors` files always, `.pt` files only if trusted.
+"""Detectors trained with ultralytics, as `.safetensors` files with the plan of their network.
 
-A `.pt` is a pickle, and loading it runs any code inside it. `convert` reads one without running code
-and writes its tensors and the plan of its network as `.safetensors`.
+`imgfp convert` makes one of a `.pt`, which is a pickle and can run any code when it is loaded.
 """
 
 from __future__ import annotations
@@ -13,16 +12,20 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imgfp.crops.boxes import run_detector
-from imgfp.datatypes import Boxes
-from imgfp.inference import require, sha256_of, torch_device
+from imgfp.confinement import Handler
+from imgfp.inference import (
+    CUDA_PROVIDER,
+    ConfinedSession,
+    require,
+    session_handler,
+    torch_device,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,41 +53,6 @@ def import_ultralytics() -> ModuleType:
     return ultralytics
 
 
-def convert(source: str | Path, target: str | Path) -> None:
-    """Write the detector of an ultralytics checkpoint (`.pt`) as `.safetensors`, with its plan and image
-    size in the metadata; no code of the checkpoint runs.
-
-    Only tensors and layers of ultralytics are read. Raises ValueError for a file with anything else in
-    it, FileNotFoundError for a missing file.
-    """
-    source, target = Path(source), Path(target)
-    if source.suffix.lower() != ".pt" or target.suffix.lower() != ".safetensors":
-        raise ValueError(f"expected a .pt and a .safetensors file, got {source} and {target}")
-    if not source.is_file():
-        raise FileNotFoundError(f"there is no file {source}; check the path")
-    import_ultralytics()
-    from safetensors.torch import save
-    from ultralytics.nn.tasks import torch_safe_load
-
-    try:
-        checkpoint, _ = torch_safe_load(source.absolute(), safe_only=True)
-        network = checkpoint.get("ema") or checkpoint["model"]
-        plan, state = network.yaml, network.float().state_dict()
-        build(plan).load_state_dict(state)  # raises unless plan and tensors are of the same network
-        size = (checkpoint.get("train_args") or {}).get("imgsz", 640)
-    except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(
-            f"{source}: not converted, because it is not a plain detector of ultralytics 8 or later "
-            f"({' '.join(str(error).split())[:200]}); export it to ONNX where it was trained"
-        ) from error
-    about = {
-        "plan": json.dumps(plan),
-        "input_size": str(size if isinstance(size, int) else max(size)),
-    }
-    # Not `save_file`, whose files are readable by their owner only.
-    target.write_bytes(save({name: value.contiguous() for name, value in state.items()}, about))
-
-
 def build(plan: dict) -> nn.Module:
     """An ultralytics DetectionModel from its plan, with random weights. Raises ValueError for a plan that
     names anything but layers, because ultralytics evaluates the names, and plans come from files."""
@@ -103,65 +71,56 @@ def build(plan: dict) -> nn.Module:
     return tasks.DetectionModel(plan, ch=plan.get("channels", 3), verbose=False)
 
 
-class SafetensorsDetector:
-    """A detector that `convert` wrote, or the `weights.safetensors` of notebook 20."""
+def planned_session(path: Path, device: str = "cpu") -> ConfinedSession:
+    """The session of a detector that `imgfp convert` wrote, or of the `weights.safetensors` of notebook 20, on torch.
+    Raises ValueError naming a file that is not one."""
+    taken = torch_device(device, path.name)
+    return ConfinedSession("imgfp.crops.ultralytics_models:handler", path, taken, scratch_mb=64)
 
-    def __init__(self, path: str | Path, device: str = "cpu"):
-        import_ultralytics()
+
+def handler() -> Handler:
+    """Runs the network of one file, in a process of its own."""
+    return session_handler(PlannedNetwork)
+
+
+class PlannedNetwork:
+    """The network of a `.safetensors` file with its plan, as a session of (1,3,side,side) float32 RGB in 0..1. Raises
+    ValueError for a file without plan, and for one whose plan is not that of its tensors."""
+
+    def __init__(self, path: Path, device: str):
         from safetensors import safe_open
 
-        path = Path(path)
-        self._torch_device = torch_device(device, path.name)
-        self.device = self._torch_device.partition(":")[0]
-        self.weights_hash = sha256_of(path)
+        self._device = device
         with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            if not {"plan", "input_size"} <= set(about):
+            self._about = file.metadata() or {}
+            if not {"plan", "input_size"} <= set(self._about):
                 raise ValueError(
-                    f"{path}: not a detector with its plan; write one with "
-                    "`python -m imgfp convert-detector own.pt own.safetensors`"
+                    "a detector comes with its plan; write one with `imgfp convert own.pt own.safetensors`"
                 )
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self._network = build(json.loads(about["plan"])).eval()
-        self._network.load_state_dict(state)
-        self._network.to(self._torch_device)
-        # Every box is wanted: `run_detector` does its own suppression.
-        cast(Any, self._network).model[-1].end2end = False
-        self._size = (int(about["input_size"]),) * 2
-        self._stretch = about.get("resize") == "stretch"
+        network: Any = build(json.loads(self._about["plan"])).eval()
+        network.load_state_dict(state)
+        network.model[-1].end2end = False  # `run_detector` does its own suppression
+        self._network = network.to(device)
 
-    def detect(
-        self, images: Sequence[np.ndarray], image_ids: Sequence[str] | None = None
-    ) -> list[Boxes]:
-        """Boxes of each (H,W,3) uint8 RGB image, in its pixels; `image_ids` are not needed."""
-        return [
-            run_detector(self._run, image, self._size, stretch=self._stretch) for image in images
-        ]
+    def get_inputs(self) -> list[SimpleNamespace]:
+        """The one input."""
+        side = int(self._about["input_size"])
+        return [SimpleNamespace(name="images", shape=[1, 3, side, side])]
 
-    def _run(self, feed: np.ndarray) -> np.ndarray:
+    def get_modelmeta(self) -> SimpleNamespace:
+        """Metadata of the file: how images get the size of the input."""
+        resize = {name: self._about[name] for name in ("resize",) if name in self._about}
+        return SimpleNamespace(custom_metadata_map=resize)
+
+    def get_providers(self) -> list[str]:
+        """What it runs on."""
+        return [] if self._device == "cpu" else [CUDA_PROVIDER]
+
+    def run(self, names: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Boxes (1, 4 + classes, n)."""
         import torch
 
         with torch.inference_mode():
-            return self._network(torch.from_numpy(feed).to(self._torch_device))[0][0].cpu().numpy()
-
-
-class PtDetector:
-    """A `.pt` file that the user trusts: loading it runs the code inside it."""
-
-    def __init__(self, path: Path, device: str = "cpu"):
-        self.weights_hash = sha256_of(path)
-        self._model = import_ultralytics().YOLO(str(path), task="detect")
-        self._torch_device = torch_device(device, path.name)
-        self.device = self._torch_device.partition(":")[0]
-
-    def detect(
-        self, images: Sequence[np.ndarray], image_ids: Sequence[str] | None = None
-    ) -> list[Boxes]:
-        """Boxes of each (H,W,3) uint8 RGB image; `image_ids` are not needed."""
-        boxes = []
-        for image in images:
-            result = self._model.predict(
-                image[..., ::-1], conf=0.02, verbose=False, device=self._torch_device
-            )[0].boxes
-            boxes.append(Boxes(result.xyxy.cpu().numpy(), result.conf.cpu().numpy()))
-        return boxes
+            images = torch.from_numpy(feed["images"]).to(self._device)
+            return [self._network(images)[0].cpu().numpy()]

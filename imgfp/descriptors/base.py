@@ -21,6 +21,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from imgfp.inference import MAX_SIDE_PX
+
 
 class ModelError(ValueError):
     """The requested model is unavailable: unknown name, missing file, weights of another architecture."""
@@ -39,7 +41,9 @@ PUBLISHED = {
     "isc21-dt1": "isc_ft_v107.pth.tar is published in the releases of "
     "github.com/lyakaap/ISC21-Descriptor-Track-1st",
     "sscd": "sscd_disc_mixup.torchscript.pt is linked in the README of "
-    "github.com/facebookresearch/sscd-copy-detection",
+    "github.com/facebookresearch/sscd-copy-detection; make the file of it with `imgfp convert "
+    "sscd_disc_mixup.torchscript.pt sscd.onnx --trust`",
+    "onnx": "Make one of a TorchScript file with `imgfp convert`",
 }
 
 
@@ -72,6 +76,7 @@ class Model(ABC):
         return l2_normalise(np.concatenate(parts)) if parts else np.empty((0, self.dim), np.float32)
 
 
+_PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 #: Mean and standard deviation of RGB values in 0..1.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -89,6 +94,15 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # JSON gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        numbers = np.array([*self.mean, *self.std], float)
+        if not (
+            0 < self.side_px <= MAX_SIDE_PX
+            and self.interpolation in ("area", *_PILLOW)
+            and numbers.shape == (6,)
+            and np.isfinite(numbers).all()
+            and (numbers[3:] > 0).all()
+        ):
+            raise ValueError(f"not a preprocessing: {self}")
 
     def resized(self, image: np.ndarray) -> np.ndarray:
         """(H,W,3) uint8 -> (side_px,side_px,3) uint8. Raises ValueError for an invalid image."""
@@ -125,9 +139,6 @@ def prepared_batches(
         while rows := upcoming.result():
             upcoming = pool.submit(next_batch)
             yield np.stack(rows)
-
-
-_PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def resize_square(image: np.ndarray, side_px: int, interpolation: str = "area") -> np.ndarray:

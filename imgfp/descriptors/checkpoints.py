@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Checkpoints of descriptor models: reading published layouts, inference with torch.
 
-`imgfp.descriptors.registry.load_model` is the way in. Weights are read as tensors only: safetensors,
-PyTorch files with `weights_only`, TorchScript.
+`imgfp.descriptors.registry.load_model` is the way in. Weights are files of safetensors, which hold tensors only;
+`imgfp convert` makes them of PyTorch's files.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -33,12 +32,12 @@ DESCRIPTOR_WEIGHTS = SHIPPED / "descriptor.safetensors"
 class Normalised(nn.Module):
     """A network with the arithmetic of its preprocessing: (n,h,w,3) uint8 pixels -> (n,d)."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(self, network: nn.Module, preprocessing: Preprocessing):
         super().__init__()
         self.network = network
+        # Here, since `torch.jit.script` cannot read them in the class.
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         for name in ("mean", "std"):
             values = torch.tensor(getattr(preprocessing, name)).reshape(1, 3, 1, 1)
             self.register_buffer(name, values)
@@ -83,32 +82,25 @@ class TorchModel(Model):
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors by name from a .safetensors or PyTorch file.
-
-    Of nested dictionaries the one named teacher, state_dict or model is taken; the prefix "module." of
-    training wrappers is removed. Raises ModelError for a file with anything but tensors and plain values.
-    """
-    path = Path(path)
+    """Tensors by name from a .safetensors file. Raises ModelError for any other."""
     try:
-        if path.suffix == ".safetensors":
-            with safetensors.safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        # Published checkpoints carry their command line, an argparse.Namespace of plain values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch passes every error of its readers on
-        reason = str(error).split("\n")[0]
-        raise ModelError(f"{path} cannot be read as a file of tensors only: {reason}") from error
-    for key in ("teacher", "state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    tensors = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+        with safetensors.safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def fill(network: nn.Module, tensors: dict[str, torch.Tensor], path: str, advice: str) -> None:
-    """Load `tensors` into `network`. Raises ModelError naming keys that are missing, unknown or of
-    another shape, followed by `advice`."""
+    """Load `tensors` into `network`. Raises what `check_tensors` raises."""
+    check_tensors(network, tensors, path, advice)
+    network.load_state_dict(tensors)
+
+
+def check_tensors(
+    network: nn.Module, tensors: dict[str, torch.Tensor], path: str, advice: str
+) -> None:
+    """Raises ModelError naming keys that are missing, unknown or of another shape than those of `network`, followed
+    by `advice`."""
     expected = network.state_dict()
     missing = sorted(expected.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - expected.keys())
@@ -121,7 +113,6 @@ def fill(network: nn.Module, tensors: dict[str, torch.Tensor], path: str, advice
     differences = [f"{len(keys)} {what}: {', '.join(keys[:4])}" for what, keys in faults if keys]
     if differences:
         raise ModelError(f"{path} does not fit this model; keys {'; '.join(differences)}. {advice}")
-    network.load_state_dict(tensors)
 
 
 def esvit_layout(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -150,12 +141,8 @@ def _load_copynet(name: str, paths: list[str], device: str) -> TorchModel:
 
 def _read_copynet(path: str) -> tuple[dict[str, torch.Tensor], dict]:
     tensors = {name: tensor.float() for name, tensor in read_weights(path).items()}
-    config = None
-    if Path(path).suffix == ".safetensors":
-        with safetensors.safe_open(path, "pt") as file:
-            config = (file.metadata() or {}).get("config")
-    if config is None:
-        raise ModelError(f"{path} does not name its backbone; export it with notebook 21")
+    with safetensors.safe_open(path, "pt") as file:
+        config = (file.metadata() or {}).get("config", "{}")
     # Batch norm counts batches in integers, which a float16 file does not store exactly.
     return {
         name: tensor.long() if name.endswith("num_batches_tracked") else tensor
@@ -175,10 +162,24 @@ def pack_copynet(network: CopyNet, preprocessing: Preprocessing) -> bytes:
 
 def unpack_copynet(path: str | Path) -> tuple[CopyNet, Preprocessing]:
     """What `pack_copynet` wrote, in float32. Raises ModelError for a file of another layout."""
-    tensors, config = _read_copynet(str(path))
-    network = CopyNet(**config["network"])
-    fill(network, tensors, str(path), PUBLISHED["imgfp"])
-    return network, Preprocessing(**config["preprocessing"])
+    try:
+        tensors, config = _read_copynet(str(path))
+        shape = {name: config["network"][name] for name in ("backbone", "dim", "levels", "grid")}
+        preprocessing = Preprocessing(**config["preprocessing"])
+        if shape["backbone"] not in timm.list_models():  # others are files, or come from the hub
+            raise ValueError(f"{shape['backbone']!r} is no model of timm")
+        with torch.device("meta"):  # nothing is allocated that the file does not hold
+            layout = CopyNet(**shape)
+    except ModelError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{path} does not name its backbone ({error}); export it with notebook 21"
+        ) from None
+    check_tensors(layout, tensors, str(path), PUBLISHED["imgfp"])
+    network = CopyNet(**shape)
+    network.load_state_dict(tensors)
+    return network, preprocessing
 
 
 def _load_esvit(name: str, paths: list[str], device: str) -> TorchModel:
@@ -197,15 +198,6 @@ def _load_isc(name: str, paths: list[str], device: str) -> TorchModel:
     return TorchModel(
         name, network, Preprocessing(512, half, half, "bilinear"), _hash(paths), device
     )
-
-
-def _load_sscd(name: str, paths: list[str], device: str) -> TorchModel:
-    try:
-        network = torch.jit.load(paths[0], map_location="cpu")
-    except RuntimeError as error:
-        raise ModelError(f"{paths[0]} is not a TorchScript file. {PUBLISHED[name]}") from error
-    steps = Preprocessing(320, interpolation="bilinear")
-    return TorchModel(name, network, steps, _hash(paths), device)
 
 
 def _load_timm(name: str, paths: list[str], device: str) -> TorchModel:
@@ -247,7 +239,6 @@ MODELS: dict[str, Callable[[str, list[str], str], TorchModel]] = {
     "esvit-swin-b": _load_esvit,
     "esvit-swin-b-features": _load_esvit,
     "isc21-dt1": _load_isc,
-    "sscd": _load_sscd,
 }
 
 
@@ -263,7 +254,7 @@ def load(name: str, weights: str, device: str) -> TorchModel:
         if timm.is_model(name.split(".")[0]):
             return _load_timm(name, paths, device)
         raise ModelError(
-            f"unknown descriptor model {name!r}; choose gist-grid, {', '.join(MODELS)}, phash, pdq "
+            f"unknown descriptor model {name!r}; choose gist-grid, {', '.join(PUBLISHED)}, phash, pdq "
             "or a name of timm.list_models()"
         )
     if name == "imgfp" and not paths:

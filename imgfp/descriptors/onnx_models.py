@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The trainable descriptor model in an ONNX file, run by onnxruntime; neither needs torch.
+"""Descriptor models in ONNX files, run by onnxruntime; neither needs torch.
 
-`imgfp.training.onnx_export.export_descriptor` writes such files.
+`imgfp.training.onnx_export.export_descriptor` and `imgfp convert` write such files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from imgfp.descriptors.base import Model, ModelError, Preprocessing
-from imgfp.inference import SHIPPED, onnx_session, session_device
+from imgfp.inference import SHIPPED, onnx_session, session_device, sha256_of
 
 #: The shipped network.
 DESCRIPTOR_ONNX = SHIPPED / "descriptor.onnx"
@@ -22,9 +22,9 @@ class OnnxModel(Model):
     """A network with its preprocessing, on one CPU thread or on a GPU; see `imgfp.inference.onnx_session`.
 
     The network takes (n,side_px,side_px,3) uint8 pixels and returns (n,dim) float32. Metadata of the file:
-    `preprocessing`, the fields of `Preprocessing` as JSON, and `weights_sha256`, the hash of the file
-    of weights that it was exported from, by which both files give one `weights_hash`. Raises
-    ModelError for a file that is missing, damaged or without this metadata.
+    `preprocessing`, the fields of `Preprocessing` as JSON, and `weights_sha256` where it was exported from a file of
+    weights, the hash of that file, by which both files give one `weights_hash`. Raises ModelError for a file that is
+    missing, damaged, or without a preprocessing.
     """
 
     def __init__(self, name: str, path: str | Path, device: str = "cpu"):
@@ -37,14 +37,20 @@ class OnnxModel(Model):
         except ValueError as error:
             raise ModelError(str(error)) from error
         about = self._session.get_modelmeta().custom_metadata_map
-        if not {"preprocessing", "weights_sha256"} <= about.keys():
-            raise ModelError(f"{path} does not name its preprocessing; export it with notebook 21")
-        self.name, self.weights_hash = name, about["weights_sha256"]
-        self.device = session_device(self._session)
-        self.preprocessing = Preprocessing(**json.loads(about["preprocessing"]))
+        try:
+            self.preprocessing = Preprocessing(**json.loads(about["preprocessing"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{path} does not name its preprocessing ({error}); make it with notebook 21 or `imgfp convert`"
+            ) from None
+        self.name, self.device = name, session_device(self._session)
+        self.weights_hash = about.get("weights_sha256") or sha256_of(path)
         self._input = self._session.get_inputs()[0].name
         side = self.preprocessing.side_px
-        self.dim = self._vectors(np.zeros((1, side, side, 3), np.uint8)).shape[1]
+        vectors = self._vectors(np.zeros((1, side, side, 3), np.uint8))
+        if vectors.ndim != 2 or len(vectors) != 1:
+            raise ModelError(f"{path} gives {vectors.shape} for one image, not one vector")
+        self.dim = vectors.shape[1]
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """(side_px,side_px,3) uint8: the image resized to a square."""

@@ -3,23 +3,29 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
+from pathlib import Path
 
 from imgfp.descriptors import hashes
 from imgfp.descriptors.base import PUBLISHED, Model, ModelError
 from imgfp.descriptors.gist import GistGrid
 from imgfp.descriptors.onnx_models import DESCRIPTOR_ONNX, OnnxModel
-from imgfp.inference import check_installed, torch_sees
+from imgfp.inference import check_installed, check_model_file, torch_sees
+
+#: Models that an ONNX file holds whole, with its preprocessing.
+ONNX_ONLY = ("sscd", "onnx")
 
 
 def load_model(name: str = "imgfp", weights: str = "", device: str = "cpu") -> Model:
     """A model by name; `weights`: path of its weights file, "" for the model's own.
 
     Names: "imgfp" (shipped), "gist-grid", "phash" and "pdq" (no weights), the published models of
-    `imgfp.descriptors.base.PUBLISHED`, and all of `timm.list_models()`. "imgfp" runs on onnxruntime
-    where its weights are an `.onnx` file of notebook 21, or the shipped ones and torch has no GPU to use; the
-    other learned models run on torch. device: see `imgfp.inference`. Raises ModelError for an unknown
-    name, a missing file, a file of another layout, or a package that is not installed.
+    `imgfp.descriptors.base.PUBLISHED`, all of `timm.list_models()`, and "onnx", any file that `imgfp convert` made.
+    "imgfp" runs on onnxruntime where its weights are an `.onnx` file of notebook 21, or the shipped ones and torch has
+    no GPU to use, "sscd" and "onnx" always do; the other learned models run on torch. device: see `imgfp.inference`.
+    Raises ModelError for an unknown name, a missing file, a file of another layout or one that can run code, or a
+    package that is not installed.
     """
     check_model(name, weights)
     if name == GistGrid.name:
@@ -40,12 +46,18 @@ def check_model(name: str = "imgfp", weights: str = "") -> None:
     that is not installed; reads no file and imports nothing."""
     if weights and name in (GistGrid.name, *hashes.NAMES):
         raise ModelError(f"model {name!r} takes no weights, got {weights!r}; leave weights empty")
-    if weights.endswith(".onnx") and name != "imgfp":
-        raise ModelError(
-            f"{weights}: only model 'imgfp' takes an .onnx file, not {name!r}; set weights to a file "
-            "for torch"
-        )
-    if name == GistGrid.name or weights.endswith(".onnx") or _is_shipped(name, weights):
+    if not weights and name in PUBLISHED and name != "imgfp":
+        raise ModelError(f"model {name!r} needs a weights file. {PUBLISHED[name]}")
+    for path in filter(None, weights.split(os.pathsep)):
+        try:
+            check_model_file(Path(path), ".onnx" if name in ONNX_ONLY else ".safetensors")
+        except ValueError as error:
+            raise ModelError(str(error)) from None
+    is_onnx = weights.endswith(".onnx")
+    if is_onnx != (name in ONNX_ONLY) and name != "imgfp":
+        kind = ".onnx" if name in ONNX_ONLY else ".safetensors"
+        raise ModelError(f"{weights}: model {name!r} takes a file {kind}")
+    if name == GistGrid.name or is_onnx or _is_shipped(name, weights):
         return
     is_hash = name in hashes.NAMES
     modules = (hashes.PACKAGES[name],) if is_hash else ("torch", "timm", "safetensors")
@@ -54,8 +66,6 @@ def check_model(name: str = "imgfp", weights: str = "") -> None:
             check_installed(module, "peers" if is_hash else "torch", f"descriptor model {name!r}")
     except ModuleNotFoundError as error:
         raise ModelError(str(error)) from error
-    if not weights and name in PUBLISHED:
-        raise ModelError(f"model {name!r} needs a weights file. {PUBLISHED[name]}")
 
 
 def _is_shipped(name: str, weights: str) -> bool:

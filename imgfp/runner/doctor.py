@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from imgfp.confinement import landlock_abi
 from imgfp.inference import CUDA_PROVIDER, EXTRAS, SHIPPED, has_driver, torch_gpus, torch_sees
 
 #: Wheels that install into one folder: two of a group overwrite each other silently. The first is the one that
@@ -39,7 +40,7 @@ def checks() -> list[tuple[bool, str, str]]:
     ]
     rows += _rivals()
     rows += [_opencv(), _pillow(), _faiss(), _onnxruntime(), _torch(), _device()]
-    rows += [*_extras(), _memory(), _weights()]
+    rows += [*_extras(), _memory(), _weights(), _confinement()]
     return rows
 
 
@@ -194,6 +195,13 @@ def _memory() -> tuple[bool, str, str]:
         f"{os.cpu_count()} cores, {free:.1f} GiB of memory and {disk:.1f} GiB of disk free",
         f"free at least {MIN_FREE_GIB} GiB of each",
     )
+
+
+def _confinement() -> tuple[bool, str, str]:
+    abi = landlock_abi()
+    if abi:
+        return True, f"Landlock {abi}: given models and conversions write no file of yours", ""
+    return True, "no Landlock: given models and conversions are only limited in size and time", ""
 
 
 def _weights() -> tuple[bool, str, str]:

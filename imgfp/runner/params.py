@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from imgfp import urls
-from imgfp.inference import EXTRAS, check_installed, device_number, torch_gpus
+from imgfp.inference import (
+    EXTRAS,
+    check_installed,
+    check_model_file,
+    device_number,
+    torch_gpus,
+)
 
 MAX_BYTES = 64 * 1024
 #: Keys of a profile that speak to the runner, not to a notebook.
@@ -29,6 +35,16 @@ RENAMED = {
     "judge_photographs": "scorer_photographs",
     "outsiders": "negatives",
     "doubles": "synthetic",
+}
+#: Former parameters, and what takes their place.
+REMOVED = {
+    "trust_pt": "convert the .pt file once: imgfp convert own.pt own.onnx, and give own.onnx"
+}
+#: Parameters that are a file of weights themselves, and what `imgfp convert` makes for them.
+TARGETS = {
+    "pair_classifier": ".onnx",
+    "init_weights": ".safetensors",
+    "start_weights": ".safetensors",
 }
 #: Former words of a parameter's value, by its present name.
 RENAMED_WORDS = {"descriptor_variants": {"inverted": "contrast_reversed"}}
@@ -181,7 +197,9 @@ def check(values: dict[str, Any], known: dict[str, Declared]) -> dict[str, Any]:
             checked[name] = str(value)
             continue
         if name not in known:
-            hint = _nearest(name, [*known, *RUNNER_KEYS])
+            hint = (
+                f"; {REMOVED[name]}" if name in REMOVED else _nearest(name, [*known, *RUNNER_KEYS])
+            )
             raise ParameterError(f"no notebook knows the parameter '{name}'{hint}")
         wanted = known[name].type
         if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
@@ -292,11 +310,14 @@ def _check_models(values: dict[str, Any]) -> None:
     try:
         if name in values:
             detector = located(values[name], DETECTORS)
-            check_detector(detector, trust_pt=values.get("trust_pt", False))
+            check_detector(detector)
         name = "descriptor_model"
         if name in values:
             weights = located(values.get("descriptor_weights", ""))
             check_model(values[name], weights)
+        for name, ending in TARGETS.items():
+            if values.get(name):
+                check_model_file(Path(located(values[name])), ending)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         raise ParameterError(f"{name}: {error}") from None
 

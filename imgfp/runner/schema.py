@@ -91,10 +91,7 @@ class Parameters(BaseModel):
     )
 
     # 04 crops
-    crop_detector: str = _of(
-        "imgfp", "imgfp, classical, none, or a file .onnx, .safetensors, .pt, .csv"
-    )
-    trust_pt: bool = _of(False, "true loads a .pt file, which runs the code in it")
+    crop_detector: str = _of("imgfp", "imgfp, classical, none, or a file .onnx, .safetensors, .csv")
     local_min_confidence: Share = _of(
         0.1, "boxes above it are searched beside the whole query; 1 is off"
     )

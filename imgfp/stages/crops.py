@@ -27,20 +27,18 @@ def detect_crops(
     run: Run,
     *,
     crop_detector: str,
-    trust_pt: bool = False,
     device: str = "cpu",
     cluster: str = "local",
     workers: int = 0,
 ) -> MapReport:
-    """Detect pasted images in every query that is not explained; `crop_detector`, `trust_pt` and `device` as in
+    """Detect pasted images in every query that is not explained; `crop_detector` and `device` as in
     `imgfp.crops.detectors.load_detector`, whose errors it raises. A relative path counts from the project
     root."""
     crop_detector = store.located(crop_detector, DETECTORS)
-    detector = load_detector(crop_detector, trust_pt=trust_pt, device=device)
+    detector = load_detector(crop_detector, device=device)
     settings: dict[str, Any] = {
         "crop_detector": crop_detector,
         "weights_hash": detector.weights_hash,
-        "trust_pt": trust_pt,
     }
     tasks = image_tasks(run, run.detections, ".parquet", explained_queries(run))
     if detector.device != "cpu":  # what a CPU has made is recorded without a device
@@ -66,15 +64,13 @@ def detect_boxes(
     *,
     crop_detector: str,
     weights_hash: str,
-    trust_pt: bool = False,
     device: str = "cpu",
 ) -> ShardResult:
     """Every box that the detector finds in each image, as the `detections` table.
 
-    `weights_hash` distinguishes states of the detector's weights in the fingerprint; `trust_pt` as in
-    `imgfp.crops.detectors.load_detector`; device: "cpu" or "cuda", then by the device `gpu`.
+    `weights_hash` distinguishes states of the detector's weights in the fingerprint; device: "cpu" or "cuda", then by the device `gpu`.
     """
-    detector = _detector(crop_detector, weights_hash, trust_pt, gpu or device)
+    detector = _detector(crop_detector, weights_hash, gpu or device)
     check_device(detector.device, device)
     rows = []
     rejects: list[tuple[str, str]] = []
@@ -89,8 +85,8 @@ def detect_boxes(
 
 
 @lru_cache(maxsize=2)
-def _detector(name: str, weights_hash: str, trust_pt: bool, device: str):
-    return load_detector(name, trust_pt=trust_pt, device=device)
+def _detector(name: str, weights_hash: str, device: str):
+    return load_detector(name, device=device)
 
 
 def choose_crops(run: Run, **rules: float) -> pd.DataFrame:

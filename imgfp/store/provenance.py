@@ -4,8 +4,8 @@
 The code counts as the set of definitions that the producing function reaches inside the package:
 functions, classes and constants, followed through imports, each reduced to its syntax tree without
 docstrings, comments and annotations. So an edited constant makes artefacts stale, and an edit
-elsewhere, a moved definition or a renamed module does not. `store`, `runner` and `urls` do not count:
-they move bytes and spread work; what they store is versioned by `ARTEFACT_VERSION`.
+elsewhere, a moved definition or a renamed module does not. `store`, `runner`, `urls` and `confinement` do not
+count: they move bytes and spread work; what they store is versioned by `ARTEFACT_VERSION`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from imgfp.store.files import hash_of
 ARTEFACT_VERSION = 1
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_INFRASTRUCTURE = ("imgfp.runner", "imgfp.store", "imgfp.urls")
+_INFRASTRUCTURE = ("imgfp.runner", "imgfp.store", "imgfp.urls", "imgfp.confinement")
 _COUNTED_ALL_THE_SAME = ("imgfp.store.formats",)
 #: Kind -> {"now": code hash, "equal": hashes of earlier code that made the same bytes}. Void as soon as
 #: the code is no longer the one of "now". Artefacts older than code hashes count as made by "0.1.0".

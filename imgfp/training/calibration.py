@@ -128,7 +128,6 @@ class Pipeline:
 def load_pipeline(
     *,
     crop_detector: str,
-    trust_pt: bool,
     descriptor_model: str,
     descriptor_weights: str,
     device: str,
@@ -139,7 +138,7 @@ def load_pipeline(
     """A `Pipeline` from the parameters of notebooks 04, 06, 07 and 08 that name a model or file, with their
     meaning there; settings: the other fields. Raises what `load_detector` and `load_model` raise, and
     ValueError for a table of known boxes, which has none for a simulated query."""
-    detector = load_detector(located(crop_detector, DETECTORS), trust_pt=trust_pt, device=device)
+    detector = load_detector(located(crop_detector, DETECTORS), device=device)
     if isinstance(detector, KnownBoxes):
         raise ValueError(
             f"{crop_detector}: known boxes exist for the queries of a run, not for those that "

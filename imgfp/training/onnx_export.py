@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from imgfp import store
+from imgfp.descriptors.base import Preprocessing
 from imgfp.descriptors.checkpoints import Normalised, unpack_copynet
 from imgfp.inference import sha256_of
 
@@ -30,24 +31,30 @@ def export_onnx(
 def export_descriptor(weights: Path, path: Path) -> None:
     """Write the descriptor network of a `.safetensors` file of notebook 21 as ONNX, for
     `imgfp.descriptors.onnx_models.OnnxModel`. Raises ModelError for a file of another layout."""
+    network, preprocessing = unpack_copynet(weights)
+    whole = Normalised(network, preprocessing).eval()
+    about = {"weights_sha256": sha256_of(weights)}
+    store.write_sealed(path, descriptor_bytes(whole, preprocessing, about))
+
+
+def descriptor_bytes(
+    whole: nn.Module, preprocessing: Preprocessing, about: dict[str, str] | None = None
+) -> bytes:
+    """The bytes of an ONNX file of a descriptor network with the arithmetic of its preprocessing (`Normalised`), whose
+    metadata are the preprocessing and `about`."""
     import onnx
 
-    network, preprocessing = unpack_copynet(weights)
     side = preprocessing.side_px
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     rows = {name: {0: "n"} for name in ("pixels", "vectors")}
-    whole = Normalised(network, preprocessing).eval()
     with warnings.catch_warnings():
         # The sizes of an image become constants of the graph, as they are meant to.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         graph = onnx.load_from_string(onnx_bytes(whole, example, ["pixels"], ["vectors"], rows))
-    about = {
-        "preprocessing": json.dumps(asdict(preprocessing)),
-        "weights_sha256": sha256_of(weights),
-    }
-    onnx.helper.set_model_props(graph, about)
+    metadata = {"preprocessing": json.dumps(asdict(preprocessing)), **(about or {})}
+    onnx.helper.set_model_props(graph, metadata)
     onnx.checker.check_model(graph)
-    store.write_sealed(path, graph.SerializeToString())
+    return graph.SerializeToString()
 
 
 def onnx_bytes(

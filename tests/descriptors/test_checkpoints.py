@@ -3,6 +3,7 @@
 compared with a forward pass that is written out here."""
 
 import argparse
+import json
 import os
 from functools import partial
 
@@ -11,12 +12,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
+import safetensors.torch
 from torch import nn
 from torch.nn import functional as F
 
 from imgfp.descriptors import checkpoints, networks
 from imgfp.descriptors.base import IMAGENET, ModelError, Preprocessing
 from imgfp.descriptors.registry import load_model
+from imgfp.training.convert import read_tensors
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +53,16 @@ def randomise(module, seed=0):
             scale = 0.5 + torch.rand_like(value) if name.endswith("var") else None
             value.copy_(value + 0.05 * torch.randn_like(value) if scale is None else scale)
     return module.eval()
+
+
+def converted(content, path):
+    """A published checkpoint as `imgfp convert` writes it; returns the path as text."""
+    torch.save(content, path)
+    tensors = read_tensors(path)
+    safetensors.torch.save_file(
+        {name: value.clone() for name, value in tensors.items()}, path.with_suffix(".safetensors")
+    )
+    return str(path.with_suffix(".safetensors"))
 
 
 # EsViT
@@ -165,13 +178,14 @@ def test_esvit_with_its_linear_head_agrees_with_the_published_forward(
 ):
     backbone, head = small_esvit
     head = random_tensors({"linear.weight": (256, 32 + 32 + 64 + 64), "linear.bias": (256,)})
-    torch.save(
-        {"teacher": {f"module.backbone.{k}": v for k, v in backbone.items()}, "epoch": 3},
-        tmp_path / "backbone.pth",
+    teacher = {f"module.backbone.{k}": v for k, v in backbone.items()}
+    both = (
+        converted({"teacher": teacher, "epoch": 3}, tmp_path / "backbone.pth"),
+        converted(
+            {"state_dict": {f"module.{k}": v for k, v in head.items()}}, tmp_path / "head.pth"
+        ),
     )
-    torch.save({"state_dict": {f"module.{k}": v for k, v in head.items()}}, tmp_path / "head.pth")
-    both = os.pathsep.join(str(tmp_path / name) for name in ("backbone.pth", "head.pth"))
-    model = load_model("esvit-swin-b", both)
+    model = load_model("esvit-swin-b", os.pathsep.join(both))
     assert model.dim == 256
     assert model.preprocessing.side_px == 224
     assert model.preprocessing.interpolation == "bicubic"
@@ -185,11 +199,12 @@ def test_esvit_with_its_linear_head_agrees_with_the_published_forward(
 
 def test_esvit_features_need_no_head(small_esvit, tmp_path, pictures):
     backbone, _ = small_esvit
-    torch.save({"teacher": {f"backbone.{k}": v for k, v in backbone.items()}}, tmp_path / "b.pth")
-    model = load_model("esvit-swin-b-features", str(tmp_path / "b.pth"))
+    teacher = {f"backbone.{k}": v for k, v in backbone.items()}
+    path = converted({"teacher": teacher}, tmp_path / "b.pth")
+    model = load_model("esvit-swin-b-features", path)
     assert model.dim == 192
     with pytest.raises(ModelError, match=r"2 missing: linear\.bias, linear\.weight.*linear head"):
-        load_model("esvit-swin-b", str(tmp_path / "b.pth"))
+        load_model("esvit-swin-b", path)
 
 
 def test_the_full_esvit_has_the_published_names_and_shapes():
@@ -221,11 +236,9 @@ def test_isc21_agrees_with_the_published_forward(monkeypatch, tmp_path, pictures
     state |= {f"module.{k}": v for k, v in head.items()} | {
         "module.bn.num_batches_tracked": torch.tensor(1)
     }
-    path = tmp_path / "isc.pth.tar"
-    torch.save(
-        {"arch": small, "args": argparse.Namespace(input_size=512), "state_dict": state}, path
-    )
-    model = load_model("isc21-dt1", str(path))
+    args = argparse.Namespace(input_size=512)
+    content = {"arch": small, "args": args, "state_dict": state}
+    model = load_model("isc21-dt1", converted(content, tmp_path / "isc.pth.tar"))
     assert model.preprocessing.side_px == 512
     images = normalised(model, pictures[:2], (0.5,) * 3, (0.5,) * 3)
     with torch.inference_mode():
@@ -238,52 +251,12 @@ def test_isc21_agrees_with_the_published_forward(monkeypatch, tmp_path, pictures
     np.testing.assert_allclose(model.embed(pictures[:2]), expected, atol=1e-5)
 
 
-# SSCD
-
-
-class Sscd(nn.Module):
-    """ResNet, GeM of power 3, linear, L2 norm, as the TorchScript files hold it."""
-
-    def __init__(self):
-        super().__init__()
-        import torchvision
-
-        self.backbone = torchvision.models.resnet18(num_classes=512)
-        self.backbone.avgpool = Gem3()
-
-    def forward(self, x):
-        return F.normalize(self.backbone(x))
-
-
-class Gem3(nn.Module):
-    def forward(self, x):
-        return F.adaptive_avg_pool2d(x.clamp(min=1e-6).pow(3.0), 1).pow(1 / 3.0)
-
-
-def test_sscd_torchscript_agrees_with_the_eager_network(tmp_path, pictures):
-    network = randomise(Sscd())
-    path = tmp_path / "sscd.torchscript.pt"
-    torch.jit.save(torch.jit.script(network), path)
-    model = load_model("sscd", str(path))
-    assert (model.dim, model.preprocessing.side_px) == (512, 320)
-    with torch.inference_mode():
-        expected = network(normalised(model, pictures[:2], *IMAGENET)).numpy()
-    np.testing.assert_allclose(model.embed(pictures[:2]), expected, atol=1e-5)
-
-
-def test_sscd_refuses_a_file_that_is_not_torchscript(tmp_path):
-    torch.save({"a": torch.zeros(1)}, tmp_path / "plain.pt")
-    with pytest.raises(ModelError, match=r"plain\.pt is not a TorchScript file.*sscd_disc_mixup"):
-        load_model("sscd", str(tmp_path / "plain.pt"))
-
-
 # timm
 
 
 def test_any_timm_model_loads_from_a_file(tmp_path, pictures):
     network = randomise(timm.create_model("resnet10t"))
-    torch.save(network.state_dict(), tmp_path / "resnet.pth")
-    model = load_model("resnet10t", str(tmp_path / "resnet.pth"))
+    model = load_model("resnet10t", converted(network.state_dict(), tmp_path / "resnet.pth"))
     config = timm.data.resolve_model_data_config(network)
     with torch.inference_mode():
         images = normalised(model, pictures, config["mean"], config["std"])
@@ -312,8 +285,8 @@ def test_dinov2_in_its_authors_layout_agrees_with_a_plain_vision_transformer(tmp
                 f"blocks.{i}.{layer}.bias": (out,),
             }
     w = {k: v / 6 for k, v in random_tensors(shapes).items()}
-    torch.save(w, tmp_path / "dinov2_vits14.pth")
-    model = load_model("vit_small_patch14_dinov2.lvd142m", str(tmp_path / "dinov2_vits14.pth"))
+    path = converted(w, tmp_path / "dinov2_vits14.pth")
+    model = load_model("vit_small_patch14_dinov2.lvd142m", path)
 
     def norm(x, at):
         return F.layer_norm(x, (wide,), w[at + ".weight"], w[at + ".bias"], eps=1e-6)
@@ -337,8 +310,7 @@ def test_dinov2_in_its_authors_layout_agrees_with_a_plain_vision_transformer(tmp
 
 def test_dinov3_loads_through_timm(tmp_path, pictures):
     network = randomise(timm.create_model("vit_small_patch16_dinov3"))
-    safetensors = pytest.importorskip("safetensors.torch")
-    safetensors.save_file(network.state_dict(), tmp_path / "v3.safetensors")
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "v3.safetensors")
     model = load_model("vit_small_patch16_dinov3", str(tmp_path / "v3.safetensors"))
     with torch.inference_mode():
         images = normalised(model, pictures[:1], *IMAGENET)
@@ -349,25 +321,37 @@ def test_dinov3_loads_through_timm(tmp_path, pictures):
 def test_errors_of_timm_name_the_file(tmp_path):
     with pytest.raises(ModelError, match="unknown descriptor model 'resnet10x'"):
         load_model("resnet10x")
-    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(
-        ModelError, match=r"no weights of 'resnet10t' from .*other\.pth.*Missing key"
-    ):
-        load_model("resnet10t", str(tmp_path / "other.pth"))
+    other = converted({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    message = r"no weights of 'resnet10t' from .*other\.safetensors.*Missing key"
+    with pytest.raises(ModelError, match=message):
+        load_model("resnet10t", other)
 
 
 # Files
 
 
-def test_code_in_a_weights_file_is_not_run(tmp_path):
+def test_a_pickle_is_neither_read_by_its_own_name_nor_by_another(tmp_path):
     class Trap:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "sprung"),)
 
-    torch.save({"state_dict": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(ModelError, match=r"trap\.pth cannot be read as a file of tensors only"):
-        load_model("isc21-dt1", str(tmp_path / "trap.pth"))
+    torch.save({"state_dict": Trap()}, tmp_path / "trap.pth.tar")
+    remedy = (
+        r"trap\.pth\.tar: .*can run code.*: imgfp convert \S+trap\.pth\.tar \S+trap\.safetensors"
+    )
+    with pytest.raises(ModelError, match=remedy):
+        load_model("isc21-dt1", str(tmp_path / "trap.pth.tar"))
+    (tmp_path / "trap.pth.tar").rename(tmp_path / "trap.safetensors")
+    with pytest.raises(ModelError, match=r"trap\.safetensors cannot be read as safetensors"):
+        load_model("isc21-dt1", str(tmp_path / "trap.safetensors"))
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_header_of_a_size_that_no_file_has_is_refused(tmp_path):
+    path = tmp_path / "huge.safetensors"
+    path.write_bytes((2**60).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ModelError, match=r"huge\.safetensors cannot be read as safetensors"):
+        load_model("isc21-dt1", str(path))
 
 
 @pytest.mark.parametrize("name", ["esvit-swin-b", "isc21-dt1", "sscd"])
@@ -420,10 +404,25 @@ def test_vectors_do_not_depend_on_batches_or_order(tmp_path, pictures):
 
 
 def test_a_file_without_its_settings_is_refused(tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch")
-    safetensors.save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")
     with pytest.raises(ModelError, match="does not name its backbone"):
         load_model("imgfp", str(tmp_path / "bare.safetensors"))
-    torch.save({"a": torch.zeros(1)}, tmp_path / "bare.pth")
-    with pytest.raises(ModelError, match="does not name its backbone"):
-        load_model("imgfp", str(tmp_path / "bare.pth"))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"backbone": "hf-hub:someone/model"}, "'hf-hub:someone/model' is no model of timm"),
+        ({"dim": 2**40}, r"of another shape: project\.bias is \(32,\), not \(1099511627776,\)"),
+        ({"dim": "many"}, "does not name its backbone"),
+    ],
+)
+def test_settings_of_another_network_are_refused_before_it_is_built(tmp_path, network, message):
+    _, path = packed(tmp_path)
+    with safetensors.safe_open(path, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    config["network"] |= network
+    about = {"config": json.dumps(config)}
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, about)
+    with pytest.raises(ModelError, match=message):
+        load_model("imgfp", str(path))

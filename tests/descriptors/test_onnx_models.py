@@ -110,8 +110,10 @@ def test_errors_name_the_file_and_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"pair_classifier\.onnx does not name its prepro"):
         load_model("imgfp", str(SHIPPED / "pair_classifier.onnx"))
     shipped = str(onnx_models.DESCRIPTOR_ONNX)
-    with pytest.raises(ModelError, match=r"only model 'imgfp' takes an \.onnx file, not 'sscd'"):
-        load_model("sscd", shipped)
+    with pytest.raises(ModelError, match=r"model 'resnet10t' takes a file \.safetensors"):
+        load_model("resnet10t", shipped)
+    with pytest.raises(ModelError, match=r"model 'sscd' takes a file \.onnx"):
+        load_model("sscd", "own.safetensors")
     moved = tmp_path / "descriptor.onnx"
     monkeypatch.setattr("imgfp.descriptors.registry.DESCRIPTOR_ONNX", moved)
     monkeypatch.setattr(onnx_models, "DESCRIPTOR_ONNX", moved)

@@ -17,7 +17,7 @@ from imgfp.inference import SHIPPED
 def test_weights_for_a_model_without_any_are_refused():
     for name in ("gist-grid", "phash", "pdq"):
         with pytest.raises(ModelError, match=f"'{name}' takes no weights"):
-            load_model(name, "x.pth")
+            load_model(name, "x.safetensors")
 
 
 def test_an_unknown_name_is_named():
@@ -31,7 +31,7 @@ def test_an_unknown_name_is_named():
 def test_a_missing_package_is_named(monkeypatch):
     for package in ("torch", "imagehash"):
         monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
-    for name, package, extra in (("sscd", "torch", "torch"), ("phash", "imagehash", "peers")):
+    for name, package, extra in (("resnet10t", "torch", "torch"), ("phash", "imagehash", "peers")):
         with pytest.raises(ModelError) as error:
             load_model(name)
         assert str(error.value) == (
@@ -50,8 +50,10 @@ def test_importing_the_registry_does_not_import_torch():
 
 def test_pathsep_joins_two_weights_files():
     pytest.importorskip("timm")
-    with pytest.raises(ModelError, match=r"no-such-a\.pth does not exist"):
-        load_model("esvit-swin-b", os.pathsep.join(["no-such-a.pth", "no-such-b.pth"]))
+    with pytest.raises(ModelError, match=r"no-such-a\.safetensors does not exist"):
+        load_model(
+            "esvit-swin-b", os.pathsep.join(["no-such-a.safetensors", "no-such-b.safetensors"])
+        )
 
 
 def test_the_shipped_weights_run_on_torch_where_it_has_a_gpu(monkeypatch):

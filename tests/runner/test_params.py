@@ -157,11 +157,26 @@ def test_a_detector_is_a_name_a_folder_or_a_file_that_can_be_loaded(tmp_path, mo
     with pytest.raises(ParameterError, match=r"^crop_detector: .*absent\.onnx does not exist"):
         params.check_files({"crop_detector": str(tmp_path / "absent.onnx")})
     (tmp_path / "own.pt").touch()
-    with pytest.raises(ParameterError, match=r"^crop_detector: .*refused.*trust_pt"):
+    with pytest.raises(ParameterError, match=r"^crop_detector: .*can run code.*imgfp convert"):
         params.check_files({"crop_detector": str(tmp_path / "own.pt")})
+    (tmp_path / "own.safetensors").touch()
     monkeypatch.setitem(sys.modules, "ultralytics", None)  # as if it were not installed
     with pytest.raises(ParameterError, match=r"^crop_detector: .*pip install 'imgfp\[train\]'"):
-        params.check_files({"crop_detector": str(tmp_path / "own.pt"), "trust_pt": True})
+        params.check_files({"crop_detector": str(tmp_path / "own.safetensors")})
+
+
+@pytest.mark.parametrize("name", ["pair_classifier", "init_weights", "start_weights"])
+def test_a_file_that_can_run_code_is_refused_before_anything_starts(tmp_path, name):
+    (tmp_path / "own.pt").touch()
+    with pytest.raises(ParameterError, match=rf"^{name}: .*own\.pt: .*can run code.*imgfp convert"):
+        params.check_files({name: str(tmp_path / "own.pt")})
+
+
+def test_a_parameter_that_was_removed_is_told_with_what_takes_its_place():
+    with pytest.raises(
+        ParameterError, match=r"'trust_pt'; convert the \.pt file once: imgfp convert"
+    ):
+        params.check({"trust_pt": True}, {})
 
 
 def test_relative_paths_count_from_the_project_root(tmp_path, monkeypatch):
@@ -176,7 +191,7 @@ def test_relative_paths_count_from_the_project_root(tmp_path, monkeypatch):
 
 def test_a_descriptor_model_has_its_weights_and_packages(tmp_path, monkeypatch):
     pytest.importorskip("timm")
-    both = [tmp_path / "backbone.pth", tmp_path / "head.pth"]
+    both = [tmp_path / "backbone.safetensors", tmp_path / "head.safetensors"]
     for path in both:
         path.touch()
     weights = {"descriptor_model": "esvit-swin-b"}

@@ -57,7 +57,7 @@ def test_the_device_is_recorded_only_where_it_is_a_gpu(sides, address, monkeypat
     maps = []
     monkeypatch.setattr(crops, "map_shards", lambda *given, **more: maps.append(given))
     here = types.SimpleNamespace(device="cuda", weights_hash="w")
-    monkeypatch.setattr(crops, "load_detector", lambda name, *, trust_pt, device: here)
+    monkeypatch.setattr(crops, "load_detector", lambda name, *, device: here)
     stages.detect_crops(run, crop_detector="imgfp", device="cuda:1")
     ((_, tasks, settings),) = maps
     assert settings["device"] == "cuda" and {task.arguments["gpu"] for task in tasks} == {"cuda:1"}
@@ -66,7 +66,7 @@ def test_the_device_is_recorded_only_where_it_is_a_gpu(sides, address, monkeypat
 def test_a_worker_whose_detector_is_not_on_the_recorded_device_stops(monkeypatch):
     crops._detector.cache_clear()
     here = types.SimpleNamespace(device="cpu")
-    monkeypatch.setattr(crops, "load_detector", lambda name, *, trust_pt, device: here)
+    monkeypatch.setattr(crops, "load_detector", lambda name, *, device: here)
     with pytest.raises(ValueError, match="this worker has no cuda"):
         crops.detect_boxes([], crop_detector="imgfp", weights_hash="w", device="cuda")
 

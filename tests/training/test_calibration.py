@@ -178,7 +178,6 @@ def test_known_boxes_cannot_serve_simulated_queries(tmp_path):
     with pytest.raises(ValueError, match="known boxes"):
         calibration.load_pipeline(
             crop_detector=str(tmp_path / "boxes.csv"),
-            trust_pt=False,
             descriptor_model="gist-grid",
             descriptor_weights="",
             device="cpu",
@@ -197,7 +196,6 @@ def test_files_become_a_round_of_pairs(references, negatives, tmp_path):
     )
     pipeline = {
         "crop_detector": "none",
-        "trust_pt": False,
         "descriptor_model": "gist-grid",
         "descriptor_weights": "",
         "background": "",

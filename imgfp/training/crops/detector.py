@@ -201,7 +201,7 @@ def predict(
 
 def export_onnx(model: nn.Module, path: Path, image_size: int) -> None:
     """Write a network as ONNX, float32, batch 1, images stretched to `image_size`, batch norm
-    folded into the convolutions: for `imgfp.crops.detectors.OnnxDetector`."""
+    folded into the convolutions: for `imgfp.crops.detectors.NetworkDetector`."""
     import copy
 
     import onnx

@@ -17,7 +17,7 @@ if importlib.util.find_spec("ultralytics") is None:  # importing it here would p
 import PIL.Image
 from safetensors.numpy import load_file
 
-from imgfp.crops.detectors import OnnxDetector
+from imgfp.crops.detectors import NetworkDetector
 from imgfp.training.crops.detector import Recipe, export_onnx, predict, train
 from imgfp.training.crops.network import build_network, load_weights
 
@@ -99,7 +99,7 @@ def test_onnx_and_torch_give_the_same_boxes(trained, recipe, photographs, tmp_pa
     network = build_network(recipe.width).eval()
     load_weights(network, trained[0] / "weights.safetensors")
     export_onnx(network, tmp_path / "small.onnx", 96)
-    from_onnx = OnnxDetector(tmp_path / "small.onnx", floor=1e-6).detect(photographs)
+    from_onnx = NetworkDetector(tmp_path / "small.onnx", floor=1e-6).detect(photographs)
     from_torch = predict(network, photographs, 96, floor=1e-6)
     for ours, theirs in zip(from_onnx, from_torch, strict=True):
         assert len(ours) == len(theirs) > 0
