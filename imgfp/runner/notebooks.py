@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -290,10 +289,13 @@ def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> No
     def started(cell_index: int, **_: Any) -> None:
         cell["number"] = cell_index + 1
 
-    with tempfile.TemporaryDirectory(prefix="imgfp") as sockets:
+    with store.temporary_folder() as sockets:
         # The plain manager hangs when a kernel is killed; sockets by path cannot collide as ports do.
         kernel = AsyncKernelManager(
-            kernel_name="python3", transport="ipc", ip=str(Path(sockets) / "k")
+            kernel_name="python3",
+            transport="ipc",
+            ip=str(sockets / "k"),
+            connection_file=str(sockets / "kernel.json"),
         )
         try:
             executed = papermill.execute_notebook(
