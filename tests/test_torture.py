@@ -21,14 +21,14 @@ def test_a_small_sample(tmp_path):
     assert torture.kill_writers(tmp_path, 2, random.Random(0)) == []
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_nothing(tmp_path, monkeypatch):
+def test_killed_workers_change_no_byte_and_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(torture_kills.tempfile, "tempdir", str(tmp_path.parent))
     torture_kills.make_corpus(tmp_path, 2)
     undisturbed = torture_kills.DisturbedRun(tmp_path, "undisturbed", "01-02")
     assert undisturbed.start().wait() == 0, undisturbed.said()
     wanted = torture_kills.results_of(undisturbed.folder)
     assert len(wanted) > 5
-    assert torture_kills.trial(tmp_path, "killed", "all", 1, wanted, "01-02") == []
+    assert torture_kills.trial(tmp_path, "killed", "worker", 1, wanted, "01-02") == []
 
 
 def test_damage_that_verify_does_not_see_is_told(tmp_path, monkeypatch):
