@@ -55,6 +55,8 @@ _NOT_FOR_EVER = (
     "cannot be read",
 )
 _START_S = 120
+#: Trials of starting a child, which may be killed meanwhile.
+_STARTS = 3
 _CHILD = "from imgfp import decoding; decoding.serve()"
 #: Threads take address space, and pages that go back to the system after each picture cost as much as its decoding.
 _ENVIRONMENT = {
@@ -155,8 +157,21 @@ def _child(limits: Limits) -> _Child:
     if child is None or not child.can_decode(limits):
         if child is not None:
             child.close()
-        child = _own.child = _Child(limits)
+        child = _own.child = _started(limits)
     return child
+
+
+def _started(limits: Limits) -> _Child:
+    """A new child. Raises RuntimeError where none starts."""
+    for left in reversed(range(_STARTS)):
+        try:
+            return _Child(limits)
+        except (_Ended, TimeoutError) as error:
+            if not left or isinstance(error, TimeoutError):
+                raise RuntimeError(
+                    f"the process that decodes pictures did not start ({error}); see `imgfp doctor`"
+                ) from None
+    raise AssertionError
 
 
 class _Child:
@@ -189,11 +204,6 @@ class _Child:
         self._end = weakref.finalize(self, _end, self._process, os.getpid())
         try:
             self._answer(_START_S)
-        except (_Ended, TimeoutError) as error:
-            self.close()
-            raise RuntimeError(
-                f"the process that decodes pictures did not start ({error}); see `imgfp doctor`"
-            ) from None
         except BaseException:
             self.close()
             raise

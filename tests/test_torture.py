@@ -7,6 +7,7 @@ import random
 
 import pandas as pd
 import torture
+import torture_kills
 from small_run import made_with
 
 from imgfp import store
@@ -18,6 +19,16 @@ def test_a_small_sample(tmp_path):
     assert torture.damage(tmp_path / "run", 20, random.Random(0)) == (80, [])
     assert torture.hostile_ids(tmp_path, 500, random.Random(0)) == []
     assert torture.kill_writers(tmp_path, 2, random.Random(0)) == []
+
+
+def test_killed_workers_change_no_byte_and_leave_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(torture_kills.tempfile, "tempdir", str(tmp_path.parent))
+    torture_kills.make_corpus(tmp_path, 2)
+    undisturbed = torture_kills.DisturbedRun(tmp_path, "undisturbed", "01-02")
+    assert undisturbed.start().wait() == 0, undisturbed.said()
+    wanted = torture_kills.results_of(undisturbed.folder)
+    assert len(wanted) > 5
+    assert torture_kills.trial(tmp_path, "killed", "worker", 1, wanted, "01-02") == []
 
 
 def test_damage_that_verify_does_not_see_is_told(tmp_path, monkeypatch):

@@ -22,6 +22,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import torture_kills
+
 from imgfp import store
 from imgfp.store import formats, integrity
 
@@ -107,6 +109,9 @@ def main() -> int:
         "folders", nargs="*", type=Path, help="libraries and runs; left as they were"
     )
     parser.add_argument("--times", type=int, default=3, help="damages per file, kills per 10")
+    parser.add_argument(
+        "--runs", type=int, default=0, help="runs disturbed by kills, of each kind of process"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
@@ -121,6 +126,10 @@ def main() -> int:
         print(f"{10 * options.times} killed writers, {len(torn)} torn files", flush=True)
         changed = hostile_ids(Path(scratch), 1000 * options.times, rng)
         print(f"{1000 * options.times:,} hostile ids in a CSV file, {len(changed)} changed")
+        if options.runs:
+            failures += torture_kills.disturb_runs(
+                Path(scratch) / "runs", options.runs, options.times, options.seed
+            )
     failures += torn + [repr(image_id) for image_id in changed]
     print("\n".join(failures[:100]))
     return 1 if failures else 0

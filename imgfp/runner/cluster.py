@@ -17,10 +17,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgfp import __version__, store
 from imgfp.runner.params import ParameterError
+
+if TYPE_CHECKING:
+    from distributed import LocalCluster
 
 #: Calls per thread of the cluster that are handed to it ahead: they hide the way to a worker, and what
 #: the scheduler and the workers hold stays as small with 100,000 tasks as with 10.
@@ -29,6 +32,10 @@ CALLS_AHEAD = 3
 DEATHS = 40
 #: File by which a worker tells that it sees the folder which the client sees.
 PROBE = ".cluster-probe"
+#: Trials of starting local workers: one that is killed while it starts takes the others with it.
+_STARTS = 3
+#: Seconds after which lost workers of this machine are looked for.
+_REPLACE_S = 2
 #: Seconds after which threads of workers that have joined or left are counted again.
 _RECOUNT_S = 5
 
@@ -405,7 +412,6 @@ def processes(workers: int = 0):
     ParameterError for fewer than 0, or where they do not start.
     """
     import dask
-    from distributed import LocalCluster
 
     if workers < 0:
         raise ParameterError(f"workers: expected 0 (one per core) or more, got {workers}")
@@ -423,30 +429,59 @@ def processes(workers: int = 0):
     count = workers or os.cpu_count() or 1
     with (
         _own_key(),
-        tempfile.TemporaryDirectory(prefix="imgfp-", ignore_cleanup_errors=True) as scratch,
-        dask.config.set(quiet | {"temporary-directory": scratch}),
+        store.temporary_folder() as scratch,
+        dask.config.set(quiet | {"temporary-directory": str(scratch)}),
         ExitStack() as started,
     ):
         try:
-            with _signals_held():
-                local = started.enter_context(
-                    LocalCluster(
-                        n_workers=count,
-                        threads_per_worker=1,
-                        processes=True,
-                        host="127.0.0.1",
-                        dashboard_address="127.0.0.1:0",
-                        scheduler_kwargs={"dashboard": False},
-                        protocol="tls",
-                        silence_logs=50,
-                    )
-                )
+            local = started.enter_context(_local_cluster(count))
         except (RuntimeError, OSError) as error:
             raise ParameterError(
                 f"workers: {count} processes did not start ({error}); take fewer (workers=...), or see "
-                f"what this machine allows: memory, processes (ulimit -u), room in {Path(scratch).parent}"
+                f"what this machine allows: memory, processes (ulimit -u), room in {scratch.parent}"
             ) from None
         yield local.scheduler_address
+
+
+def _local_cluster(count: int) -> LocalCluster:
+    """Worker processes under a scheduler in this process, which stay as many whatever becomes of them."""
+    from distributed import LocalCluster
+    from tornado.ioloop import PeriodicCallback
+
+    for left in reversed(range(_STARTS)):
+        try:
+            with _signals_held():
+                local = LocalCluster(
+                    n_workers=count,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": False},
+                    protocol="tls",
+                    silence_logs=50,
+                )
+            break
+        except (RuntimeError, OSError):
+            if not left:
+                raise
+    keeper = PeriodicCallback(lambda: _replace_lost(local, count), _REPLACE_S * 1000)
+    local.periodic_callbacks["keeper"] = keeper  # Dask stops it with the cluster
+    local.loop.add_callback(keeper.start)
+    return local
+
+
+def _replace_lost(local: LocalCluster, count: int) -> None:
+    """Dask starts a worker again that has died, but gives up one that dies in that start."""
+    from distributed.core import Status
+
+    if local.status != Status.running:
+        return
+    for name, nanny in list(local.workers.items()):
+        if nanny.status in (Status.closed, Status.failed):
+            del local.workers[name]
+    if len(local.workers) < count:
+        local.scale(count)
 
 
 @contextmanager
@@ -464,8 +499,8 @@ def _signals_held() -> Iterator[None]:
     finally:
         for held, handler in before.items():
             signal.signal(held, handler)
-    for arrived in came:
-        signal.raise_signal(arrived)
+        for arrived in came:
+            signal.raise_signal(arrived)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -302,10 +301,13 @@ def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> No
             cell.outputs[:] = [nbformat.v4.new_output("stream", name="stdout", text=said)]
             entry.setdefault("examples_left_out", []).append(cell_index + 1)
 
-    with tempfile.TemporaryDirectory(prefix="imgfp") as sockets:
+    with store.temporary_folder() as sockets:
         # The plain manager hangs when a kernel is killed; sockets by path cannot collide as ports do.
         kernel = AsyncKernelManager(
-            kernel_name="python3", transport="ipc", ip=str(Path(sockets) / "k")
+            kernel_name="python3",
+            transport="ipc",
+            ip=str(sockets / "k"),
+            connection_file=str(sockets / "kernel.json"),
         )
         try:
             executed = papermill.execute_notebook(

@@ -47,7 +47,7 @@ from imgfp.store.files import (
 )
 from imgfp.store.integrity import Damage, find_damage, repair
 from imgfp.store.layout import Collection, IndexFolder, IndexKind, Library, Run
-from imgfp.store.locks import is_locked, lock
+from imgfp.store.locks import is_locked, lock, temporary_folder
 from imgfp.store.provenance import Origin, origin, produces
 from imgfp.store.remote import fetch, publish
 from imgfp.store.snapshots import SnapshotGone, begin, begun_with, open_sides, take_snapshot
@@ -109,6 +109,7 @@ __all__ = [
     "shards",
     "show",
     "take_snapshot",
+    "temporary_folder",
     "what_differs",
     "write_bytes",
     "write_sealed",

@@ -5,15 +5,39 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
 
 from imgfp.store.files import make_folder, remove_unfinished, show, write_bytes
+
+_TEMPORARY = "imgfp-run-"
+#: Age from which an unlocked temporary folder is taken for left over; a new one is locked sooner.
+_LEFT_OVER_S = 5
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that only this user can read, deleted in the end. Those that killed runs of this user left are
+    deleted, too."""
+    for path in Path(tempfile.gettempdir()).glob(_TEMPORARY + "*"):
+        with suppress(OSError, filelock.Timeout):
+            status = path.lstat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > _LEFT_OVER_S:
+                with filelock.FileLock(path / ".lock", timeout=0):
+                    shutil.rmtree(path)
+    with (
+        tempfile.TemporaryDirectory(prefix=_TEMPORARY, ignore_cleanup_errors=True) as name,
+        filelock.FileLock(Path(name) / ".lock"),
+    ):
+        yield Path(name)
 
 
 @contextmanager

@@ -5,9 +5,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import dask
 import pandas as pd
+import psutil
 import pytest
 
 from imgfp import store
@@ -104,6 +109,44 @@ def test_workers_keep_the_allocator_adaptive(monkeypatch):
 def test_fewer_than_no_workers_are_refused():
     with pytest.raises(ValueError, match="workers: expected 0"), cluster.processes(-1):
         pass
+
+
+def spawned() -> set[int]:
+    """Numbers of the worker processes of this process, those that start included."""
+    found = set()
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            found |= {child.pid} if "spawn_main" in " ".join(child.cmdline()) else set()
+    return found
+
+
+def killed_next(before: set[int]) -> int:
+    """Kill the worker process that is started next; its number."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for pid in spawned() - before:
+            os.kill(pid, signal.SIGKILL)
+            return pid
+        time.sleep(0.01)
+    raise AssertionError("no worker was started")
+
+
+def test_a_worker_that_dask_gives_up_is_replaced(tmp_path):
+    """It does so where a killed worker takes longer to start again than the machine usually needs."""
+    before = spawned()
+    impatient = dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"})
+    with impatient, cluster.processes(1) as address:
+        killed_next(before)
+        made = cluster.map_shards(doubled, tasks(tmp_path), {"factor": 2}, cluster=address)
+    assert made.computed == 6
+
+
+def test_a_worker_that_is_killed_while_it_starts_costs_only_time(tmp_path):
+    before = spawned()
+    with ThreadPoolExecutor() as beside:
+        victim = beside.submit(killed_next, before)
+        made = cluster.map_shards(doubled, tasks(tmp_path), {"factor": 2}, workers=1)
+    assert victim.result() and made.computed == 6
 
 
 def test_workers_that_do_not_start_are_one_clear_line(monkeypatch):
