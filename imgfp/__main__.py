@@ -7,6 +7,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,7 +72,8 @@ def main(words: list[str] | None = None) -> int:
         if options.profile.is_dir():
             options.profile /= "params.yaml"
         os.environ[store.RETRY] = "1"  # kernels inherit it
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    main_thread = threading.current_thread() is threading.main_thread()
+    for number in (signal.SIGTERM, signal.SIGHUP) if main_thread else ():
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores the second
             signal.signal(number, _interrupt)
     try:
