@@ -17,7 +17,7 @@ import random
 import re
 import stat
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import product
@@ -26,6 +26,7 @@ from threading import RLock
 
 import cv2
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageFile, ImageOps
 
 from imgfp import urls
@@ -436,22 +437,31 @@ def walk_images(folder: Path) -> Iterator[Path]:
     return (path for path in paths if not path.name.startswith("."))
 
 
-def file_states(paths: Iterable[str | Path]) -> list[tuple[int, int]]:
-    """Size in bytes and change mark of each file or URL: nanoseconds of its last change, or for a URL what
-    `urls.states` gives. (0, 0) for one that is gone or forbidden, which its reader reports. Raises UrlError
+def file_states(paths: Sequence[str | Path] | pd.Series) -> np.ndarray:
+    """Size in bytes and change mark (n,2) int64 of each file or URL: nanoseconds of its last change, or for a URL
+    what `urls.states` gives. (0, 0) for one that is gone or forbidden, which its reader reports. Raises UrlError
     where a storage cannot be reached."""
-    paths = list(paths)
-    remote = [path for path in paths if urls.is_url(path)]
-    found = dict(zip(remote, urls.states(remote), strict=True)) if remote else {}
-    return [found[path] if path in found else _file_state(path) for path in paths]
+    states, remote = np.zeros((len(paths), 2), np.int64), {}
+    for at, path in enumerate(paths):
+        if urls.is_url(path):
+            remote[at] = path
+        else:
+            states[at] = _file_state(path)
+    if remote:
+        states[[*remote]] = urls.states([*remote.values()])
+    return states
 
 
 def _file_state(path: str | Path) -> tuple[int, int]:
     if os.fspath(path).endswith("/"):
         return 0, 0
     try:
-        path = Path(path)
-        status = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
+        try:
+            status = os.stat(path)
+        except PermissionError:
+            return 0, 0
+        except OSError:
+            status = os.lstat(path)  # a link to nothing
         return status.st_size, status.st_mtime_ns
     except OSError:
         return 0, 0

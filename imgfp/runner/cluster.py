@@ -56,7 +56,7 @@ class Task:
     of images (or pairs) for the progress bar, and the pieces that it is put together from, if any."""
 
     path: Path
-    inputs: tuple[str, ...]
+    inputs: Sequence[str]
     arguments: dict[str, Any]
     items: int
     pieces: tuple[Piece, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from imgfp import __version__, store, urls
 from imgfp.datatypes import table
@@ -56,6 +59,18 @@ _HINTS = ["path", "file_bytes", "mtime_ns", "source"]
 _STATE = ["image_id", *_HINTS]
 #: The hints as they were when the shard was made.
 _WAS = [f"was_{name}" for name in _HINTS]
+#: What a listing needs of the rows of image shards. Texts are large, as in pandas, which then takes them as they lie.
+_ROWS = pa.schema(
+    [("place", pa.int64())]
+    + [
+        (name, pa.int64() if name in ("file_bytes", "mtime_ns") else pa.large_string())
+        for name in _STATE
+    ]
+    + [("width", pa.int32()), ("height", pa.int32())]
+    + [(name, pa.large_string()) for name in ("sha256", "reason", "blocks")]
+)
+#: Files that look unchanged of which each is compared; of more, as many drawn at random.
+COMPARED_FILES = 10_000
 
 
 @store.produces("catalogue")
@@ -85,17 +100,22 @@ def list_images(
     limits = limits or Limits()
     files = _files_of(collection, source)  # before the lock, which makes the folder
     with store.lock(collection.root):
+        _save_rows(collection)
         rows, new = _compared(collection, files, most_lost_share, limits)
         first = int(rows["shard"].max() + 1 if len(rows) else 0)
         shards = new_shards(new, shard_images, first)
         tasks = [
             listing_task(collection, number, files, limits) for number, files in shards.items()
         ]
-        for number, files in rows.groupby("shard", sort=True):
-            former = files[["image_id", *_WAS]].set_axis(_STATE, axis=1)
-            task = listing_task(collection, int(str(number)), former, limits)
-            if not store.is_current(task.path, store.origin(inspect_files, settings, task.inputs)):
-                tasks.append(listing_task(collection, int(str(number)), files, limits))
+        for path in _image_shards(collection):
+            # The inputs are the files that its own rows name.
+            made_of = store.origin(inspect_files, settings)
+            made_of = replace(made_of, inputs=store.describe(path).get("inputs", ""))
+            number = store.shard_number(path)
+            if number not in shards and not store.is_current(path, made_of):
+                tasks.append(
+                    listing_task(collection, number, rows[rows["shard"] == number], limits)
+                )
         map_shards(
             inspect_files,
             tasks,
@@ -105,7 +125,8 @@ def list_images(
             title=collection.contents,
             lock_dir=collection.root,
         )
-        made = _with_hints(_rows(collection), rows)
+        _save_rows(collection)
+        made = _with_hints(_made_rows(collection), rows[_have_moved(rows)])
         live = made["place"].isin(rows.loc[rows["live"], "place"]) | made["shard"].isin([*shards])
         made["live"] = live
         rejects = made.loc[live & (made["reason"] != ""), ["path", "reason"]]
@@ -160,23 +181,33 @@ def _compared(
     again = _asked_again(collection, rows, limits)
     # A refused file may be read when it comes back.
     usable = ~rows["place"].isin([*again]) & (rows["live"] | (rows["reason"] == ""))
-    matched = match_files(rows[usable], files)
-    kept = matched[matched["place"] >= 0]
-    recognised = rows["place"].isin(kept["place"])
+    place = match_files(rows, usable.to_numpy(), files)
+    recognised = rows["place"].isin(place)
     # A source that has gone, and of which there are pictures in this one, has been moved here.
     former = {name for name in rows.loc[recognised, "source"].unique() if _has_gone(name)} | {
         source
     }
-    _refuse_loss(
-        collection, source, rows, recognised | ~rows["source"].isin(former), files, most_lost_share
-    )
-    others = rows["live"] & ~recognised & ~rows["source"].isin(former)
-    twins = rows[others & rows["image_id"].isin(files["image_id"])]
+    elsewhere = ~_among(rows["source"], [*former])
+    _refuse_loss(collection, source, rows, recognised | elsewhere, files, most_lost_share)
+    others = rows["live"] & ~recognised & elsewhere
+    twins = rows[others][_among(rows.loc[others, "image_id"], files["image_id"])]
     superseded = (twins["reason"] != "") | twins["path"].map(_has_gone).astype(bool)
     others &= ~rows["place"].isin(twins.loc[superseded, "place"])
-    _refuse_others(collection, source, rows[others], files)
-    now = _with_hints(rows, kept).assign(live=recognised | others)
-    return now, matched.loc[matched["place"] < 0, _STATE]
+    _refuse_others(collection, source, rows.loc[others, ["image_id", "source"]], files)
+    known = np.flatnonzero(place >= 0)
+    at = np.searchsorted(rows["place"], place[known])
+    other = np.zeros(len(known), bool)
+    for hint in _HINTS:
+        other |= np.asarray(files[hint].array[known] != rows[hint].array[at], bool)
+    moved = files.iloc[known[other]].assign(place=place[known[other]])
+    now = _with_hints(rows, moved).assign(live=recognised | others)
+    return now, files.loc[place < 0, _STATE]
+
+
+def _among(values: pd.Series, others: pd.Series | Sequence[str]) -> np.ndarray:
+    """`values.isin(others)` of texts, of which pandas makes an object each."""
+    texts = (pa.array(one, pa.large_string()) for one in (values, others))
+    return np.asarray(pc.is_in(next(texts), value_set=next(texts)))
 
 
 def _refuse_loss(
@@ -189,12 +220,13 @@ def _refuse_loss(
 ) -> None:
     """Raise ValueError when too many of the live images neither stay nor are changed in place."""
     pictures = rows["live"] & (rows["reason"] == "")
-    lost = pictures & ~stays & ~rows["image_id"].isin(files["image_id"])
-    named = rows.loc[lost, "source"].unique()
-    held = pictures & rows["source"].isin([*named, source])
-    if lost.sum() > most_lost_share * held.sum():
+    lost = rows.loc[pictures & ~stays, ["image_id", "source"]]
+    lost = lost[~_among(lost["image_id"], files["image_id"])]
+    named = lost["source"].unique()
+    held = pictures & _among(rows["source"], [*named, source])
+    if len(lost) > most_lost_share * held.sum():
         raise ValueError(
-            f"{source} lacks {lost.sum():,} of {held.sum():,} {collection.contents} that {collection.root} has from "
+            f"{source} lacks {len(lost):,} of {held.sum():,} {collection.contents} that {collection.root} has from "
             f"{' and '.join(sorted(named))}, so nothing was changed; is it the right folder, and whole? "
             "If they are to be left out: most_lost_share=1"
         )
@@ -209,7 +241,7 @@ def _refuse_others(
             f"{collection.root} holds the queries of {others['source'].iloc[0]}; name another run_dir for those of "
             f"{source}"
         )
-    twins = others[others["image_id"].isin(files["image_id"])]
+    twins = others[_among(others["image_id"], files["image_id"])]
     if len(twins):
         raise ValueError(
             f"id {twins['image_id'].iloc[0]!r} comes from {twins['source'].iloc[0]} already and again from "
@@ -221,12 +253,57 @@ def _has_gone(path: str) -> bool:
     return not (urls.is_url(path) or os.path.exists(path) or os.path.exists(restored(path)))
 
 
-def match_files(known: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
-    """Files with the `place` of the row that holds an image of the same id and bytes, -1 where none does.
+def match_files(rows: pd.DataFrame, usable: np.ndarray, files: pd.DataFrame) -> np.ndarray:
+    """The `place` of the row that holds an image of the same id and bytes, for each file; -1 where none does.
 
-    known: of `_rows`; files: of `list_files`. What looks unchanged is compared in a few blocks; another file is
-    read where an image of its id and size is known. Objects by URL are known by their marks alone.
+    rows: of `_rows`; usable: of them, bool; files: of `list_files`. What looks unchanged is compared in a few
+    blocks, see `COMPARED_FILES`; another file is read where an image of its id and size is known. Objects by
+    URL are known by their marks alone.
     """
+    live = np.flatnonzero(rows["live"].to_numpy() & usable)
+    ids, live_ids = (
+        pa.array(one, pa.large_string())
+        for one in (files["image_id"], rows["image_id"].array[live])
+    )
+    found = np.asarray(pc.fill_null(pc.index_in(ids, value_set=live_ids), -1))
+    file = np.flatnonzero(found >= 0)
+    row = live[found[file]]
+    same = np.ones(len(file), bool)
+    for name in ("path", "file_bytes", "mtime_ns"):
+        same &= np.asarray(files[name].array[file] == rows[name].array[row], bool)
+    file, row = file[same], row[same]
+    sampled = np.flatnonzero(np.asarray(rows["blocks"].array[row] != "", bool))
+    paths, blocks = files["path"].array[file], rows["blocks"].array[row]
+    drawn = sampled
+    if len(sampled) > COMPARED_FILES:
+        seed = secrets.randbits(32)
+        print(
+            f"{len(sampled):,} files have the size and date that is known of them; "
+            f"{COMPARED_FILES:,} of them, drawn with seed {seed}, are compared"
+        )
+        drawn = np.random.default_rng(seed).choice(sampled, COMPARED_FILES, replace=False)
+    changed = drawn[_differ(paths[drawn], blocks[drawn])]
+    if len(changed) and len(drawn) < len(sampled):
+        changed = sampled[_differ(paths[sampled], blocks[sampled])]
+    place = np.full(len(files), -1, np.int64)
+    place[np.delete(file, changed)] = rows["place"].to_numpy()[np.delete(row, changed)]
+
+    rest = np.flatnonzero(place < 0)
+    if len(rest):
+        asked = files.iloc[rest]
+        known = usable & ~rows["place"].isin(place).to_numpy()
+        known &= _among(rows["image_id"], asked["image_id"])
+        place[rest] = _match_changed(rows[known], asked)
+    return place
+
+
+def _differ(paths: Iterable[str], blocks: Iterable[str]) -> np.ndarray:
+    """Of which files other blocks are known."""
+    return np.array(urls.in_parallel(sampled_digest, paths), object) != np.array([*blocks], object)
+
+
+def _match_changed(known: pd.DataFrame, files: pd.DataFrame) -> np.ndarray:
+    """`match_files` of files that are not as a live row has them, with all rows of their ids."""
     # Of several the last is taken: a live one, else the newest.
     known = known.sort_values(["live", "place"], kind="stable")
     looks = ["image_id", "path", "file_bytes", "mtime_ns"]
@@ -234,8 +311,7 @@ def match_files(known: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
     matched = files.merge(latest, on=looks, how="left").fillna({"place": -1, "blocks": ""})
     place, path = matched["place"].to_numpy(np.int64, copy=True), matched["path"].to_numpy(object)
     sampled = np.flatnonzero(matched["blocks"] != "")
-    blocks = np.array(urls.in_parallel(sampled_digest, path[sampled]), object)
-    place[sampled[blocks != matched["blocks"].to_numpy(object)[sampled]]] = -1
+    place[sampled[_differ(path[sampled].tolist(), matched["blocks"].iloc[sampled])]] = -1
 
     readable = known[(known["sha256"] != "") & ~known["place"].isin(place)]
     place_of = dict(
@@ -254,7 +330,7 @@ def match_files(known: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
     ]
     for row, digest in zip(read, urls.in_parallel(file_digest, path[read]), strict=True):
         place[row] = place_of.get((named[row][0], digest), -1)
-    return files.assign(place=place)
+    return place
 
 
 def new_shards(files: pd.DataFrame, shard_images: int, first: int) -> dict[int, pd.DataFrame]:
@@ -280,24 +356,78 @@ def listing_task(collection: Collection, number: int, rows: pd.DataFrame, limits
 def _rows(collection: Collection) -> pd.DataFrame:
     """Every row of image shards: its state as in `list_files`, and as it was when the shard was made (`was_`);
     blocks of `sampled_digest`; shard, place, whether it is live; width, height, sha256 and reason."""
-    columns = [*_STATE, "width", "height", "sha256", "reason"]
     masked = store.load(collection.masked)["place"] if collection.masked.exists() else []
-    parts = [table("images")[[*columns, "blocks"]].assign(shard=0, place=np.int64(0))]
-    for path in _image_shards(collection):
-        sampled = "blocks" in store.columns_of(path)  # not in tables of version 0.1.0
-        rows = store.load(path, [*columns, "blocks"] if sampled else columns)
-        number = store.shard_number(path)
-        rows["shard"], rows["place"] = number, store.place_of(number, np.arange(len(rows)))
-        parts.append(rows if sampled else rows.assign(blocks=""))
-    joined = pd.concat(parts, ignore_index=True)
-    joined[_WAS] = joined[_HINTS]
-    moved = store.load(collection.moved).to_pandas() if collection.moved.exists() else None
-    joined = joined if moved is None else _with_hints(joined, moved)
-    return joined.assign(live=~joined["place"].isin(masked))
+    rows = _made_rows(collection)
+    if collection.moved.exists():
+        rows = _with_hints(rows, store.load(collection.moved).to_pandas())
+    return rows.assign(live=~rows["place"].isin(masked))
+
+
+def _made_rows(collection: Collection) -> pd.DataFrame:
+    """`_rows` as they were when the shards were made."""
+    made, _ = stored_rows(collection)
+    rows = made.to_pandas(split_blocks=True)
+    shard, _ = store.shard_and_row(rows["place"].to_numpy())
+    return rows.assign(shard=shard, **{f"was_{name}": rows[name] for name in _HINTS})
+
+
+def _have_moved(rows: pd.DataFrame) -> np.ndarray:
+    """Of which rows the hints are no longer those that they were made with."""
+    moved = np.zeros(len(rows), bool)
+    for now, was in zip(_HINTS, _WAS, strict=True):
+        moved |= (rows[now] != rows[was]).to_numpy(bool)
+    return moved
+
+
+@store.produces("image_rows")
+def stored_rows(collection: Collection) -> tuple[pa.Table, list[list]]:
+    """Every row of the image shards by place, see `_ROWS`, and number, SHA-256 and rows of each shard. It lies in a
+    mapped file as far as the shards are those that the file was made from; others are read."""
+    paths = _image_shards(collection)
+    digests = [[store.shard_number(path), store.describe(path)["sha256"]] for path in paths]
+    held: list[list] = []
+    parts = [_ROWS.empty_table()]
+    try:
+        recorded = store.describe(collection.rows)["shards"] if collection.rows.exists() else []
+        held = [one for one, now in zip(recorded, digests, strict=False) if one[:2] == now]
+        while held != recorded[: len(held)]:
+            held.pop()
+        if held:
+            parts = [store.load(collection.rows).slice(0, sum(rows for *_, rows in held))]
+    except store.StoreError as error:
+        print(f"{error}; every shard is read")
+        held = []
+    for path, digest in list(zip(paths, digests, strict=True))[len(held) :]:
+        rows = _read_rows(path)
+        held.append([*digest, len(rows)])
+        parts.append(rows)
+    return (parts[0] if len(parts) == 1 else pa.concat_tables(parts)), held
+
+
+def _save_rows(collection: Collection) -> None:
+    """Bring the file of `stored_rows` up to date; of a fetched library, which is not written to, there may be none."""
+    rows, shards = stored_rows(collection)
+    made = store.origin(stored_rows, {}, [store.hash_of(one) for one in shards])
+    if shards and not (
+        store.read_marker(collection.root) or store.is_current(collection.rows, made)
+    ):
+        store.save(collection.rows, rows, made, shards=shards)
+
+
+def _read_rows(path: Path) -> pa.Table:
+    names = [name for name in _ROWS.names if name != "place"]
+    if "blocks" not in store.columns_of(path):  # in tables of version 0.1.0
+        names.remove("blocks")
+    rows = store.load(path, names)
+    places = store.place_of(store.shard_number(path), np.arange(len(rows)))
+    rows = rows.assign(**{"place": places, "blocks": rows.get("blocks", "")})
+    return pa.Table.from_pandas(rows[_ROWS.names], _ROWS, preserve_index=False)
 
 
 def _with_hints(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """Rows with the hints of the others that have the same place."""
+    if others.empty:
+        return rows
     hints = others.set_index("place")[_HINTS]
     at = rows["place"].isin(hints.index)
     found = hints.loc[rows.loc[at, "place"]]
@@ -312,10 +442,11 @@ def _asked_again(collection: Collection, existing: pd.DataFrame, limits: Limits)
     computed without them, since they were masked then, or a reader refused them and another trial may not.
     existing: of `_rows`."""
     all_again = bool(os.environ.get(store.RETRY)) or limits != limits_of(collection)
+    refused = [reason for reason in existing["reason"].unique() if may_pass_later(reason)]
     asked = existing[
         ~existing["live"]
-        | existing["path"].map(urls.is_url).astype(bool)
-        | existing["reason"].map(may_pass_later).astype(bool)
+        | existing["path"].str.contains("://", regex=False).to_numpy(bool)
+        | _among(existing["reason"], refused)
         | all_again
     ]
     rows_of = dict(iter(asked.groupby("shard")))
@@ -350,24 +481,24 @@ def limits_of(collection: Collection) -> Limits:
 def _save_state(collection: Collection, rows: pd.DataFrame, limits: Limits) -> None:
     """Write which rows are live, and where the files of those lie that have been moved."""
     gone = rows.loc[~rows["live"], ["place", "image_id", "was_path"]]
-    moved = rows[(rows[_HINTS].to_numpy() != rows[_WAS].to_numpy()).any(axis=1)]
+    moved = rows[_have_moved(rows)]
     moved = moved.sort_values("place")[["place", *_HINTS, "was_path"]].reset_index(drop=True)
     inputs = [store.describe(path)["sha256"] for path in _image_shards(collection)]
     inputs.append(store.hash_of(gone["place"].tolist()))
-    readable = rows[rows["live"] & (rows["reason"] == "")]
     last = int(rows["shard"].max())
+
+    def readable() -> pd.DataFrame:
+        return store.catalogue_table(rows[rows["live"] & (rows["reason"] == "")])
+
+    masked = gone.rename(columns={"was_path": "path"}).reset_index(drop=True)
     for path, record, made_of in (
-        (collection.moved, moved, [store.hash_of(moved.to_csv())]),
-        (
-            collection.masked,
-            gone.rename(columns={"was_path": "path"}).reset_index(drop=True),
-            inputs,
-        ),
-        (collection.catalogue, store.catalogue_table(readable), inputs),
+        (collection.moved, lambda: moved, [store.hash_of(moved.to_csv())]),
+        (collection.masked, lambda: masked, inputs),
+        (collection.catalogue, readable, inputs),
     ):
-        made = store.origin(list_images, {"file": path.name, **asdict(limits)}, made_of)
-        if not store.is_current(path, made):
-            store.save(path, record, made, last_shard=last)
+        wanted = store.origin(list_images, {"file": path.name, **asdict(limits)}, made_of)
+        if not store.is_current(path, wanted):
+            store.save(path, record(), wanted, last_shard=last)
 
 
 def list_files(source: str | Path) -> pd.DataFrame:
@@ -380,25 +511,30 @@ def list_files(source: str | Path) -> pd.DataFrame:
     """
     place = source.rstrip("/") if urls.is_url(source) else store.project_path(source)
     ids, paths, states = _listed(place)
-    if not paths:
+    if not len(paths):
         raise ValueError(f"{printable(place)} holds no files; is it the right folder?")
-    files = pd.DataFrame({"image_id": ids, "path": paths})
-    files["file_bytes"], files["mtime_ns"] = zip(*states, strict=True)
-    return files.assign(source=printable(place)).sort_values("image_id", ignore_index=True)
+    files = pd.DataFrame({"image_id": ids, "path": paths}, dtype="str")
+    files["file_bytes"], files["mtime_ns"] = np.asarray(states, np.int64).T
+    files["source"] = printable(place)
+    in_order = pc.all(
+        pc.less_equal(pa.array(files["image_id"][:-1]), pa.array(files["image_id"][1:]))
+    )
+    return files if in_order.as_py() else files.sort_values("image_id", ignore_index=True)
 
 
-def _listed(place: str | Path) -> tuple[list[str], list[str], list[tuple[int, int]]]:
+def _listed(
+    place: str | Path,
+) -> tuple[Sequence[str] | pd.Series, Sequence[str] | pd.Series, Any]:
     """Ids, paths or URLs, and states of the entries of a folder or manifest, as valid Unicode."""
     is_file = urls.is_file(place) if urls.is_url(place) else os.path.isfile(place)
     if is_file and str(place).lower().endswith(".csv"):
         manifest = formats.read_manifest(place)
-        ids, names = manifest["image_id"].tolist(), manifest["path"].tolist()
-        _refuse_twins(ids, names)
-        return ids, names, file_states(names)
+        _refuse_twins(manifest)
+        return manifest["image_id"], manifest["path"], file_states(manifest["path"])
     if urls.is_url(place):
         objects = urls.find(place)
         names = _texts([o.name for o in objects])
-        states = [(o.size_bytes, o.mark) for o in objects]
+        states = np.array([(o.size_bytes, o.mark) for o in objects])
     else:
         names = list_folder(Path(place))
         states = file_states([os.path.join(place, name) for name in names])
@@ -452,20 +588,22 @@ def _is_derived(image_id: str, taken: Container[str]) -> bool:
     return any(base != image_id and base in taken for base in (viewed, _CROP.sub("", viewed)))
 
 
-def _refuse_twins(ids: Sequence[str], paths: Sequence[str]) -> None:
-    first: dict[str, str] = {}
-    for image_id, path in zip(ids, paths, strict=True):
-        if image_id in first:
-            raise ValueError(
-                f"{first[image_id]} and {path} share the id {image_id!r} in the manifest; give each its own"
-            )
-        first[image_id] = path
-    derived = next((image_id for image_id in ids if _is_derived(image_id, first.keys())), None)
-    if derived is not None:
+def _refuse_twins(manifest: pd.DataFrame) -> None:
+    ids = manifest["image_id"]
+    if pc.count_distinct(pa.array(ids)).as_py() < len(ids):
+        twin = ids[ids.duplicated()].iloc[0]
+        first, second = manifest["path"][ids == twin].iloc[:2]
         raise ValueError(
-            f"the id {derived!r} of {first[derived]} in the manifest could be that of a crop or view of another; "
-            "give one that does not end so"
+            f"{first} and {second} share the id {twin!r} in the manifest; give each its own"
         )
+    marked = manifest[ids.str.contains("#", regex=False) | ids.str.contains("@", regex=False)]
+    taken = {*ids} if len(marked) else set()
+    for image_id, path in marked.itertuples(index=False, name=None):
+        if _is_derived(image_id, taken):
+            raise ValueError(
+                f"the id {image_id!r} of {path} in the manifest could be that of a crop or view of another; "
+                "give one that does not end so"
+            )
 
 
 @store.produces("images", formerly=["imgfp.stages.inventory.inspect_files"])
@@ -684,18 +822,44 @@ def image_tasks(
     What is masked counts among the inputs, so that nothing is computed again when an image goes or returns.
     """
     tasks, limits = [], limits_of(collection)
-    every = _image_shards(collection)
-    for path in every if names is None else [_shard_path(collection, name) for name in names]:
-        rows = store.load(path, ["image_id", "sha256", "reason"])
-        rows = rows[rows["reason"] == ""]
-        here = rows["image_id"].isin(skipped)
-        images = ShardImages(collection, path.stem, rows.loc[here, "image_id"].tolist())
-        rows = rows[~here]
-        inputs = tuple(rows["image_id"] + rows["sha256"])
-        if inputs:
+    rows, shards = stored_rows(collection)
+    ends = np.cumsum([count for *_, count in shards])
+    for (number, _, count), end in zip(shards, ends.tolist(), strict=True):
+        name = store.shard_name(number)
+        if names is not None and name not in names:
+            continue
+        here = rows.slice(end - count, count)
+        readable = pc.equal(here["reason"], "")
+        left = pc.and_(
+            readable, pc.is_in(here["image_id"], pa.array([*skipped], pa.large_string()))
+        )
+        images = ShardImages(collection, name, here["image_id"].filter(left).to_pylist())
+        inputs = _Inputs(here, pc.and_not(readable, left))
+        if len(inputs):
             arguments = {"images": images, "limits": limits}
-            tasks.append(Task(folder / f"{path.stem}{suffix}", inputs, arguments, len(rows)))
+            tasks.append(Task(folder / f"{name}{suffix}", inputs, arguments, len(inputs)))
     return tasks
+
+
+class _Inputs(Sequence[str]):
+    """What names the images of a task to its artefact. The texts are made when they are asked for: those of all tasks
+    of a large library would take much memory."""
+
+    def __init__(self, rows: pa.Table, chosen: pa.ChunkedArray) -> None:
+        self._rows, self._chosen = rows, chosen
+        self._count = int(pc.sum(chosen).as_py() or 0)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        rows = self._rows.select(["image_id", "sha256"]).filter(self._chosen)
+        yield from pc.binary_join_element_wise(
+            *rows.columns, pa.scalar("", pa.large_string())
+        ).to_pylist()
+
+    def __getitem__(self, at: Any) -> Any:
+        return [*self][at]
 
 
 def on_gpu(tasks: Sequence[Task], device: str, workers: int) -> tuple[list[Task], int]:

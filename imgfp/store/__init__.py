@@ -29,7 +29,7 @@ from imgfp.store.catalogue import (
     shard_number,
 )
 from imgfp.store.features import FeatureLookup, feature_counts
-from imgfp.store.fetched import library_folder, refuse_fetched
+from imgfp.store.fetched import library_folder, read_marker, refuse_fetched
 from imgfp.store.files import (
     StoreError,
     hash_of,
@@ -95,6 +95,7 @@ __all__ = [
     "project_path",
     "publish",
     "read_json",
+    "read_marker",
     "read_sealed",
     "read_sheet",
     "refuse_fetched",

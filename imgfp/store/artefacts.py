@@ -48,8 +48,8 @@ _redone: set[Path] = set()
 def save(path: Path, record: Any, made: Origin, **facts: Any) -> dict[str, Any]:
     """Write a record and its sidecar; returns the sidecar.
 
-    The suffix must fit the record: `.parquet` DataFrame, `.arrow` DataFrame (read back as a pyarrow.Table that
-    lies in the file), `.h5` LocalFeatures or Descriptors, `.json` plain values, `.faiss` bytes or an iterator
+    The suffix must fit the record: `.parquet` DataFrame, `.arrow` DataFrame or pyarrow.Table (read back as a
+    Table that lies in the file), `.h5` LocalFeatures or Descriptors, `.json` plain values, `.faiss` bytes or an iterator
     of them (read back as a map of the file, which processes share). made: see `provenance.origin`; facts: kept
     beside it.
     """
@@ -245,13 +245,15 @@ def _encode_table(frame: pd.DataFrame) -> bytes:
     return out.getvalue()
 
 
-def _encode_arrow(frame: pd.DataFrame) -> bytes:
-    out = io.BytesIO()
-    arrow = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+def _encode_arrow(frame: pd.DataFrame | pa.Table) -> Iterable[bytes]:
+    out = pa.BufferOutputStream()
+    if isinstance(frame, pd.DataFrame):
+        frame = pa.Table.from_pandas(frame, preserve_index=False)
+    arrow = frame.replace_schema_metadata()
     with pa.ipc.new_file(out, arrow.schema) as file:
         # One batch, so that a column is one array that is used where it lies.
         file.write_table(arrow.combine_chunks(), max_chunksize=max(1, len(frame)))
-    return out.getvalue()
+    return [out.getvalue()]
 
 
 def _map_arrow(path: Path) -> pa.Table:

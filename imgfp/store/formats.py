@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import os
 import tempfile
@@ -182,26 +183,37 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
     cannot be used, and for what a manifest at a URL may not name: files of this machine, and what lies
     outside its folder and has no URL of its own. Raises UrlError where the manifest cannot be read.
     """
-    rows = []
-    for line, (image_id, name) in _csv_rows(path, ["image_id", "path"]):
-        if not image_id or not name or "\0" in name:
-            raise FormatError(path, line, "an image_id or path is blank or not a path")
-        try:
-            rows.append((image_id, _named(path, name)))
-        except ValueError as error:
-            raise FormatError(path, line, str(error)) from None
-    return pd.DataFrame(rows, columns=["image_id", "path"], dtype=object)
+    folder = "" if urls.is_url(path) else os.path.dirname(os.path.abspath(path))
+
+    def named() -> Iterator[tuple[str, str]]:
+        for line, (image_id, name) in _csv_rows(path, ["image_id", "path"]):
+            if not image_id or not name or "\0" in name:
+                raise FormatError(path, line, "an image_id or path is blank or not a path")
+            try:
+                yield image_id, _named(path, folder, name)
+            except ValueError as error:
+                raise FormatError(path, line, str(error)) from None
+
+    rows, columns = named(), ["image_id", "path"]
+    parts = [pd.DataFrame(columns=columns, dtype="str")]
+    while block := list(itertools.islice(rows, _BLOCK_ROWS)):
+        parts.append(pd.DataFrame(block, columns=columns, dtype="str"))
+    return pd.concat(parts, ignore_index=True)
 
 
-def _named(manifest: str | Path, name: str) -> str:
-    """The path or URL that a manifest names."""
+#: Rows of a manifest that are in memory as Python texts, which take several times the memory of a column.
+_BLOCK_ROWS = 50_000
+
+
+def _named(manifest: str | Path, folder: str, name: str) -> str:
+    """The path or URL that a manifest names; folder: of one that is a file."""
     if urls.is_url(name):
         urls.check(name)
         if urls.is_local(name) and urls.is_url(manifest) and not urls.is_local(manifest):
             raise ValueError("a manifest at a URL cannot name files of this machine")
         return name
     if not urls.is_url(manifest):
-        return os.path.normpath(Path(manifest).absolute().parent / name)
+        return os.path.normpath(os.path.join(folder, name))
     if name.startswith("/") or ".." in name.split("/"):
         raise ValueError("a path must lie below the manifest's folder, or be a URL")
     return f"{manifest.rpartition('/')[0]}/{name}"

@@ -67,6 +67,11 @@ class Collection:
         return self.state / "moved.arrow"
 
     @property
+    def rows(self) -> Path:
+        """The rows of all image shards, without their thumbnails: what a listing reads of them."""
+        return self.root / "rows.arrow"
+
+    @property
     def local_features(self) -> Path:
         return self.root / "local_features"
 

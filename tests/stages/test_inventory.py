@@ -16,7 +16,7 @@ from PIL import Image
 
 from imgfp import stages, store
 from imgfp.decoding import Limits
-from imgfp.images import encode_jpeg, read_bytes
+from imgfp.images import encode_jpeg, read_bytes, sampled_digest
 from imgfp.search import index
 from imgfp.stages import inventory
 from imgfp.stages.features import stored_features
@@ -288,6 +288,61 @@ def test_other_bytes_of_the_same_size_and_date_are_found(tmp_path, rng, address)
     shutil.copy2(folder / "b.bmp", folder / "a.bmp")
     assert listed(root, folder, address).computed == 1
     assert inventory.read_images(root)["sha256"].nunique() == 1
+
+
+def test_of_many_files_that_look_unchanged_some_are_compared(
+    tmp_path, photograph, address, monkeypatch, capsys
+):
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    fill(folder, [f"p{i}" for i in range(6)], photograph)
+    listed(root, folder, address)
+    compared = []
+
+    def digest(path):
+        compared.append(path)
+        return sampled_digest(path)
+
+    monkeypatch.setattr(inventory, "COMPARED_FILES", 3)
+    monkeypatch.setattr(inventory, "sampled_digest", digest)
+    assert listed(root, folder, address).computed == 0
+    assert len(compared) == 3
+    assert "drawn with seed" in capsys.readouterr().out
+    for path in folder.iterdir():
+        before = path.stat()
+        path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    _, new = inventory.survey(root, str(folder), most_lost_share=1)
+    assert len(new) == 6, "where one has changed, all are compared"
+
+
+def test_rows_of_shards_are_read_once(tmp_path, photograph, address, monkeypatch):
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    fill(folder, [f"p{i}" for i in range(9)], photograph)
+    listed(root, folder, address)
+    inputs = []
+    for path in store.shards(root.images, ".parquet"):
+        rows = store.load(path)
+        inputs.append([*(rows["image_id"] + rows["sha256"])])
+    tasks = inventory.image_tasks(root, root.local_features, ".h5", {"p0"})
+    assert [[*task.inputs] for task in tasks] == [inputs[0][1:], *inputs[1:]]
+
+    read = []
+
+    def reading(path, made=inventory._read_rows):
+        read.append(path.name)
+        return made(path)
+
+    monkeypatch.setattr(inventory, "_read_rows", reading)
+    (folder / "a.jpg").write_bytes(encode_jpeg(photograph[50:150]))
+    assert listed(root, folder, address).computed == 1
+    assert {*read} == {"shard-00003.parquet"}
+    read.clear()
+    assert listed(root, folder, address).computed == 0
+    assert not read
+    root.rows.write_bytes(b"damaged")
+    assert listed(root, folder, address).computed == 0
+    assert len({*read}) == 4
+    assert len(store.load(root.rows)) == 10
 
 
 def test_nothing_is_forgotten_where_a_folder_lost_too_much(tmp_path, photograph, address):
