@@ -7,6 +7,7 @@ next one takes up. A part holds the vectors of consecutive shards and is named a
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from imgfp import store
 from imgfp.datatypes import LocalFeatures
@@ -210,7 +213,7 @@ def _opened(
     if manifest.get("catalogue") == _catalogue_digest(library):
         removed = store.load(folder.removed)["id"].to_numpy()
     else:  # another run has changed the library
-        removed = removed_ids(library, kind, store.load(folder.owners).to_pandas())
+        removed = removed_ids(library, kind, store.load(folder.owners))
     return OpenIndex(index.Index(trained, parts, nprobe, removed), _owners(folder, inputs))
 
 
@@ -237,34 +240,33 @@ def _planned(folder: IndexFolder, factory: str, total: int, kind: IndexKind) -> 
 
 def _shards(
     sources: list[Path], folder: IndexFolder, former: dict[str, Any], kind: IndexKind
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pa.Table]:
     """number, sha256, images and vectors of each shard, and whose vectors they hold (`owners`: place, image_id).
-    What the former manifest knows is not opened."""
-    known = {(shard["number"], shard["sha256"]): shard for shard in former.get("shards", [])}
-    recorded: Any = None
+    The first shards, as far as they are those of the former manifest, are not opened."""
+    named = [(store.shard_number(path), store.describe(path)["sha256"]) for path in sources]
+    rows: list[dict[str, Any]] = []
+    owners: list[pa.Table] = []
     try:
-        recorded = store.load(folder.owners) if known else None
+        recorded = former.get("shards", [])
+        pairs = zip(recorded, named, strict=False)
+        rows = [
+            shard
+            for shard, _ in itertools.takewhile(
+                lambda pair: (pair[0]["number"], pair[0]["sha256"]) == pair[1], pairs
+            )
+        ]
+        held = sum(shard["images"] for shard in rows)
+        owners = [store.load(folder.owners).slice(0, held)] if rows else []
     except store.StoreError as error:
         print(f"{error}; every shard is opened again")
-        known = {}
-    rows, owners = [], []
-    for path in sources:
-        number, digest = store.shard_number(path), store.describe(path)["sha256"]
-        shard = known.get((number, digest))
-        if shard is None:
-            counts = _counts(path, kind)
-            shard = {"images": len(counts), "vectors": int(counts.sum())}
-            ids = counts.index.to_numpy()
-        else:
-            row = int(
-                np.searchsorted(
-                    recorded["place"].to_numpy(), store.place_of(number, np.zeros(1))[0]
-                )
-            )
-            ids = recorded["image_id"].slice(row, shard["images"]).to_numpy()
+        rows = []
+    for path, (number, digest) in list(zip(sources, named, strict=True))[len(rows) :]:
+        counts = _counts(path, kind)
+        shard = {"images": len(counts), "vectors": int(counts.sum())}
         rows.append({**shard, "number": number, "sha256": digest})
-        places = store.place_of(number, np.arange(len(ids)))
-        owners.append(pd.DataFrame({"place": places, "image_id": ids}))
+        places = store.place_of(number, np.arange(len(counts)))
+        ids = pa.array(counts.index.to_numpy(), pa.large_string())
+        owners.append(pa.table({"place": places, "image_id": ids}))
     return pd.DataFrame(rows), owners_of(owners)
 
 
@@ -460,7 +462,7 @@ def _finish(
     kind: IndexKind,
     factory: str,
     shards: pd.DataFrame,
-    owners: pd.DataFrame,
+    owners: pa.Table,
     paths: list[Path],
     former: dict[str, Any],
 ) -> IndexReport:
@@ -502,22 +504,26 @@ def _save(path: Path, function: Any, record: Any, inputs: list[Any]) -> None:
 
 
 @store.produces("index_owners", version=2)
-def owners_of(tables: list[pd.DataFrame]) -> pd.DataFrame:
+def owners_of(tables: list[pa.Table]) -> pa.Table:
     """Whose vectors an index holds: place and image_id, by place."""
-    return pd.concat(tables, ignore_index=True)
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
 
 @store.produces("index_removed")
-def removed_ids(library: Library, kind: IndexKind, owners: pd.DataFrame) -> np.ndarray:
+def removed_ids(library: Library, kind: IndexKind, owners: pa.Table) -> np.ndarray:
     """Ids (r,) int64 of the indexed vectors whose image is not in the library (at its snapshot), or has changed
     and is in another shard."""
     masked = store.describe(library.masked) if library.masked.exists() else {"rows": 0}
-    newest, _ = store.shard_and_row(owners["place"].to_numpy()[-1:])
-    if not masked["rows"] and (newest <= masked.get("last_shard", np.inf)).all():
+    shards, numbers = store.shard_and_row(owners["place"].to_numpy())
+    asked = shards > masked.get("last_shard", np.inf)
+    if masked["rows"]:
+        masked_ids = pa.array(store.load(library.masked)["image_id"], pa.large_string())
+        asked |= np.asarray(pc.is_in(owners["image_id"], value_set=masked_ids))
+    if not asked.any():
         return np.empty(0, np.int64)
     catalogue = store.open_catalogue(library)
-    rows = catalogue.rows_of(owners["image_id"].tolist())
-    shards, numbers = store.shard_and_row(owners["place"].to_numpy())
+    rows = catalogue.rows_of(owners["image_id"].filter(asked).to_pylist())
+    shards, numbers = shards[asked], numbers[asked]
     now, _ = store.shard_and_row(catalogue.places[rows])
     gone = (rows < 0) | (now != shards)
     ids = [np.empty(0, np.int64)]
