@@ -148,7 +148,8 @@ def candidates_to_verify(run: Run, scored: str = "all", best: int = 0) -> pd.Dat
 
 def _need_candidates(run: Run, *branches: Branch) -> None:
     searched = any(store.shards(run.candidates(branch), ".parquet") for branch in branches)
-    if not searched and len(store.open_catalogue(run)):
+    has_none = run.catalogue.exists() and not len(store.open_catalogue(run))
+    if not searched and not has_none:
         notebooks = "notebook 03" if branches == ("local",) else "notebooks 03 to 07"
         raise store.StoreError(f"{run.root} has no candidates yet; run {notebooks}")
 

@@ -20,10 +20,13 @@ from imgfp.stages.index import index_inputs, open_index
 FLAT = {"factory": "Flat", "seed": 0, "part_images": 4}
 
 
-def shard(library, number, images, rng, settings=None):
-    """A shard of made-up features: `images` images of ten keypoints each."""
+def shard(library, number, images, rng, settings=None, keypoints=10):
+    """A shard of made-up features: `images` images of `keypoints` each."""
     parts = [
-        (np.zeros((10, 4), np.float32), rng.integers(0, 255, (10, 128), dtype=np.uint8))
+        (
+            np.zeros((keypoints, 4), np.float32),
+            rng.integers(0, 255, (keypoints, 128), dtype=np.uint8),
+        )
         for _ in range(images)
     ]
     record = LocalFeatures.from_images([f"{number}-{i}" for i in range(images)], parts)
@@ -198,9 +201,15 @@ def test_a_library_that_cannot_be_indexed_says_why(tmp_path, rng, build):
         build(library)
     with pytest.raises(store.StoreError, match="has no index yet; run the notebook"):
         open_index(library, "local")
-    shard(library, 0, 0, rng)
-    with pytest.raises(ValueError, match="no reference has any local_features"):
-        build(library)
+
+
+def test_a_library_without_keypoints_has_an_index_that_finds_nothing(tmp_path, rng, build):
+    library = store.Library(tmp_path / "flat")
+    shard(library, 0, 2, rng, keypoints=0)
+    assert build(library, factory="IVF64,PQ16").factory == "Flat"
+    searched = open_index(library, "local").index
+    found = index.search(searched, np.zeros((2, 128), np.uint8), 3, 1)
+    assert (found[1] == -1).all()
 
 
 @pytest.mark.parametrize(
