@@ -53,6 +53,9 @@ _PICTURES = (
 #: What the ids of crops and of views have after the id of their image.
 _CROP, _VIEW = re.compile(r"#\d+\Z"), re.compile(rf"@({'|'.join(VIEWS)})\Z")
 
+#: A name without parts that begin with a dot, and with one extension.
+_USUAL_NAME = re.compile(r"((?:[^/.][^/]*/)*[^/.]+)\.[^/.]+")
+
 #: Hints that a file is the one which a shard holds: they may change though its bytes do not.
 _HINTS = ["path", "file_bytes", "mtime_ns", "source"]
 #: What an image shard is made from.
@@ -563,10 +566,7 @@ def image_ids(names: Sequence[str]) -> list[str]:
     exactly one of them has the extension of a picture, as `a.jpg` beside `a.xmp`, and keeps the short one.
     So has a file whose short id is the name of another file, or could be that of another's crop or view.
     """
-    short = [
-        name if name.endswith("/") else PurePosixPath(name.lstrip("/")).with_suffix("").as_posix()
-        for name in names
-    ]
+    short = [name if name.endswith("/") else _without_extension(name) for name in names]
     is_picture = [name.lower().endswith(_PICTURES) for name in names]
     claims, whole = Counter(short), set(names)
     pictures = Counter(one for one, picture in zip(short, is_picture, strict=True) if picture)
@@ -582,8 +582,17 @@ def image_ids(names: Sequence[str]) -> list[str]:
     return ids
 
 
+def _without_extension(name: str) -> str:
+    usual = _USUAL_NAME.fullmatch(name)
+    if usual:  # the same in less than half the time
+        return usual[1]
+    return PurePosixPath(name.lstrip("/")).with_suffix("").as_posix()
+
+
 def _is_derived(image_id: str, taken: Container[str]) -> bool:
     """Could an id be that of a crop or view of another image?"""
+    if "#" not in image_id and "@" not in image_id:
+        return False
     viewed = _VIEW.sub("", image_id)
     return any(base != image_id and base in taken for base in (viewed, _CROP.sub("", viewed)))
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
 
 import cv2
 import numpy as np
@@ -188,6 +189,14 @@ def test_ids_of_files_never_collide():
         "d//e.jpg": "d//e.jpg", "d/e.jpg": "d/e.jpg",  # objects of a bucket
     }  # fmt: skip
     assert dict(zip(expected, inventory.image_ids(list(expected)), strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a/b.jpg", "a.b/c.d.jpg", "a//b.jpg", "./a.jpg", "a/./b.jpg", ".a.jpg", "a/.b", "a.", "a"],
+)
+def test_an_id_has_no_extension(name):
+    assert inventory.image_ids([name]) == [PurePosixPath(name).with_suffix("").as_posix()]
 
 
 def test_every_entry_of_a_folder_has_one_row(tmp_path, photograph, address):
