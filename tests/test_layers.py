@@ -87,6 +87,7 @@ ORDER = {
         "crops",
         "features",
         "descriptors",
+        "identical",
         "index",
         "search",
         "verification",

@@ -148,6 +148,8 @@ def evidence_in_words(evidence: pd.Series | None, damaged: Sequence[Side] = ()) 
 def _in_words(evidence: pd.Series | None) -> str:
     if evidence is None:
         return "not verified"
+    if evidence.get("identical"):
+        return "the two files are identical, byte for byte"
     if evidence.get("refused"):
         return REASONS.get(evidence["refused"], str(evidence["refused"]).replace("_", " "))
     words = [str(evidence["transform"])] if evidence.get("transform") else []

@@ -113,12 +113,21 @@ def seed_sum(evidence: pd.DataFrame) -> pd.DataFrame:
 def calibrated(evidence: pd.DataFrame, model: Model) -> pd.DataFrame:
     """Probability (0..1) of `model` that each pair is a copy: query_id, reference_id, score, best first.
 
-    The probability holds for queries like those of the fit, with the same share of copies. Elsewhere
+    A pair of identical files has 1. The probability holds for queries like those of the fit, with the same share of copies. Elsewhere
     the ranking is still valid, but the threshold must be set again. Pairs without evidence are left
     out.
     """
     table = features(evidence)
-    return _predictions(table[_PAIR].assign(score=_probability(_logit(table, model))))
+    score = np.where(_identical(evidence, table), 1.0, _probability(_logit(table, model)))
+    return _predictions(table[_PAIR].assign(score=score))
+
+
+def _identical(evidence: pd.DataFrame, table: pd.DataFrame) -> np.ndarray:
+    """Which pairs of `table` are identical files."""
+    if "identical" not in evidence:
+        return np.zeros(len(table), bool)
+    same = evidence.loc[evidence["identical"].eq(True), _PAIR]
+    return np.asarray(pd.MultiIndex.from_frame(table[_PAIR]).isin(pd.MultiIndex.from_frame(same)))
 
 
 def _predictions(table: pd.DataFrame) -> pd.DataFrame:
@@ -243,15 +252,15 @@ def contributions(evidence: pd.DataFrame, model: Model) -> pd.DataFrame:
     """Contribution of each feature to the log-odds of each pair, relative to its neutral value.
 
     Columns: query_id, reference_id, one per feature, base (the log-odds of an all-neutral pair) and
-    score. The features and the base sum to the log-odds of the score.
+    score. The features and the base sum to the log-odds of the score, except of identical files.
     """
     table = features(evidence)
     weights = pd.Series(dict(model.weights))
     neutral = pd.Series(dict(model.neutral))[weights.index]
     parts = (_filled(table, model) - neutral) * weights
     parts["base"] = model.intercept + float(neutral.to_numpy() @ weights.to_numpy())
-    score = _probability(_logit(table, model))
-    return pd.concat([table[_PAIR], parts, pd.Series(score, name="score")], axis=1)
+    score = np.where(_identical(evidence, table), 1.0, _probability(_logit(table, model)))
+    return pd.concat([table[_PAIR], parts, pd.Series(score, table.index, name="score")], axis=1)
 
 
 def fit(evidence: pd.DataFrame, labels: pd.DataFrame, seed: int = 0, **origin: object) -> Model:

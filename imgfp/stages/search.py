@@ -18,6 +18,7 @@ from imgfp.runner.params import check_choice
 from imgfp.search import index, propose
 from imgfp.search.gpu import search_device
 from imgfp.stages.descriptors import query_of_each_view, view_of_vector
+from imgfp.stages.identical import identical_pairs, put_first
 from imgfp.stages.index import (
     Owners,
     index_inputs,
@@ -107,7 +108,8 @@ def search_local(
     device: str = "cpu",
     **settings: Any,
 ) -> ShardResult:
-    """The references that the keypoints of each query (or crop) vote for, as `candidates`.
+    """The references that the keypoints of each query (or crop) vote for, as `candidates`; first those that are
+    identical to the query.
 
     features: a shard of them; pieces: what `nearest_keypoints` has found in each share of the index, none to
     search it here; device, gpu: as there; settings: of `propose.by_votes`.
@@ -133,14 +135,16 @@ def search_local(
         propose.by_votes(nearest, record.keypoints[span], **counted, **settings)
         for span, nearest in zip(spans, each, strict=True)
     ]
+    identical = identical_pairs(run, library) if branch == "local" else no_candidates()
+    identical = identical[identical["query_id"].isin(query_of.values())]
     if not tables:
-        return ShardResult(no_candidates())
+        return ShardResult(put_first(no_candidates(), identical))
     counts = [len(votes) for votes in tables]
     named = _named(pd.concat(tables, ignore_index=True), open_owners(library, "local"))
     named["rank"] = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
     named.insert(0, "view_id", np.repeat(np.array(views, object), counts))
     named.insert(0, "query_id", np.repeat([query_of[view_id] for view_id in views], counts))
-    return ShardResult(table("candidates", named.assign(branch=branch)))
+    return ShardResult(put_first(table("candidates", named.assign(branch=branch)), identical))
 
 
 def votes_of(

@@ -20,9 +20,11 @@ from imgfp.datatypes import BRANCHES, Branch, table
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
 from imgfp.scoring.fusion import Model, calibrated, load_model, to_json
+from imgfp.scoring.metrics import are_in
 from imgfp.stages.certain import explained_queries
 from imgfp.stages.crops import box_of_each, read_crops
 from imgfp.stages.features import feature_settings, stored_features
+from imgfp.stages.identical import identical_pairs
 from imgfp.stages.inventory import thumbnails
 from imgfp.stages.search import read_candidates
 from imgfp.store import Collection, Library, Run
@@ -48,7 +50,7 @@ def verify_first(
     cluster: str = "local",
     workers: int = 0,
 ) -> MapReport:
-    """Verify the candidates of the local branch with more than `vote_min_hits` votes, and write which queries they
+    """Verify the candidates of the local branch that are identical or have more than `vote_min_hits` votes, and write which queries they
     answer, see `read_certain`.
 
     certain_score: probability of a copy, by `fusion.calibrated`, that makes a query certain; at 1 nothing is
@@ -59,6 +61,7 @@ def verify_first(
     model = load_model(fusion_model)
     candidates = read_candidates(run, "local")
     many = candidates["score"] > vote_min_hits
+    many |= are_in(candidates, identical_pairs(run, library))
     first = candidates[many] if certain_score < 1 else candidates.head(0)
     scoring = scoring_settings(library, match_ratio, pair_classifier)
     where: dict[str, Any] = {
@@ -82,7 +85,9 @@ def certain_of(proposals: pd.DataFrame, certain_score: float, model: Model) -> p
     """The best pair of each query that scores at least `certain_score`, as the `certain` table."""
     scored = calibrated(proposals, model)
     best = scored[scored["score"] >= certain_score].drop_duplicates("query_id")
-    areas = proposals.groupby(["query_id", "reference_id"], as_index=False)["query_area"].max()
+    covered = proposals["query_area"].where(~proposals["identical"], 1.0)
+    shown = proposals.assign(query_area=covered)
+    areas = shown.groupby(["query_id", "reference_id"], as_index=False)["query_area"].max()
     return table("certain", best.merge(areas).sort_values("query_id", ignore_index=True))
 
 
@@ -216,6 +221,8 @@ def score_pairs(
     """
     classifier = load_classifier(pair_classifier)
     views, references = (_view_reader(side, frame_short_side_px, state) for side in (run, library))
+    same = identical_pairs(run, library)
+    identical = {*same.itertuples(index=False, name=None)}
     scored: list[dict[str, Any]] = []
     ids = sorted(set(pairs["query_id"]))
     # A few queries at a time, so that memory does not grow with the number of their references.
@@ -228,7 +235,7 @@ def score_pairs(
             among = {image_id: reference_of[image_id] for image_id in reference_ids}
             named = {"query_id": query_id, "view_id": view_id}
             scored += [
-                {**named, **row}
+                {**named, **row, "identical": (query_id, row["reference_id"]) in identical}
                 for row in score_rows(view_of[view_id], among, ratio=ratio, classifier=classifier)
             ]
     return ShardResult(evidence_table(scored) if scored else _no_evidence())

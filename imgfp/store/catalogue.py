@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from imgfp.store.artefacts import describe, digest_of, load, shards
 from imgfp.store.layout import Collection
@@ -22,7 +23,7 @@ ROW_BITS = 18
 class Catalogue:
     """The readable images of a collection, in the order of their places.
 
-    A place is the int64 number of a row of an image shard, see `place_of`. Columns are views into a file that
+    `places` and `digests` are columns: the place and the SHA-256 of the file of each image. A place is the int64 number of a row of an image shard, see `place_of`. Columns are views into a file that
     all processes map, so that opening a catalogue of a million images costs nothing.
     """
 
@@ -30,7 +31,7 @@ class Catalogue:
         self.places = _column(table, "place").to_numpy()
         self._ids = _column(table, "image_id")
         self._sizes = [_column(table, name).to_numpy() for name in ("width", "height")]
-        self._digests = _column(table, "sha256")
+        self.digests = _column(table, "sha256")
         self._hashes = _column(table, "id_hash").to_numpy()
         self._rows = _column(table, "id_row").to_numpy()
 
@@ -75,7 +76,11 @@ class Catalogue:
 
     def digests_of(self, ids: Sequence[str]) -> list[str]:
         """SHA-256 of the file of each image. Raises KeyError for an unknown id."""
-        return self._digests.take(pa.array(self.known_rows(ids))).to_pylist()
+        return self.digests.take(pa.array(self.known_rows(ids))).to_pylist()
+
+    def rows_with(self, digests: pa.Array) -> np.ndarray:
+        """Rows of the images whose file has one of these SHA-256, int64."""
+        return np.flatnonzero(pc.is_in(self.digests, value_set=digests))
 
     def ids_at(self, rows: np.ndarray) -> list[str]:
         """Ids of the images in some rows."""

@@ -64,6 +64,7 @@ COLUMNS: dict[str, str] = {
     "copy_probability": "float32",  # of the pair classifier, 0..1; 0: it did not run
     "hypothesis_source": "str",  # what gave the transform: matches, frame, or "" for no transform
     "model": "str",  # the simplest that fits: axis_aligned, similarity, affine, homography, or ""
+    "identical": "bool",  # the files have the same bytes; set by the stage, which knows the files
     "refused": "str",  # why there is no transform: a key of REFUSALS, shared_by_many, or ""
     "direction": "str",  # which image contains the other
     "transform": "str",  # the transform in words

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Queries that are references byte for byte: copies whatever their texture, without a search."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from imgfp import store
+from imgfp.datatypes import table
+from imgfp.scoring.metrics import are_in
+from imgfp.store import Library, Run
+
+
+def identical_pairs(run: Run, library: Library) -> pd.DataFrame:
+    """The pairs whose files have the same bytes, by SHA-256: query_id, reference_id, in order."""
+    queries, references = store.open_catalogue(run), store.open_catalogue(library)
+    rows = references.rows_with(queries.digests)
+    known = {
+        "reference_id": references.ids_at(rows),
+        "sha256": references.digests.take(pa.array(rows)),
+    }
+    asked = {"query_id": queries.ids_at(np.arange(len(queries))), "sha256": queries.digests}
+    both = pd.DataFrame(asked).merge(pd.DataFrame(known), on="sha256")
+    return both[["query_id", "reference_id"]].sort_values(
+        ["query_id", "reference_id"], ignore_index=True
+    )
+
+
+def put_first(candidates: pd.DataFrame, identical: pd.DataFrame) -> pd.DataFrame:
+    """Candidates of whole queries with the references that are identical to theirs first, proposed or not.
+
+    candidates: the `candidates` table with view_id; identical: of `identical_pairs`, of these queries.
+    """
+    if identical.empty:
+        return candidates
+    absent = identical[~are_in(identical, candidates)]
+    added = absent.assign(view_id=absent["query_id"], branch="local", rank=0, score=0.0)
+    added = added.assign(mean_squared_distance=0.0, mirrored=False, accepted=True)
+    every = pd.concat([candidates, table("candidates", added)], ignore_index=True)
+    later = ~are_in(every, identical)
+    order = (
+        every.assign(later=later).sort_values(["query_id", "later", "rank"], kind="stable").index
+    )
+    every = every.loc[order].reset_index(drop=True)
+    every["rank"] = every.groupby("view_id").cumcount().astype("int32")
+    return every
