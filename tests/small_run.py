@@ -4,6 +4,7 @@ browsers and their tests look at."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -154,7 +155,21 @@ def _write_images(root: Path, images: dict, originals: Path, keep: bool) -> None
         height, width = image.shape[:2]
         small = encode_jpeg(resize_short_side(image, 96), 85)
         rows.append(
-            (image_id, str(path), len(data), 0, "0", "JPEG", width, height, "", "", "", "", small)
+            (
+                image_id,
+                str(path),
+                len(data),
+                0,
+                hashlib.sha256(data).hexdigest(),
+                "JPEG",
+                width,
+                height,
+                "",
+                "",
+                "",
+                "",
+                small,
+            )
         )
     columns = list(table("images").columns)
     _save(root / "images/shard-00000.parquet", table("images", pd.DataFrame(rows, columns=columns)))
