@@ -23,13 +23,16 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from threading import RLock
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageFile, ImageOps
 
 from imgfp import urls
+
+if TYPE_CHECKING:  # pandas would take 80 MB of each process that decodes
+    import pandas as pd
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000")
 #: Note of an image that is not whole.
