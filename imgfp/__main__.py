@@ -59,9 +59,13 @@ def main(words: list[str] | None = None) -> int:
         except store.StoreError as error:
             print(f"imgfp: {error}", file=sys.stderr)
             return 2
-    if options.command in ("publish", "fetch"):
+    if options.command in ("publish", "fetch", "compact"):
         try:
-            print(_publish(options) if options.command == "publish" else _fetch(options))
+            print(
+                {"publish": _publish, "fetch": _fetch, "compact": _compact}[options.command](
+                    options
+                )
+            )
         except (store.StoreError, urls.UrlError) as error:
             print(f"imgfp: {error}", file=sys.stderr)
             return 2
@@ -200,6 +204,14 @@ def _fetch(options: argparse.Namespace) -> str:
     return str(store.fetch(options.url, folder))
 
 
+def _compact(options: argparse.Namespace) -> str:
+    from imgfp import store
+    from imgfp.stages.compaction import compact
+
+    library = store.Library(store.project_path(options.library))
+    return str(compact(library, dry_run=options.dry_run))
+
+
 def _parse(words: list[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(words)
@@ -245,6 +257,11 @@ def _parser() -> argparse.ArgumentParser:
     fetcher.add_argument(
         "folder", nargs="?", metavar="DIR", help="a copy to change; without: for library_dir=URL"
     )
+    compacter = commands.add_parser(
+        "compact", help="delete what a library keeps of images that have gone or changed"
+    )
+    compacter.add_argument("library", type=Path, metavar="LIBRARY")
+    compacter.add_argument("--dry-run", action="store_true", help="tell what would be deleted")
     commands.add_parser("doctor", help="check the installation")
     verifier = commands.add_parser("verify", help="check every byte of a library or a run")
     verifier.add_argument("folder", metavar="LIBRARY_OR_RUN")

@@ -89,6 +89,7 @@ ORDER = {
         "descriptors",
         "identical",
         "index",
+        "compaction",
         "search",
         "verification",
     ],

@@ -454,7 +454,11 @@ def _vectors(path: Path) -> np.ndarray:
 
 
 def _manifest(folder: IndexFolder) -> dict[str, Any]:
-    return store.load(folder.manifest) if folder.manifest.exists() else {}
+    try:
+        return store.load(folder.manifest) if folder.manifest.exists() else {}
+    except store.StoreError as error:  # its writer was killed
+        print(f"{error}; the index is put together again")
+        return {}
 
 
 def _finish(
@@ -469,32 +473,58 @@ def _finish(
     """Write whose vectors the index holds, and which parts hold; remove the rest, except the parts of the former
     index, which another run may be searching."""
     folder = library.index(kind)
-    used = [folder.trained, folder.owners, folder.removed, *paths]
     # With its number: a shard that is made again may have the same bytes under another number.
     named = shards["number"].astype(str) + " " + shards["sha256"]
+    before = {f"{shard['number']} {shard['sha256']}" for shard in former.get("shards", [])}
+
+    def save_manifest() -> None:
+        used = [folder.trained, folder.owners, folder.removed, *paths]
+        hashes = {path.name: store.describe(path)["sha256"] for path in used}
+        # With the hashes in it, the manifest changes whenever a search could find something else.
+        manifest = {
+            "factory": factory,
+            "sha256": hashes,
+            "catalogue": _catalogue_digest(library),
+            "vectors": int(shards["vectors"].sum()),
+            "parts": [
+                {"file": path.name, "shards": [int(n) for n in path.stem.split("-")[1:]]}
+                for path in paths
+            ],
+            "shards": shards.to_dict("records"),
+        }
+        _save(folder.manifest, build_index, manifest, [*hashes.values(), manifest["catalogue"]])
+
+    if {*named} < before and _catalogue_digest(library) == former["catalogue"]:
+        # Vectors leave before what is known of them, so that a build which is killed shows none that is masked.
+        save_manifest()
     _save(folder.owners, owners_of, owners, named.tolist())
     removed = removed_ids(library, kind, owners)
     _save(folder.removed, removed_ids, pd.DataFrame({"id": removed}), removed.tolist())
-    hashes = {path.name: store.describe(path)["sha256"] for path in used}
-    # With the hashes in it, the manifest changes whenever a search could find something else.
-    manifest = {
-        "factory": factory,
-        "sha256": hashes,
-        "catalogue": _catalogue_digest(library),
-        "vectors": int(shards["vectors"].sum()),
-        "parts": [
-            {"file": path.name, "shards": [int(n) for n in path.stem.split("-")[1:]]}
-            for path in paths
-        ],
-        "shards": shards.to_dict("records"),
-    }
-    _save(folder.manifest, build_index, manifest, [*hashes.values(), manifest["catalogue"]])
-    searched = {folder.root / part["file"] for part in former.get("parts", [])}
-    stored = {*folder.root.glob("*.faiss"), *folder.root.glob("*.parquet")}
-    for stale in stored - {*used} - searched:
-        store.remove(stale)
+    save_manifest()
+    _remove_others(folder, former)
     size = sum(path.stat().st_size for path in paths)
     return IndexReport(factory, int(shards["vectors"].sum()), len(paths), size / 1e6)
+
+
+def largest_part(library: Library, kind: IndexKind) -> int:
+    """References in the largest part of an index; 1 where its manifest is unfinished."""
+    manifest = _manifest(library.index(kind))
+    spans = [range(part["shards"][0], part["shards"][1] + 1) for part in manifest.get("parts", [])]
+    held = {shard["number"]: shard["images"] for shard in manifest.get("shards", [])}
+    return max((sum(held.get(n, 0) for n in span) for span in spans), default=1)
+
+
+def remove_former_parts(library: Library, kind: IndexKind) -> None:
+    """Delete the parts of the former index that the present one has no use for, which no run may be searching."""
+    _remove_others(library.index(kind), {})
+
+
+def _remove_others(folder: IndexFolder, former: dict[str, Any]) -> None:
+    """Delete what neither the index nor the former manifest names."""
+    named = {*_manifest(folder)["sha256"], *(part["file"] for part in former.get("parts", []))}
+    for path in (*folder.root.glob("*.faiss"), *folder.root.glob("*.parquet")):
+        if path.name not in named:
+            store.remove(path)
 
 
 def _save(path: Path, function: Any, record: Any, inputs: list[Any]) -> None:
@@ -516,6 +546,9 @@ def removed_ids(library: Library, kind: IndexKind, owners: pa.Table) -> np.ndarr
     masked = store.describe(library.masked) if library.masked.exists() else {"rows": 0}
     shards, numbers = store.shard_and_row(owners["place"].to_numpy())
     asked = shards > masked.get("last_shard", np.inf)
+    if library.masked.exists():  # a compaction that was killed leaves what is of no image shard
+        held = [store.shard_number(path) for path in store.shards(library.images, ".parquet")]
+        asked |= ~np.isin(shards, held)
     if masked["rows"]:
         masked_ids = pa.array(store.load(library.masked)["image_id"], pa.large_string())
         asked |= np.asarray(pc.is_in(owners["image_id"], value_set=masked_ids))

@@ -103,7 +103,7 @@ def list_images(
     limits = limits or Limits()
     files = _files_of(collection, source)  # before the lock, which makes the folder
     with store.lock(collection.root):
-        _save_rows(collection)
+        save_rows(collection)
         rows, new = _compared(collection, files, most_lost_share, limits)
         first = int(rows["shard"].max() + 1 if len(rows) else 0)
         shards = new_shards(new, shard_images, first)
@@ -128,7 +128,7 @@ def list_images(
             title=collection.contents,
             lock_dir=collection.root,
         )
-        _save_rows(collection)
+        save_rows(collection)
         made = _with_hints(_made_rows(collection), rows[_have_moved(rows)])
         live = made["place"].isin(rows.loc[rows["live"], "place"]) | made["shard"].isin([*shards])
         made["live"] = live
@@ -136,7 +136,7 @@ def list_images(
         if isinstance(collection, Library) and not (live & (made["reason"] == "")).any():
             reason = rejects["reason"].iloc[0] if len(rejects) else "it is empty"
             raise ValueError(f"no readable picture in {source}: the first file {reason}")
-        _save_state(collection, made, limits)
+        save_state(collection, made, limits)
     now_made = made["shard"].isin([store.shard_number(task.path) for task in tasks])
     refused = list(rejects.itertuples(index=False, name=None))
     return MapReport(int((live & now_made).sum()), int((live & ~now_made).sum()), refused)
@@ -149,7 +149,7 @@ def survey(
     most_lost_share: float = 0.5,
     limits: Limits | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Compare a library or run with a folder or manifest, and change nothing: all its rows, see `_rows`, as they
+    """Compare a library or run with a folder or manifest, and change nothing: all its rows, see `image_rows`, as they
     will be, and the files that make new ones.
 
     source: a folder, walked recursively, or a CSV manifest with the columns image_id, path, either also by URL;
@@ -177,7 +177,8 @@ def _compared(
     collection: Collection, files: pd.DataFrame | None, most_lost_share: float, limits: Limits
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`survey` of files that are listed."""
-    rows = _rows(collection)
+    store.mend_state(collection)
+    rows = image_rows(collection)
     if files is None:
         return rows, rows.head(0)
     source = files["source"].iloc[0]
@@ -259,7 +260,7 @@ def _has_gone(path: str) -> bool:
 def match_files(rows: pd.DataFrame, usable: np.ndarray, files: pd.DataFrame) -> np.ndarray:
     """The `place` of the row that holds an image of the same id and bytes, for each file; -1 where none does.
 
-    rows: of `_rows`; usable: of them, bool; files: of `list_files`. What looks unchanged is compared in a few
+    rows: of `image_rows`; usable: of them, bool; files: of `list_files`. What looks unchanged is compared in a few
     blocks, see `COMPARED_FILES`; another file is read where an image of its id and size is known. Objects by
     URL are known by their marks alone.
     """
@@ -350,24 +351,35 @@ def listing_task(collection: Collection, number: int, rows: pd.DataFrame, limits
     files = rows[_STATE]
     return Task(
         _shard_path(collection, store.shard_name(number)),
-        tuple(map(str, files.itertuples(index=False, name=None))),
+        listed_from(files),
         {"files": files.to_dict("records"), "limits": limits},
         len(files),
     )
 
 
-def _rows(collection: Collection) -> pd.DataFrame:
+def listed_from(rows: pd.DataFrame) -> tuple[str, ...]:
+    """The inputs of the image shard that holds these files."""
+    return tuple(map(str, rows[_STATE].itertuples(index=False, name=None)))
+
+
+def image_rows(collection: Collection) -> pd.DataFrame:
     """Every row of image shards: its state as in `list_files`, and as it was when the shard was made (`was_`);
-    blocks of `sampled_digest`; shard, place, whether it is live; width, height, sha256 and reason."""
+    blocks of `sampled_digest`; shard, place, whether it is live; width, height, sha256 and reason. A row that is newer
+    than the state, which a killed writer leaves, is live in the place of another of its id."""
     masked = store.load(collection.masked)["place"] if collection.masked.exists() else []
     rows = _made_rows(collection)
     if collection.moved.exists():
         rows = _with_hints(rows, store.load(collection.moved).to_pandas())
-    return rows.assign(live=~rows["place"].isin(masked))
+    live = ~rows["place"].isin(masked)
+    last = store.describe(collection.masked)["last_shard"] if collection.masked.exists() else -1
+    newer = (rows["shard"] > last).to_numpy()
+    if newer.any():
+        live &= newer | ~_among(rows["image_id"], rows.loc[newer, "image_id"])
+    return rows.assign(live=live)
 
 
 def _made_rows(collection: Collection) -> pd.DataFrame:
-    """`_rows` as they were when the shards were made."""
+    """`image_rows` as they were when the shards were made."""
     made, _ = stored_rows(collection)
     rows = made.to_pandas(split_blocks=True)
     shard, _ = store.shard_and_row(rows["place"].to_numpy())
@@ -407,7 +419,7 @@ def stored_rows(collection: Collection) -> tuple[pa.Table, list[list]]:
     return (parts[0] if len(parts) == 1 else pa.concat_tables(parts)), held
 
 
-def _save_rows(collection: Collection) -> None:
+def save_rows(collection: Collection) -> None:
     """Bring the file of `stored_rows` up to date; of a fetched library, which is not written to, there may be none."""
     rows, shards = stored_rows(collection)
     made = store.origin(stored_rows, {}, [store.hash_of(one) for one in shards])
@@ -443,7 +455,7 @@ def _with_hints(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
 def _asked_again(collection: Collection, existing: pd.DataFrame, limits: Limits) -> set[int]:
     """Places of images that are read again though their files have not changed: some artefact of their shard was
     computed without them, since they were masked then, or a reader refused them and another trial may not.
-    existing: of `_rows`."""
+    existing: of `image_rows`."""
     all_again = bool(os.environ.get(store.RETRY)) or limits != limits_of(collection)
     refused = [reason for reason in existing["reason"].unique() if may_pass_later(reason)]
     asked = existing[
@@ -481,8 +493,8 @@ def limits_of(collection: Collection) -> Limits:
     return Limits(**{name: settings[name] for name in asdict(Limits()) if name in settings})
 
 
-def _save_state(collection: Collection, rows: pd.DataFrame, limits: Limits) -> None:
-    """Write which rows are live, and where the files of those lie that have been moved."""
+def save_state(collection: Collection, rows: pd.DataFrame, limits: Limits) -> None:
+    """Write which rows of `image_rows` are live, and where the files of those lie that have been moved."""
     gone = rows.loc[~rows["live"], ["place", "image_id", "was_path"]]
     moved = rows[_have_moved(rows)]
     moved = moved.sort_values("place")[["place", *_HINTS, "was_path"]].reset_index(drop=True)
@@ -740,7 +752,7 @@ class ShardImages:
 
 def file_ids(collection: Collection) -> list[str]:
     """Ids of the files that a library or run holds, readable or not."""
-    rows = _rows(collection)
+    rows = image_rows(collection)
     return rows.loc[rows["live"], "image_id"].tolist()
 
 
@@ -869,6 +881,11 @@ class _Inputs(Sequence[str]):
 
     def __getitem__(self, at: Any) -> Any:
         return [*self][at]
+
+
+def computed_from(rows: pd.DataFrame) -> tuple[str, ...]:
+    """The inputs, as in `image_tasks`, of what is computed from these readable images."""
+    return tuple(rows["image_id"] + rows["sha256"])
 
 
 def on_gpu(tasks: Sequence[Task], device: str, workers: int) -> tuple[list[Task], int]:

@@ -14,6 +14,7 @@ from imgfp.store.artefacts import (
     load_rows,
     load_tables,
     open_h5,
+    origin_of,
     remove,
     save,
     shards,
@@ -50,7 +51,15 @@ from imgfp.store.layout import Collection, IndexFolder, IndexKind, Library, Run
 from imgfp.store.locks import is_locked, lock, temporary_folder
 from imgfp.store.provenance import Origin, origin, produces
 from imgfp.store.remote import fetch, publish
-from imgfp.store.snapshots import SnapshotGone, begin, begun_with, open_sides, take_snapshot
+from imgfp.store.snapshots import (
+    SnapshotGone,
+    begin,
+    begun_with,
+    forget_former,
+    mend_state,
+    open_sides,
+    take_snapshot,
+)
 
 __all__ = [
     "REDO",
@@ -76,6 +85,7 @@ __all__ = [
     "feature_counts",
     "fetch",
     "find_damage",
+    "forget_former",
     "hash_of",
     "is_current",
     "is_locked",
@@ -86,10 +96,12 @@ __all__ = [
     "located",
     "lock",
     "make_folder",
+    "mend_state",
     "open_catalogue",
     "open_h5",
     "open_sides",
     "origin",
+    "origin_of",
     "place_of",
     "produces",
     "project_path",

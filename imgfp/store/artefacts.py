@@ -45,20 +45,20 @@ _EVIDENCE_OF_0_1 = "imgfp.stages.pairs.score_pairs"
 _redone: set[Path] = set()
 
 
-def save(path: Path, record: Any, made: Origin, **facts: Any) -> dict[str, Any]:
+def save(path: Path, record: Any, made: Origin | dict[str, Any], **facts: Any) -> dict[str, Any]:
     """Write a record and its sidecar; returns the sidecar.
 
     The suffix must fit the record: `.parquet` DataFrame, `.arrow` DataFrame or pyarrow.Table (read back as a
     Table that lies in the file), `.h5` LocalFeatures or Descriptors, `.json` plain values, `.faiss` bytes or an iterator
-    of them (read back as a map of the file, which processes share). made: see `provenance.origin`; facts: kept
-    beside it.
+    of them (read back as a map of the file, which processes share). made: of `provenance.origin` or
+    `origin_of`; facts: kept beside it.
     """
     refuse_fetched(path)
     sidecar = sidecar_of(path)
     sidecar.unlink(missing_ok=True)
     digest = write_bytes(path, _ENCODERS[path.suffix](record))
     described = {
-        **made.described(),
+        **(made.described() if isinstance(made, Origin) else made),
         "sha256": digest,
         "bytes": path.stat().st_size,
         "mtime_ns": path.stat().st_mtime_ns,
@@ -114,6 +114,13 @@ def describe(path: Path) -> dict:
     except (ValueError, AttributeError):
         pass
     raise StoreError(f"{sidecar_of(path)} is damaged; delete it and run again")
+
+
+def origin_of(path: Path, inputs: Sequence[str]) -> dict[str, Any]:
+    """The origin of an artefact, for one that is the same of other inputs (hashes)."""
+    kept = {"kind", "maker", "version", "code", "settings"}
+    found = {name: value for name, value in describe(path).items() if name in kept}
+    return found | {"inputs": hash_of(list(inputs))}
 
 
 def is_current(path: Path, wanted: Origin) -> bool:

@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from imgfp.store.artefacts import describe, is_current, load, save
+from imgfp.store.artefacts import describe, is_current, load, save, sidecar_of
 from imgfp.store.fetched import read_marker
 from imgfp.store.files import StoreError, show
-from imgfp.store.layout import Library, Run
+from imgfp.store.layout import Collection, Library, Run
 from imgfp.store.locks import lock
 from imgfp.store.provenance import origin, produces
 
@@ -39,12 +39,56 @@ def take_snapshot(library: Library) -> int:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         for path in _files(library):
-            for one in (path, path.with_name(f"{path.name}.json")):
+            for one in (path, sidecar_of(path)):
                 _link(one, unfinished / one.name)
         unfinished.rename(made)
         for old in numbers[: 1 - KEPT]:
             shutil.rmtree(Library(library.root, old).state)
         return number
+
+
+def forget_former(library: Library) -> None:
+    """Delete all snapshots but that of the present state: a run that began with another is refused."""
+    with lock(library.root):
+        present = take_snapshot(library)
+        for number in _numbers(library):
+            if number != present:
+                shutil.rmtree(Library(library.root, number).state)
+
+
+def mend_state(collection: Collection) -> None:
+    """Where a writer was killed while it replaced a file of the state: put back the state of a library's newest
+    snapshot, or remove that file where there is none, so that a listing makes it from the files."""
+    if not _torn(collection):
+        return
+    with lock(collection.root):  # the writer may be at it
+        torn = _torn(collection)
+        numbers = _numbers(collection) if isinstance(collection, Library) else []
+        if torn and numbers:
+            former = Library(collection.root, numbers[-1])
+            for path, kept in zip(_files(collection), _files(former), strict=True):
+                sidecar_of(path).unlink(missing_ok=True)
+                beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+                _link(kept, beside)
+                os.replace(beside, path)
+                _link(sidecar_of(kept), sidecar_of(path))
+        else:
+            for path in torn:
+                path.unlink()
+        if torn:
+            print(f"{show(torn[0])} was unfinished; the state before it holds")
+
+
+def _torn(collection: Collection) -> list[Path]:
+    """Files of the present state without a whole sidecar."""
+    return [path for path in _files(collection) if path.exists() and not _is_described(path)]
+
+
+def _is_described(path: Path) -> bool:
+    try:
+        return bool(describe(path))
+    except StoreError:
+        return False
 
 
 @produces("snapshot")
@@ -83,8 +127,8 @@ def _numbers(library: Library) -> list[int]:
     return sorted(int(path.name) for path in library.snapshots.glob("[0-9]*"))
 
 
-def _files(library: Library) -> tuple[Path, ...]:
-    return library.catalogue, library.masked, library.moved
+def _files(collection: Collection) -> tuple[Path, ...]:
+    return collection.catalogue, collection.masked, collection.moved
 
 
 def _identity(library: Library) -> list[tuple[str, str]]:

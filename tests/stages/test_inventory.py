@@ -460,7 +460,7 @@ def test_a_listing_that_is_killed_leaves_the_former_state(
     for name in "abcd":
         (folder / f"{name}.jpg").unlink()
     fill(folder, ["e"], photograph)
-    monkeypatch.setattr(inventory, "_save_state", lambda *_: 1 / 0)
+    monkeypatch.setattr(inventory, "save_state", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         listed(root, folder, address, most_lost_share=1)
     assert set(before) <= set(inventory.read_images(root)["image_id"])
