@@ -61,11 +61,8 @@ def main(words: list[str] | None = None) -> int:
             return 2
     if options.command in ("publish", "fetch", "compact"):
         try:
-            print(
-                {"publish": _publish, "fetch": _fetch, "compact": _compact}[options.command](
-                    options
-                )
-            )
+            done = {"publish": _publish, "fetch": _fetch, "compact": _compact}[options.command]
+            print(done(options))
         except (store.StoreError, urls.UrlError) as error:
             print(f"imgfp: {error}", file=sys.stderr)
             return 2
@@ -117,12 +114,8 @@ def _check_truth(plan: notebooks.Plan) -> None:
     numbers = {stage.number for stage in plan.stages}
     if "00" not in numbers and {"01", "09"} <= numbers:
         try:
-            print(
-                "".join(
-                    f"{note}\n" for note in stages.check_truth(plan.values, plan.run, plan.library)
-                ),
-                end="",
-            )
+            for note in stages.check_truth(plan.values, plan.run, plan.library):
+                print(note)
         except ValueError as error:
             raise params.ParameterError(f"truth: {error}") from None
 

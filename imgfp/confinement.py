@@ -92,7 +92,7 @@ class Process:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the parent
                 cwd=folder,
-                env=_environment(folder),
+                env=_private(folder) if folder else environment(),
             )
         self._end = weakref.finalize(
             self, _end, self._process, self._connection, self._owner, folder
@@ -145,13 +145,19 @@ def landlock_abi() -> int:
     return max(0, _LIBC.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1))
 
 
-def _environment(folder: str | None) -> dict[str, str]:
-    if folder is None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("DASK_")}
-    else:
-        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        kept |= {"HOME": folder, "TMPDIR": folder}
-    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+#: Threads take address space.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def environment() -> dict[str, str]:
+    """Variables for a process that handles a file: those of this one without the key of its cluster, one thread."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DASK_")}
+    return kept | _ONE_THREAD
+
+
+def _private(folder: str) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return kept | {"HOME": folder, "TMPDIR": folder} | _ONE_THREAD
 
 
 def _end(
@@ -208,20 +214,26 @@ def serve() -> None:
 
 def confine(bounds: Bounds) -> None:
     """Bound this process for good, and those that it starts."""
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_FSIZE, bounds.file_mb * 2**20)
-    if bounds.memory_mb and sys.platform == "linux":
-        with open("/proc/self/statm") as file:
-            pages = int(file.read().split()[0])
-        _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + bounds.memory_mb * 2**20)
+    limit(bounds.memory_mb, bounds.file_mb)
     _forbid_writing(bounds.writable)
 
 
-def _lower(limit: int, most: int) -> None:
-    hard = resource.getrlimit(limit)[1]
+def limit(memory_mb: float, file_mb: int = 0) -> None:
+    """The part of `confine` that every system has: a timer that ends this process, no core file, memory, and size of
+    files; see `Bounds`."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_FSIZE, file_mb * 2**20)
+    if memory_mb and sys.platform == "linux":
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[0])
+        _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + round(memory_mb * 2**20))
+
+
+def _lower(kind: int, most: int) -> None:
+    hard = resource.getrlimit(kind)[1]
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(limit, (most, most))
+    resource.setrlimit(kind, (most, most))
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)

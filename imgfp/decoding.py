@@ -16,7 +16,6 @@ import hashlib
 import json
 import mmap
 import os
-import resource
 import select
 import signal
 import struct
@@ -32,6 +31,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from imgfp import confinement
 from imgfp.images import (
     MAX_FILE_BYTES,
     MAX_PIXELS,
@@ -58,10 +58,8 @@ _START_S = 120
 #: Trials of starting a child, which may be killed meanwhile.
 _STARTS = 3
 _CHILD = "from imgfp import decoding; decoding.serve()"
-#: Threads take address space, and pages that go back to the system after each picture cost as much as its decoding.
-_ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
+#: Pages that go back to the system after each picture cost as much as its decoding.
+_MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
 }
@@ -199,7 +197,7 @@ class _Child:
                 pass_fds=[shared.fileno()],
                 start_new_session=True,  # Ctrl-C is for the parent
                 bufsize=0,
-                env=_environment(),
+                env=confinement.environment() | _MALLOC,
             )
         self._end = weakref.finalize(self, _end, self._process, os.getpid())
         try:
@@ -302,12 +300,6 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
             pipe.close()  # type: ignore[union-attr]
 
 
-def _environment() -> dict[str, str]:
-    """That of this process without the key of its cluster."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DASK_")}
-    return kept | _ENVIRONMENT
-
-
 def _shared_file() -> IO[bytes]:
     """A file without a name, in memory where the system can."""
     if hasattr(os, "memfd_create"):
@@ -328,7 +320,7 @@ def serve() -> None:
     shared = mmap.mmap(int(sys.argv[1]), 3 * limits.pixels)
     os.close(int(sys.argv[1]))
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    _confine(limits)
+    confinement.limit(limits.max_decode_memory_mb)
     _tell(answers, {})
     while header := requests.read(_REQUEST.size):
         (length,) = _REQUEST.unpack(header)
@@ -337,17 +329,6 @@ def serve() -> None:
         answer = _outcome(requests.read(length), limits, shared)
         signal.setitimer(signal.ITIMER_PROF, 0)
         _tell(answers, answer)
-
-
-def _confine(limits: Limits) -> None:
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    if sys.platform == "linux":
-        with open("/proc/self/statm") as file:
-            pages = int(file.read().split()[0])
-        most = pages * resource.getpagesize() + round(limits.max_decode_memory_mb * 2**20)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _outcome(data: bytes, limits: Limits, shared: mmap.mmap) -> dict[str, Any]:

@@ -284,7 +284,8 @@ def _decode(
     if lenient:
         image = _without_blank_end(image)
         _check_size(*image.size, name, max_pixels)
-    rgb = _to_rgb(ImageOps.exif_transpose(image), notes, name)
+    ImageOps.exif_transpose(image, in_place=True)  # which, unlike its result, is not a copy
+    rgb = _to_rgb(image, notes, name)
     return rgb, Facts(kind, rgb.shape[1], rgb.shape[0], tuple(notes))
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from imgfp.inference import SHIPPED
+from imgfp.scoring.metrics import are_in
 
 _Counts = TypeVar("_Counts", np.ndarray, pd.Series)
 _PAIR = ["query_id", "reference_id"]
@@ -113,9 +114,9 @@ def seed_sum(evidence: pd.DataFrame) -> pd.DataFrame:
 def calibrated(evidence: pd.DataFrame, model: Model) -> pd.DataFrame:
     """Probability (0..1) of `model` that each pair is a copy: query_id, reference_id, score, best first.
 
-    A pair of identical files has 1. The probability holds for queries like those of the fit, with the same share of copies. Elsewhere
-    the ranking is still valid, but the threshold must be set again. Pairs without evidence are left
-    out.
+    A pair of identical files has 1. The probability holds for queries like those of the fit, with the same share
+    of copies. Elsewhere the ranking is still valid, but the threshold must be set again. Pairs without evidence
+    are left out.
     """
     table = features(evidence)
     score = np.where(_identical(evidence, table), 1.0, _probability(_logit(table, model)))
@@ -126,8 +127,7 @@ def _identical(evidence: pd.DataFrame, table: pd.DataFrame) -> np.ndarray:
     """Which pairs of `table` are identical files."""
     if "identical" not in evidence:
         return np.zeros(len(table), bool)
-    same = evidence.loc[evidence["identical"].eq(True), _PAIR]
-    return np.asarray(pd.MultiIndex.from_frame(table[_PAIR]).isin(pd.MultiIndex.from_frame(same)))
+    return are_in(table, evidence[evidence["identical"].eq(True)])
 
 
 def _predictions(table: pd.DataFrame) -> pd.DataFrame:

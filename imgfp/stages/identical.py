@@ -28,6 +28,13 @@ def identical_pairs(run: Run, library: Library) -> pd.DataFrame:
     )
 
 
+def are_identical(run: Run, library: Library, pairs: pd.DataFrame) -> np.ndarray:
+    """Which of these pairs (n rows query_id, reference_id) are two files of the same bytes: (n,) bool."""
+    queries = store.open_catalogue(run).digests_of(pairs["query_id"].tolist())
+    references = store.open_catalogue(library).digests_of(pairs["reference_id"].tolist())
+    return np.array(queries, object) == np.array(references, object)
+
+
 def put_first(candidates: pd.DataFrame, identical: pd.DataFrame) -> pd.DataFrame:
     """Candidates of whole queries with the references that are identical to theirs first, proposed or not.
 

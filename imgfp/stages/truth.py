@@ -41,7 +41,8 @@ def save_truth(run: Run, library: Library, path: str) -> pd.DataFrame | None:
         return None
     ids = {*file_ids(run)}, {*file_ids(library)}
     truth, notes = _resolved(store.project_path(path), *ids)
-    print("".join(f"{note}\n" for note in notes), end="")
+    for note in notes:
+        print(note)
     formats.write_truth(run.truth_csv, truth)
     return truth
 

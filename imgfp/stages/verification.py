@@ -20,11 +20,10 @@ from imgfp.datatypes import BRANCHES, Branch, table
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
 from imgfp.scoring.fusion import Model, calibrated, load_model, to_json
-from imgfp.scoring.metrics import are_in
 from imgfp.stages.certain import explained_queries
 from imgfp.stages.crops import box_of_each, read_crops
 from imgfp.stages.features import feature_settings, stored_features
-from imgfp.stages.identical import identical_pairs
+from imgfp.stages.identical import are_identical
 from imgfp.stages.inventory import thumbnails
 from imgfp.stages.search import read_candidates
 from imgfp.store import Collection, Library, Run
@@ -61,7 +60,7 @@ def verify_first(
     model = load_model(fusion_model)
     candidates = read_candidates(run, "local")
     many = candidates["score"] > vote_min_hits
-    many |= are_in(candidates, identical_pairs(run, library))
+    many |= are_identical(run, library, candidates)
     first = candidates[many] if certain_score < 1 else candidates.head(0)
     scoring = scoring_settings(library, match_ratio, pair_classifier)
     where: dict[str, Any] = {
@@ -221,7 +220,7 @@ def score_pairs(
     """
     classifier = load_classifier(pair_classifier)
     views, references = (_view_reader(side, frame_short_side_px, state) for side in (run, library))
-    same = identical_pairs(run, library)
+    same = pairs.loc[are_identical(run, library, pairs), ["query_id", "reference_id"]]
     identical = {*same.itertuples(index=False, name=None)}
     scored: list[dict[str, Any]] = []
     ids = sorted(set(pairs["query_id"]))

@@ -16,22 +16,13 @@ torch = pytest.importorskip("torch")
 if importlib.util.find_spec("ultralytics") is None:
     pytest.skip("ultralytics is not installed", allow_module_level=True)
 from safetensors.torch import save_file
-
-TINY = {
-    "nc": 2,
-    "backbone": [
-        [-1, 1, "Conv", [8, 3, 2]],
-        [-1, 1, "Conv", [8, 3, 4]],
-        [-1, 1, "C3k2", [8, False]],
-    ],
-    "head": [[[1, 2], 1, "Detect", ["nc"]]],
-}
+from tiny_detector import PLAN
 
 
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return ultralytics_models.build(TINY).eval()
+    return ultralytics_models.build(PLAN).eval()
 
 
 @pytest.mark.parametrize(
@@ -39,7 +30,7 @@ def network():
     [("Conv", "__import__('os').mkdir('touched')"), ("yaml", None), ("torch_safe_load", None)],
 )
 def test_a_plan_that_names_anything_but_layers_is_refused(layer, activation):
-    plan = {**TINY, "backbone": [[-1, 1, layer, [8]]]} | (
+    plan = {**PLAN, "backbone": [[-1, 1, layer, [8]]]} | (
         {"activation": activation} if activation else {}
     )
     with pytest.raises(ValueError, match="network plan refused"):

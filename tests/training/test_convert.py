@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
+from tiny_detector import PLAN
 from torch import nn
 
 from imgfp.__main__ import main
@@ -178,24 +179,13 @@ def test_a_pickle_with_code_runs_only_if_trusted_and_then_confined(tmp_path, cap
     assert touched.exists()
 
 
-TINY = {
-    "nc": 2,
-    "backbone": [
-        [-1, 1, "Conv", [8, 3, 2]],
-        [-1, 1, "Conv", [8, 3, 4]],
-        [-1, 1, "C3k2", [8, False]],
-    ],
-    "head": [[[1, 2], 1, "Detect", ["nc"]]],
-}
-
-
 @needs_ultralytics
 @pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
 def test_a_detector_of_ultralytics_gives_the_same_boxes(tmp_path, rng, suffix, capsys, monkeypatch):
     from imgfp.crops.ultralytics_models import build
 
     torch.manual_seed(0)
-    network = build(TINY).eval()
+    network = build(PLAN).eval()
     source, target = tmp_path / "own.pt", tmp_path / f"own{suffix}"
     torch.save({"model": network, "ema": None, "train_args": {"imgsz": 64}}, source)
     assert main(["convert", str(source), str(target)]) == 0
