@@ -76,6 +76,11 @@ TABLES: dict[str, dict[str, str]] = {
         "score": "float64",
         "query_area": "float32",
     },
+    # Two references that show the same picture, the second earlier in the library. `relation`: "identical" for files
+    # of the same bytes, "same picture" for one that was encoded, scaled or toned again.
+    "links": {"image_id": "str", "other_id": "str", "relation": "str"},
+    # A reference that has copies in its library. `group_id`: the first of them; `relation` to it, as of links.
+    "groups": {"image_id": "str", "group_id": "str", "relation": "str"},
     "predictions": {"query_id": "str", "reference_id": "str", "score": "float64"},
     "truth": {"query_id": "str", "reference_id": "str"},
 }

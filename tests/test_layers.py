@@ -83,7 +83,6 @@ ORDER = {
     "stages": [
         "certain",
         "inventory",
-        "truth",
         "crops",
         "features",
         "descriptors",
@@ -91,7 +90,9 @@ ORDER = {
         "index",
         "compaction",
         "search",
+        "truth",
         "verification",
+        "groups",
     ],
     "store": [
         "files",
@@ -105,6 +106,7 @@ ORDER = {
         "remote",
         "catalogue",
         "features",
+        "groups",
         "formats",
         "decisions",
     ],
@@ -130,6 +132,7 @@ ORDER = {
     "verify": [
         "correlation",
         "matching",
+        "differences",
         "view",
         "estimation",
         "refinement",

@@ -63,6 +63,8 @@ def build(
         _add_with_truth(facts, results, truth, target_precision, rounds, seed)
     else:
         _add_without_truth(facts, results)
+    if results.groups:
+        facts["tables"].append(_group_table(results.groups))
     facts["warning"] = _drift_warning(results)
     facts["rejects"] = _rejects(results)
     facts["settings"] = sorted((name, _text(value)) for name, value in results.params.items())
@@ -267,6 +269,25 @@ def _duplicate_table(duplicates: pd.DataFrame) -> dict:
         "rows": [
             [viz.label(one, 60), viz.label(other, 60), queries, viz.number(score)]
             for one, other, queries, score in duplicates[columns].head(20).itertuples(index=False)
+        ],
+    }
+
+
+def _group_table(groups: store.Groups) -> dict:
+    largest = groups.members.groupby("group_id", sort=False).agg(
+        references=("image_id", "size"),
+        identical=("relation", lambda relations: int((relations == "identical").sum())),
+        others=("image_id", lambda ids: ", ".join(viz.label(one, 40) for one in ids.iloc[1:6])),
+    )
+    shown = largest.sort_values("references", ascending=False, kind="stable").head(20)
+    return {
+        "title": "Copies in the library",
+        "note": f"{len(groups.members):,} references in {len(groups):,} groups show the same picture, and are answered "
+        "as one. Identical: the same file again; the others were encoded, scaled or toned again.",
+        "head": ["first reference", "references", "identical", "others"],
+        "rows": [
+            [viz.label(row.Index, 40), f"{row.references:,}", f"{row.identical:,}", row.others]
+            for row in shown.itertuples()
         ],
     }
 

@@ -96,6 +96,7 @@ def _pair(
         "evidence": evidence_in_words(
             results.best_evidence(query_id, reference_id),
             results.damaged(query_id, reference_id),
+            len(results.groups.others(reference_id)),
         ),
         "reviewed": decided.get((query_id, reference_id), "").replace("_", " "),
     }
@@ -139,10 +140,16 @@ def _other(row: _Row) -> str:
     return f"{relation} {viz.label(row.other_reference_id, 44)}"
 
 
-def evidence_in_words(evidence: pd.Series | None, damaged: Sequence[Side] = ()) -> str:
+def evidence_in_words(
+    evidence: pd.Series | None, damaged: Sequence[Side] = (), other_copies: int = 0
+) -> str:
     """A row of the evidence table as one line; None: the pair was not verified. damaged: of
-    `Results.damaged`."""
-    return "; ".join([_in_words(evidence), *(f"{side}: {DAMAGED}" for side in damaged)])
+    `Results.damaged`; other_copies: references that show the same picture as that of the pair."""
+    words = [_in_words(evidence), *(f"{side}: {DAMAGED}" for side in damaged)]
+    if other_copies:
+        show = "reference shows" if other_copies == 1 else "references show"
+        words.append(f"{other_copies:,} more {show} the same picture")
+    return "; ".join(words)
 
 
 def _in_words(evidence: pd.Series | None) -> str:

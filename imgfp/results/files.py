@@ -125,6 +125,11 @@ class Files:
         """The readable references, in a mapped file."""
         return store.open_catalogue(self.library)
 
+    @property
+    def groups(self) -> store.Groups:
+        """The references that show the same picture, by group."""
+        return store.open_groups(self.library)
+
     @cached_property
     def detections(self) -> pd.DataFrame:
         """Every box that the detector found, most confident first within its image."""

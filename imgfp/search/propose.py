@@ -8,7 +8,7 @@ that a score is fitted on the candidates that a run produces.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -28,8 +28,37 @@ DESCRIPTOR_VARIANTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 #: mirrored.
 DECISIVE_VOTES = 40
 
+#: Copies of one picture, in one library, beyond which its neighbours may be all of one group.
+MOST_COPIES = 64
+
 #: Results of `index.search`: squared_distances (q,k) float32, ids (q,k) int64.
 Neighbours = tuple[np.ndarray, np.ndarray]
+
+
+class Copies(Protocol):
+    """Groups of references that show the same picture: `store.groups.Groups`. `largest`: members of the largest."""
+
+    largest: int
+
+    def of_places(self, places: np.ndarray) -> np.ndarray:
+        """Place of the first member of the group that holds each place."""
+
+
+def searched_for(neighbours: int, copies: Copies | None) -> int:
+    """Neighbours to search for, so that `neighbours` remain where copies count as one picture."""
+    return neighbours + min(copies.largest - 1, MOST_COPIES) if copies else neighbours
+
+
+def one_of_each_group(found: Neighbours, neighbours: int, copies: Copies | None) -> Neighbours:
+    """The nearest of what a search for `searched_for` has found, where copies count as one picture."""
+    if copies is None:
+        return found
+    distances, ids = found
+    places = index.places_of(ids)
+    columns = voting.one_member_of_each_group(places, copies.of_places(places), neighbours)
+    absent = columns < 0
+    distances, ids = (np.take_along_axis(array, columns, 1) for array in (distances, ids))
+    return np.where(absent, np.float32(np.inf), distances), np.where(absent, -1, ids)
 
 
 def nearest_keypoints(
@@ -39,15 +68,20 @@ def nearest_keypoints(
     variants: Sequence[str],
     neighbours: int,
     nprobe: int,
+    copies: Copies | None = None,
 ) -> dict[str, Neighbours]:
-    """The reference keypoints nearest to each query keypoint, per variant of its descriptor (n,128) uint8.
+    """The reference keypoints nearest to each query keypoint, per variant of its descriptor (n,128) uint8; as many
+    as `one_of_each_group` needs.
 
     variants: keys of DESCRIPTOR_VARIANTS; neighbours: reference keypoints per query keypoint; nprobe: lists
     visited.
     """
     return {
         variant: index.search(
-            searched, DESCRIPTOR_VARIANTS[variant](descriptors), neighbours, nprobe
+            searched,
+            DESCRIPTOR_VARIANTS[variant](descriptors),
+            searched_for(neighbours, copies),
+            nprobe,
         )
         for variant in variants
     }
@@ -62,6 +96,7 @@ def nearest_of_each(
     nprobe: int,
     rule: str,
     ratio: float,
+    copies: Copies | None = None,
 ) -> list[dict[str, Neighbours]]:
     """`nearest_keypoints` of several queries or crops, each its keypoints and descriptors, without the variants that
     `by_votes` would not count. They are searched together, which costs a third less."""
@@ -71,16 +106,15 @@ def nearest_of_each(
         descriptors = DESCRIPTOR_VARIANTS[variant](
             np.concatenate([queries[at][1] for at in pending])
         )
-        distances, ids = index.search(searched, descriptors, neighbours, nprobe)
+        nearest = index.search(searched, descriptors, searched_for(neighbours, copies), nprobe)
+        distances, ids = one_of_each_group(nearest, neighbours, copies)
         ends = np.cumsum([len(queries[at][1]) for at in pending])[:-1]
-        for at, *nearest in zip(
-            pending, np.split(distances, ends), np.split(ids, ends), strict=True
-        ):
-            found[at][variant] = nearest[0], nearest[1]
+        for at, *own in zip(pending, np.split(distances, ends), np.split(ids, ends), strict=True):
+            found[at][variant] = own[0], own[1]
         pending = [
             at
             for at in pending
-            if not _decides(_vote(found[at][variant], queries[at][0], rule, ratio), rule)
+            if not _decides(_vote(found[at][variant], queries[at][0], rule, ratio, copies), rule)
         ]
         if not pending:
             break
@@ -97,21 +131,26 @@ def from_keypoints(
     nprobe: int,
     rule: str,
     ratio: float,
+    copies: Copies | None = None,
     **rules: Any,
 ) -> pd.DataFrame:
     """The references that the keypoints of one query (or crop) vote for: `by_votes` of `nearest_of_each`."""
-    counted: dict[str, Any] = {"rule": rule, "ratio": ratio}
+    counted: dict[str, Any] = {"rule": rule, "ratio": ratio, "copies": copies}
     asked: dict[str, Any] = {"variants": variants, "neighbours": neighbours, "nprobe": nprobe}
     (found,) = nearest_of_each(searched, [(keypoints, descriptors)], **asked, **counted)
     return by_votes(found, keypoints, **counted, **rules)
 
 
-def _vote(nearest: Neighbours, keypoints: np.ndarray, rule: str, ratio: float) -> voting.Votes:
+def _vote(
+    nearest: Neighbours, keypoints: np.ndarray, rule: str, ratio: float, copies: Copies | None
+) -> voting.Votes:
     distances, ids = nearest
+    places = index.places_of(ids)
+    groups = copies.of_places(places) if copies else None
     if rule != "robust":
-        return voting.vote(index.places_of(ids), distances)
+        return voting.vote(places, distances, group_rows=groups)
     cells = voting.cells(keypoints)
-    return voting.vote(index.places_of(ids), distances, ratio=ratio, hit_ids=ids, cells=cells)
+    return voting.vote(places, distances, ratio=ratio, hit_ids=ids, cells=cells, group_rows=groups)
 
 
 def _decides(votes: voting.Votes, rule: str) -> bool:
@@ -127,6 +166,7 @@ def by_votes(
     candidates: int,
     rule: str,
     ratio: float,
+    copies: Copies | None = None,
     **acceptance: Any,
 ) -> pd.DataFrame:
     """The references that the keypoints of one query (or crop) vote for, best first.
@@ -134,7 +174,7 @@ def by_votes(
     found: of `nearest_keypoints` for the keypoints (n,>=2) of the query; each variant votes on its own, by the rule
     "robust" until the first reference of one has DECISIVE_VOTES, and twice as many as the second; candidates:
     references kept, each with its best variant; rule: "seed" counts every hit, "robust" counts one hit per place
-    and reference keypoint and applies `ratio` (see `voting.vote`); acceptance: min_hits, min_hits_single,
+    and reference keypoint and applies `ratio` (see `voting.vote`); copies: groups that vote as one picture; acceptance: min_hits, min_hits_single,
     max_mean_squared_distance of `voting.accept_seed`.
 
     Returns reference_row int64 (a place, see `index.places_of`), score float32 (votes, higher is more alike),
@@ -143,7 +183,7 @@ def by_votes(
     """
     places, counts, distances_of, mirrored, accepted = ([np.empty(0)] for _ in range(5))
     for variant, nearest in found.items() if len(keypoints) else ():
-        votes = _vote(nearest, keypoints, rule, ratio)
+        votes = _vote(nearest, keypoints, rule, ratio, copies)
         first = np.arange(min(len(votes.votes), candidates))
         places.append(votes.reference_row[first])
         counts.append(votes.votes[first])
@@ -205,6 +245,7 @@ def by_similarity(
     candidates: int,
     normalise_neighbours: int,
     background: np.ndarray | None = None,
+    copies: Copies | None = None,
 ) -> pd.DataFrame:
     """The references most similar to each query, over all vectors of the query; per query, best first.
 
@@ -212,7 +253,8 @@ def by_similarity(
     queries (n,): the query that each vector belongs to; candidates: references kept per query.
     normalise_neighbours: subtract from every cosine the mean cosine of the vector to this many nearest background
     vectors; 0 is off. background (b,d): None takes the references themselves and leaves out the nearest, which
-    may be the source of the query.
+    may be the source of the query. copies: groups that count as one picture, named by their first member; found
+    then holds as many as `searched_for`.
 
     Returns query_id (sorted), vector_row (of `vectors`, the one with the best score), reference_row (a place,
     see `index.places_of`), rank, score (normalised cosine, higher is more alike) and mean_squared_distance of
@@ -221,7 +263,13 @@ def by_similarity(
     if not len(vectors):
         columns = ["query_id", "vector_row", "reference_row", "rank"]
         return pd.DataFrame(columns=[*columns, "score", "mean_squared_distance"])
-    distances, ids = found
+    count = neighbours_of_vectors(candidates, normalise_neighbours, background is None)
+    distances, ids = one_of_each_group(found, count, copies)
+    if copies:
+        first = copies.of_places(index.places_of(ids))
+        ids = np.where(
+            ids < 0, -1, index.ids_of(first.ravel(), np.ones(ids.size)).reshape(ids.shape)
+        )
     cosine = 1 - distances / 2
     means = np.zeros(len(cosine), np.float32)
     if normalise_neighbours and background is not None:

@@ -20,8 +20,8 @@ CELL_PX = 8
 class Votes:
     """Votes for reference images, most first, then least distance, then lowest row.
 
-    reference_row (n,) int64; votes (n,) int64, higher is more alike; mean_squared_distance (n,) float64 of the
-    hits that voted.
+    reference_row (n,) int64, of a group of copies the member that was hit most; votes (n,) int64, of the whole group,
+    higher is more alike; mean_squared_distance (n,) float64 of the hits that voted.
     """
 
     reference_row: np.ndarray
@@ -37,6 +37,7 @@ def vote(
     max_squared_distance: float = 0.0,
     hit_ids: np.ndarray | None = None,
     cells: np.ndarray | None = None,
+    group_rows: np.ndarray | None = None,
 ) -> Votes:
     """Votes of the keypoints of one query for reference images.
 
@@ -51,6 +52,8 @@ def vote(
     hit_ids (q,k): number of the reference keypoint hit; each counts only its nearest voter, so that one
         reference keypoint cannot collect the votes of a whole page. None: off.
     cells (q,) int64: the cell of each query keypoint; a cell has one vote per image. None: off.
+    group_rows (q,k) int64: what names the group of copies of each neighbour's image; a group votes as one image,
+        see `one_member_of_each_group`. None: every image is one by itself.
 
     Equal distances are resolved by the order of keypoints and neighbours.
     """
@@ -60,17 +63,37 @@ def vote(
             f"expected image_rows and squared_distances of one shape (q,k), got {image_rows.shape} "
             f"and {squared_distances.shape}"
         )
+    groups = image_rows if group_rows is None else np.asarray(group_rows)
     allowed = (image_rows >= 0) & np.isfinite(squared_distances)
     if ratio > 1:
         allowed &= squared_distances * ratio < squared_distances[:, -1:]
     if max_squared_distance:
         allowed &= squared_distances < max_squared_distance
     keypoint = np.nonzero(allowed)[0]
-    rows, distances = image_rows[allowed], squared_distances[allowed]
+    rows, distances = groups[allowed], squared_distances[allowed]
     kept = _nearest_of_each(keypoint if cells is None else cells[keypoint], rows, distances)
     if hit_ids is not None:
         kept = kept[_nearest_of_each(hit_ids[allowed][kept], rows[kept], distances[kept])]
-    return _count(rows[kept], distances[kept])
+    return _count(rows[kept], distances[kept], image_rows[allowed][kept])
+
+
+def one_member_of_each_group(
+    image_rows: np.ndarray, group_rows: np.ndarray, count: int
+) -> np.ndarray:
+    """Which neighbours of each keypoint remain where copies count as one picture: columns (q,count) int64, nearest
+    first, -1 where there are fewer.
+
+    image_rows, group_rows (q,k) int64: image of each neighbour, nearest first, -1: none, and what names its group.
+    Of a group only the nearest image remains, with all its neighbours, so that the last of `count` neighbours is as
+    far as it would be without the copies.
+    """
+    kept = image_rows >= 0
+    every = np.arange(len(image_rows))
+    for column in range(1, image_rows.shape[1]):
+        first = (group_rows == group_rows[:, column, None]).argmax(axis=1)
+        kept[:, column] &= image_rows[every, first] == image_rows[:, column]
+    columns = np.argsort(~kept, axis=1, kind="stable")[:, :count]
+    return np.where(np.take_along_axis(kept, columns, 1), columns, -1)
 
 
 def cells(keypoints: np.ndarray) -> np.ndarray:
@@ -112,8 +135,12 @@ def _nearest_of_each(first: np.ndarray, second: np.ndarray, distances: np.ndarra
     return np.sort(order[starts])
 
 
-def _count(rows: np.ndarray, distances: np.ndarray) -> Votes:
-    references, at, votes = np.unique(rows, return_inverse=True, return_counts=True)
-    means = np.bincount(at, distances, len(references)) / np.maximum(votes, 1)
+def _count(groups: np.ndarray, distances: np.ndarray, rows: np.ndarray) -> Votes:
+    names, at, votes = np.unique(groups, return_inverse=True, return_counts=True)
+    means = np.bincount(at, distances, len(names)) / np.maximum(votes, 1)
+    members, hits = np.unique(np.stack([at, rows]), axis=1, return_counts=True)
+    # Of each group the member with most hits, then the lowest.
+    best = np.lexsort((members[1], -hits, members[0]))
+    references = members[1][best][np.unique(members[0][best], return_index=True)[1]]
     order = np.lexsort((references, means, -votes))
     return Votes(references[order].astype(np.int64), votes[order].astype(np.int64), means[order])

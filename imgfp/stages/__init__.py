@@ -9,6 +9,7 @@ readers of the tables that the stage writes.
 from imgfp.stages.crops import choose_crops, detect_crops
 from imgfp.stages.descriptors import describe_queries, describe_references
 from imgfp.stages.features import extract_crop_features, extract_local_features
+from imgfp.stages.groups import group_copies, name_copies
 from imgfp.stages.index import build_index
 from imgfp.stages.inventory import list_images
 from imgfp.stages.search import crop_search, global_search, local_search
@@ -26,8 +27,10 @@ __all__ = [
     "extract_crop_features",
     "extract_local_features",
     "global_search",
+    "group_copies",
     "list_images",
     "local_search",
+    "name_copies",
     "save_truth",
     "verify_first",
     "verify_pairs",

@@ -88,6 +88,7 @@ def nearest_keypoints(
         variants=variants,
         neighbours=neighbours,
         nprobe=nprobe,
+        copies=copies_of(library),
     )
 
 
@@ -117,7 +118,8 @@ def search_local(
     check_choice("vote_rule", rule)
     check_choice("descriptor_variants", variants)
     asked: dict[str, Any] = {"variants": variants, "neighbours": neighbours, "nprobe": nprobe}
-    counted: dict[str, Any] = {"rule": rule, "ratio": ratio}
+    copies = copies_of(library)
+    counted: dict[str, Any] = {"rule": rule, "ratio": ratio, "copies": copies}
     record = store.load(features)
     query_of = query_of_each_view(run, features.stem)
     # Others are masked.
@@ -126,6 +128,7 @@ def search_local(
     spans = [slice(*record.offsets[row : row + 2]) for row in rows]
     if pieces:
         found = {v: index.merge_results([piece[v] for piece in pieces]) for v in variants}
+        found = {v: propose.one_of_each_group(f, neighbours, copies) for v, f in found.items()}
         each = [{v: (d[span], i[span]) for v, (d, i) in found.items()} for span in spans]
     else:
         searched = open_index(library, "local", (), gpu or device).index
@@ -137,14 +140,16 @@ def search_local(
     ]
     identical = identical_pairs(run, library) if branch == "local" else no_candidates()
     identical = identical[identical["query_id"].isin(query_of.values())]
+    groups = store.open_groups(library)
     if not tables:
-        return ShardResult(put_first(no_candidates(), identical))
+        return ShardResult(_grouped(put_first(no_candidates(), identical), groups))
     counts = [len(votes) for votes in tables]
     named = _named(pd.concat(tables, ignore_index=True), open_owners(library, "local"))
     named["rank"] = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
     named.insert(0, "view_id", np.repeat(np.array(views, object), counts))
     named.insert(0, "query_id", np.repeat([query_of[view_id] for view_id in views], counts))
-    return ShardResult(put_first(table("candidates", named.assign(branch=branch)), identical))
+    candidates = put_first(table("candidates", named.assign(branch=branch)), identical)
+    return ShardResult(_grouped(candidates, groups))
 
 
 def votes_of(
@@ -169,7 +174,13 @@ def votes_of(
         keypoints, descriptors = lookup.of(view_id)
     searched = open_index(library, "local").index
     votes = propose.from_keypoints(
-        searched, keypoints, descriptors, rule=rule, variants=variants, **settings
+        searched,
+        keypoints,
+        descriptors,
+        rule=rule,
+        variants=variants,
+        copies=copies_of(library),
+        **settings,
     )
     return _named(votes, open_owners(library, "local"))
 
@@ -216,6 +227,7 @@ def nearest_vectors(
     """The reference vectors nearest to every vector of a shard, in some parts of the index or in all; device
     and gpu as in `nearest_keypoints`."""
     count = propose.neighbours_of_vectors(candidates, normalise_neighbours, not background)
+    count = propose.searched_for(count, copies_of(library))
     searched = open_index(library, "global", parts, gpu or device).index
     return index.search(searched, store.load(features).vectors, count, nprobe)
 
@@ -257,13 +269,14 @@ def search_global(
         described.vectors[kept],
         [query_of[view] for view in views],
         background=_background(background).vectors if background else None,
+        copies=copies_of(library),
         **rules,
     )
     found["view_id"] = np.array(views, object)[found.pop("vector_row")]
     owners = open_owners(library, "global")
     found["reference_id"] = owners.image_ids(found.pop("reference_row").to_numpy())
     found = found.assign(branch="global", mirrored=False, accepted=found["rank"] == 0)
-    return ShardResult(table("candidates", found))
+    return ShardResult(_grouped(table("candidates", found), store.open_groups(library)))
 
 
 @lru_cache(maxsize=1)
@@ -274,18 +287,38 @@ def _background(path: str) -> Descriptors:
 # ----------------------------------------------------------------------------------------- shared
 
 
+def copies_of(library: Library) -> store.Groups | None:
+    """The groups of references that show the same picture; None where there are none."""
+    return store.open_groups(library) or None
+
+
+def _grouped(candidates: pd.DataFrame, groups: store.Groups) -> pd.DataFrame:
+    return candidates.assign(group_id=groups.of_ids(candidates["reference_id"]))
+
+
 def read_candidates(run: Run, *branches: Branch) -> pd.DataFrame:
     """The candidates of these branches, by default of all in the order local, crop, global; no rows
-    where no branch has proposed anything."""
+    where no branch has proposed anything. `group_id` names the group of a reference, its own id where it has no
+    copies; for one query all branches name the member that the first of them has proposed."""
     folders = [run.candidates(branch) for branch in branches or BRANCHES]
     parts = [store.load(path) for folder in folders for path in store.shards(folder, ".parquet")]
     filled = [part for part in parts if len(part)]
-    return table("candidates", pd.concat(filled)) if filled else no_candidates()
+    return _one_member_each(table("candidates", pd.concat(filled))) if filled else no_candidates()
+
+
+def _one_member_each(candidates: pd.DataFrame) -> pd.DataFrame:
+    if "group_id" not in candidates:  # an older version wrote them
+        return candidates.assign(group_id=candidates["reference_id"])
+    member = candidates.groupby(["query_id", "group_id"], sort=False)["reference_id"]
+    named = candidates.assign(reference_id=member.transform("first").astype("str"))
+    return named.drop_duplicates(["view_id", "reference_id", "branch"], ignore_index=True)
 
 
 def no_candidates() -> pd.DataFrame:
     """A table of candidates without rows."""
-    return table("candidates").assign(view_id=pd.Series(dtype="str"))
+    return table("candidates").assign(
+        **dict.fromkeys(["view_id", "group_id"], pd.Series(dtype="str"))
+    )
 
 
 #: The index that each branch searches.
@@ -301,7 +334,8 @@ def search_tasks(run: Run, library: Library, branch: Branch, cluster: str = "loc
         "global": run.descriptors,
     }
     searched, kind = sources[branch], _INDEX[branch]
-    indexed = index_inputs(library, kind)
+    indexed = [*index_inputs(library, kind)]
+    indexed += [store.describe(library.groups)["sha256"]] if copies_of(library) else []
     shares = part_shares(library, kind, machines(cluster))
     pieces = tuple(Piece({"parts": parts}, home) for home, parts in enumerate(shares))
     return [

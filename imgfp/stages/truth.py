@@ -12,6 +12,7 @@ import pandas as pd
 from imgfp import store
 from imgfp.scoring.truth import resolve
 from imgfp.stages.inventory import file_ids, list_files
+from imgfp.stages.search import read_candidates
 from imgfp.store import Library, Run, formats
 
 
@@ -34,8 +35,8 @@ def check_truth(values: Mapping[str, Any], run: Run, library: Library) -> list[s
 
 def save_truth(run: Run, library: Library, path: str) -> pd.DataFrame | None:
     """Resolve a truth file by the ids of a run and its library, keep it in the run folder, print what was left
-    out, and return it: query_id, reference_id. "": the run has none. Raises ValueError naming a file that cannot
-    be used."""
+    out, and return it: query_id, reference_id. A group of copies counts as one picture, in the name that the run gives
+    it. "": the run has none. Raises ValueError naming a file that cannot be used."""
     if not path:
         store.remove(run.truth_csv)
         return None
@@ -43,6 +44,7 @@ def save_truth(run: Run, library: Library, path: str) -> pd.DataFrame | None:
     truth, notes = _resolved(store.project_path(path), *ids)
     for note in notes:
         print(note)
+    truth = _as_answered(truth, run, library)
     formats.write_truth(run.truth_csv, truth)
     return truth
 
@@ -54,3 +56,16 @@ def _resolved(path: Path, *ids: set[str]) -> tuple[pd.DataFrame, list[str]]:
     except ValueError as error:
         raise ValueError(f"{store.show(path)}: {error}") from None
     return truth, [f"{store.show(path)}: {note}" for note in notes]
+
+
+def _as_answered(truth: pd.DataFrame, run: Run, library: Library) -> pd.DataFrame:
+    """The truth with each reference in the name of its group of copies that the run has proposed for the query."""
+    groups = store.open_groups(library)
+    if not groups:
+        return truth
+    grouped = truth.assign(group_id=groups.of_ids(truth["reference_id"]))
+    grouped = grouped.drop_duplicates(["query_id", "group_id"])
+    named = read_candidates(run)[["query_id", "group_id", "reference_id"]].drop_duplicates()
+    names = grouped.merge(named, "left", ["query_id", "group_id"], suffixes=("", "_proposed"))
+    answered = names["reference_id_proposed"].fillna(names["reference_id"])
+    return names.assign(reference_id=answered)[list(truth)]

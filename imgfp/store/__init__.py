@@ -46,6 +46,7 @@ from imgfp.store.files import (
     write_sealed,
     write_sheet,
 )
+from imgfp.store.groups import Groups, open_groups
 from imgfp.store.integrity import Damage, find_damage, repair
 from imgfp.store.layout import Collection, IndexFolder, IndexKind, Library, Run
 from imgfp.store.locks import is_locked, lock, temporary_folder
@@ -68,6 +69,7 @@ __all__ = [
     "Collection",
     "Damage",
     "FeatureLookup",
+    "Groups",
     "IndexFolder",
     "IndexKind",
     "Library",
@@ -98,6 +100,7 @@ __all__ = [
     "make_folder",
     "mend_state",
     "open_catalogue",
+    "open_groups",
     "open_h5",
     "open_sides",
     "origin",

@@ -225,9 +225,8 @@ def write_truth(path: Path, truth: pd.DataFrame) -> None:
 
 
 def write_predictions(path: Path, predictions: pd.DataFrame) -> None:
-    """Write a `predictions` table as CSV."""
-    columns = ["query_id", "reference_id", "score"]
-    store.write_sheet(path, table("predictions", predictions)[columns])
+    """Write a `predictions` table as CSV, with what columns it has besides."""
+    store.write_sheet(path, table("predictions", predictions))
 
 
 def _csv_rows(path: str | Path, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:

@@ -132,6 +132,16 @@ class Library(Collection):
         return IndexFolder(self.root / "index" / kind)
 
     @property
+    def links(self) -> Path:
+        """Shards of pairs of references that show the same picture."""
+        return self.root / "groups"
+
+    @property
+    def groups(self) -> Path:
+        """The references that have copies in the library, by group."""
+        return self.root / "groups/groups.parquet"
+
+    @property
     def plan_json(self) -> Path:
         """What a sample of the images cost, and the plan that was made of it."""
         return self.root / "plan.json"

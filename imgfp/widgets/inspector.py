@@ -268,7 +268,8 @@ class MatchInspector(ipw.VBox):
 
     def _explain(self, key: tuple[str, str]) -> None:
         evidence, pairs = self._evidence, self._results.pairs
-        text = f"Evidence: {evidence_in_words(evidence, self._results.damaged(*key))}."
+        copies = len(self._results.groups.others(key[1]))
+        text = f"Evidence: {evidence_in_words(evidence, self._results.damaged(*key), copies)}."
         rows = pairs[(pairs["query_id"] == key[0]) & (pairs["reference_id"] == key[1])]
         if len(rows):
             row = rows.iloc[0]

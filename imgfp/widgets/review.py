@@ -201,7 +201,8 @@ class ReviewQueue(ipw.VBox):
         score = self._score.get(self.current)
         text = "" if score is None else f"Score {viz.number(score)}. Evidence: "
         evidence = results.best_evidence(query_id, reference_id)
-        text += evidence_in_words(evidence, results.damaged(query_id, reference_id))
+        copies = len(results.groups.others(reference_id))
+        text += evidence_in_words(evidence, results.damaged(query_id, reference_id), copies)
         self.summary.value = sentence(f"{text}.", strong=True)
 
     def _picture(self, side: Side, image_id: str, outline: np.ndarray | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imgfp.search.voting import Votes, accept_seed, vote
+from imgfp.search.voting import Votes, accept_seed, one_member_of_each_group, vote
 
 
 def hits(*rows):
@@ -99,3 +99,17 @@ def test_each_condition_is_a_parameter():
     assert accept_seed(three, min_hits=2)
     assert accept_seed(votes_table((1, 5, 10.0)), min_hits_single=4)
     assert not accept_seed(votes_table((1, 9, 10.0), (2, 1, 1.0)), max_mean_squared_distance=10.0)
+
+
+def test_copies_of_one_picture_count_as_one_neighbour():
+    image_rows = np.array([[7, 8, 7, 3, 9], [3, 3, 7, 8, -1], [7, 8, 9, -1, -1]])
+    groups = np.array([[7, 7, 7, 3, 7], [3, 3, 7, 7, -1], [7, 7, 7, -1, -1]])
+    columns = one_member_of_each_group(image_rows, groups, 3)
+    assert columns.tolist() == [[0, 2, 3], [0, 1, 2], [0, -1, -1]]
+
+
+def test_a_group_votes_as_one_image_for_its_member_with_most_hits():
+    image_rows = np.array([[7, 3], [8, 3], [8, 3], [9, 2]])
+    groups = np.array([[7, 3], [7, 3], [7, 3], [7, 2]])
+    found = vote(image_rows, np.array([[10.0, 20.0]] * 4), group_rows=groups)
+    assert found.reference_row.tolist() == [8, 3, 2] and found.votes.tolist() == [4, 3, 1]

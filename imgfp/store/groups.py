@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Which references of a library show the same picture, by id and by place."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from imgfp.datatypes import table
+from imgfp.store.artefacts import describe, load
+from imgfp.store.catalogue import Catalogue, open_catalogue
+from imgfp.store.layout import Library
+
+
+class Groups:
+    """Groups of at least two references each. A group is named after one of its members.
+
+    members: image_id, group_id, relation (`groups` table); places (m,) int64, ascending, and group_places (m,) of
+    the members in the library, see `catalogue.place_of`.
+    """
+
+    def __init__(self, members: pd.DataFrame, catalogue: Catalogue) -> None:
+        # Some may have left the library since.
+        rows = catalogue.rows_of(members["image_id"].tolist())
+        known = members.assign(place=catalogue.places[rows])[rows >= 0].sort_values("place")
+        known = known[known.duplicated("group_id", keep=False)]
+        known["group_place"] = known.groupby("group_id")["place"].transform("min")
+        self.members = known[["image_id", "group_id", "relation"]].reset_index(drop=True)
+        self.places, self._group_places = known["place"].to_numpy(), known["group_place"].to_numpy()
+        self.largest = int(known["group_id"].value_counts().max()) if len(known) else 1
+        self._group_of = dict(zip(known["image_id"], known["group_id"], strict=True))
+        self._members = known.groupby("group_id")["image_id"].agg(list).to_dict()
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def of_places(self, places: np.ndarray) -> np.ndarray:
+        """Place of the first member of the group that holds each place; the place itself where none does."""
+        places = np.asarray(places)
+        if not len(self.places):
+            return places
+        at = np.minimum(np.searchsorted(self.places, places), len(self.places) - 1)
+        return np.where(self.places[at] == places, self._group_places[at], places)
+
+    def of_ids(self, ids: pd.Series) -> pd.Series:
+        """Name of the group of each image; its own id where it is in none."""
+        return ids.map(self._group_of).fillna(ids)
+
+    def others(self, image_id: str) -> list[str]:
+        """The other members of an image's group, in the order of the library."""
+        members = self._members.get(self._group_of.get(image_id, ""), [])
+        return [other for other in members if other != image_id]
+
+
+def open_groups(library: Library) -> Groups:
+    """The groups of a library, opened once while it does not change; none before notebook 03."""
+    catalogue = library.catalogue
+    return _opened(
+        library, *(describe(p)["sha256"] if p.exists() else "" for p in (library.groups, catalogue))
+    )
+
+
+@lru_cache(maxsize=4)
+def _opened(library: Library, *digests: str) -> Groups:
+    members = load(library.groups) if library.groups.exists() else table("groups")
+    return Groups(members, open_catalogue(library))
