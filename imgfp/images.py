@@ -136,6 +136,8 @@ def _open(path: str) -> int:
 def _why_closed(folder: str) -> str:
     if os.path.basename(folder).startswith("."):
         kind = "is a folder whose name begins with a dot, which is not entered"
+    elif urls.is_url(folder) and (reason := urls.obstacle(folder)):
+        return reason
     elif not urls.is_url(folder) and not os.path.islink(folder):
         return "is a folder that may not be listed; change its permissions"
     else:

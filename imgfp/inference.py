@@ -26,6 +26,10 @@ from imgfp.confinement import Bounds, ConfinedError, Handler, Process
 if TYPE_CHECKING:
     import onnxruntime
 
+# Before it is imported: it would report the models that are run to its makers, keep a mark of the machine in ~/.cache,
+# and leave a file in the folder for temporary ones.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 #: Folder of the weights that ship with the package.
 SHIPPED = Path(__file__).parent / "weights"
 #: What onnxruntime calls a GPU.

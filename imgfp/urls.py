@@ -130,7 +130,7 @@ def check_source(url: str) -> None:
 
 def find(url: str) -> list[Listed]:
     """Every object below a folder, by name, and, with a slash at the end of the name, every folder that is not
-    entered: one whose name begins with a dot, or a link.
+    entered: one whose name begins with a dot, a link, or one that cannot be listed (`obstacle` tells why).
 
     Raises UrlError where there is no such folder, or it cannot be listed.
     """
@@ -139,16 +139,16 @@ def find(url: str) -> list[Listed]:
     if is_file(url):
         raise UrlError(url, "is a file; give a folder, or a manifest (CSV: image_id,path)")
 
-    def listing() -> dict[str, dict]:
-        fs.invalidate_cache()  # a listing of this process may be older than the objects
-        try:
-            return fs.find(root, detail=True)
-        finally:
-            fs.invalidate_cache()
-
+    fs.invalidate_cache()  # a listing of this process may be older than the objects
+    try:
+        listed, unlisted = _listed(fs, root)
+    except Exception as error:
+        raise _error(url, error) from None
+    finally:
+        fs.invalidate_cache()
     base, above = url.rstrip("/"), root.rstrip("/") + "/"
-    found, closed = [], set()
-    for full, info in sorted(_calling(url, listing).items()):
+    found, closed = [], {f"{full.removeprefix(above)}/" for full in unlisted}
+    for full, info in sorted(listed.items()):
         name = full.removeprefix(above)
         if name == full or not name or name.endswith("/"):
             continue  # what stands for the folder itself in a store that has none
@@ -161,6 +161,18 @@ def find(url: str) -> list[Listed]:
             found.append(Listed(name, f"{base}/{name}", size, mark))
     found += [Listed(name, f"{base}/{name}", 0, 0) for name in closed]
     return sorted(found, key=attrgetter("name"))
+
+
+def obstacle(url: str) -> str:
+    """Why a folder cannot be listed; blank for a link to one."""
+    fs, name = _open(url)
+    try:
+        if _info(fs, name).get("islink"):
+            return ""
+        fs.ls(name)
+    except Exception as error:
+        return _error(url, error).reason
+    return f"{_UNREACHED}: it could not be listed when its source was; run again"
 
 
 def states(urls: Iterable[str]) -> list[tuple[int, int]]:
@@ -304,6 +316,37 @@ def _open(url: str) -> tuple[Any, str]:
     except Exception as error:
         text = str(error) or type(error).__name__
         raise UrlError(url, f"{protocol}:// cannot be used: {text}") from None
+
+
+def _listed(fs: Any, root: str) -> tuple[dict[str, dict], list[str]]:
+    """Every object below a folder by its full name, and the folders that are not entered: those whose name begins with
+    a dot, and those that cannot be listed, which fsspec's own walk leaves out without a word."""
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    if type(fs).find is not AbstractFileSystem.find or (
+        isinstance(fs, AsyncFileSystem) and type(fs)._find is not AsyncFileSystem._find
+    ):
+        return _trying(lambda: fs.find(root, detail=True)), []  # it lists all folders at once
+    found: dict[str, dict] = {}
+    closed, folders = [], [root]
+    for folder in folders:
+        try:
+            entries = _trying(partial(fs.ls, folder, detail=True))
+        except Exception:
+            if folder == folders[0]:
+                raise
+            closed.append(folder)
+            continue
+        for info in entries:
+            name = info["name"].rstrip("/")
+            if info["type"] != "directory":
+                found[info["name"]] = info
+            elif name.rpartition("/")[2].startswith("."):
+                closed.append(name)
+            elif name != folder.rstrip("/"):
+                folders.append(name)
+    return found, closed
 
 
 def _refuse_web(url: str) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
 import sys
 import warnings
 
@@ -28,6 +30,15 @@ def test_shipped_weights_are_there_and_run_on_one_thread():
     assert session.get_providers() == ["CPUExecutionProvider"]
     options = session.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+
+
+def test_nothing_is_reported_or_left_behind(tmp_path):
+    """onnxruntime keeps files where it reports what it runs, except under continuous integration."""
+    code = "from imgfp.inference import *; print(onnx_session(SHIPPED / 'box_scorer.onnx'))"
+    places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(tmp_path))
+    inherited = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    subprocess.run([sys.executable, "-c", code], env=inherited | places, check=True)
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_a_damaged_model_is_named(tmp_path):

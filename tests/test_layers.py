@@ -101,6 +101,7 @@ ORDER = {
         "locks",
         "provenance",
         "artefacts",
+        "decisions",
         "integrity",
         "snapshots",
         "remote",
@@ -108,7 +109,6 @@ ORDER = {
         "features",
         "groups",
         "formats",
-        "decisions",
     ],
     "training": [
         "onnx_export",

@@ -28,7 +28,7 @@ def test_killed_workers_change_no_byte_and_leave_nothing(tmp_path, monkeypatch):
     assert undisturbed.start().wait() == 0, undisturbed.said()
     wanted = torture_kills.results_of(undisturbed.folder)
     assert len(wanted) > 5
-    assert torture_kills.trial(tmp_path, "killed", "worker", 1, wanted, "01-02") == []
+    assert torture_kills.trial(tmp_path, "killed", 1, wanted, ["worker"], "01-02") == []
 
 
 def test_damage_that_verify_does_not_see_is_told(tmp_path, monkeypatch):

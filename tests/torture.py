@@ -110,7 +110,7 @@ def main() -> int:
     )
     parser.add_argument("--times", type=int, default=3, help="damages per file, kills per 10")
     parser.add_argument(
-        "--runs", type=int, default=0, help="runs disturbed by kills, of each kind of process"
+        "--runs", type=int, default=0, help="runs disturbed by `times` kills in each stage"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

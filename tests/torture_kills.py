@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Kills of every kind of process of a run, at random moments of every stage: part of `make torture`.
 
-A killed worker or decoder must not be noticed; after a killed kernel, scheduler or whole run the same command must go
-on. The bytes of the results are those of an undisturbed run, the names of the pictures are hostile.
+A killed worker or decoder must not be noticed; after a killed kernel, process of the run or whole run the same command
+must go on. The bytes of the results are those of an undisturbed run, the names of the pictures are hostile.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 #: What is killed. The scheduler and its nannies live in the process of the run; "run" kills that process alone, "all"
 #: every process at once.
 KINDS = ("worker", "decoder", "kernel", "run", "all")
+#: Kinds whose death must not end a run, and no kill at all.
+UNNOTICED = ("", "worker", "decoder")
 #: Part of the command line of each kind of process that a run starts.
 _COMMANDS = {
     "worker": "multiprocessing.spawn",
@@ -51,12 +54,17 @@ HOSTILE_NAMES = (
 
 @dataclass
 class Trials:
-    """What became of the kills: their number by stage, and failures, one line each."""
+    """What became of the kills: their kinds by stage, and failures, one line each."""
 
-    kills: dict[str, int] = field(default_factory=dict)
+    kills: dict[str, list[str]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     restarts: int = 0
     seconds: float = 0
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kind of each kill."""
+        return [kind for kinds in self.kills.values() for kind in kinds]
 
 
 def make_corpus(folder: Path, size: int) -> None:
@@ -151,7 +159,7 @@ class DisturbedRun:
 def kill(process: psutil.Popen, kind: str, rng: random.Random) -> bool:
     """Kill a process of a kind; False where there is none now."""
     with suppress(psutil.NoSuchProcess):
-        below = process.children(recursive=True)
+        below = _below(process)
         if kind in _COMMANDS:
             below = [child for child in below if _COMMANDS[kind] in " ".join(_words(child))]
             if not below:
@@ -168,41 +176,58 @@ def kill(process: psutil.Popen, kind: str, rng: random.Random) -> bool:
 
 
 def disturb(
-    run: DisturbedRun, kind: str, times: int, rng: random.Random, longest_s: float = 900
+    run: DisturbedRun,
+    kinds: Sequence[str],
+    times: int,
+    rng: random.Random,
+    longest_s: float = 7200,
 ) -> Trials:
-    """Kill processes of a kind in a run, `times` in each stage that has them and at random moments, and start the
-    run again until it is done."""
+    """Kill processes of a run, `times` in each stage and at random moments, always of that kind among those there
+    are which was killed least, and start the run again until it is done."""
     trials = Trials()
     began = time.monotonic()
     process = run.start()
-    entered, stage, moment = began, "", 0.0
+    entered, stage, moment, last = began, "", 0.0, ""
     while time.monotonic() - began < longest_s:
         if process.poll() is not None:
             if process.returncode == 0:
                 break
-            if kind in ("worker", "decoder") or trials.restarts > sum(trials.kills.values()):
-                trials.failures.append(f"{kind}: the run ended in stage {stage}: {run.said()}")
+            if last in UNNOTICED:
+                trials.failures.append(f"{last}: the run ended in stage {stage}: {run.said()}")
                 break
             trials.restarts += 1
             process = run.start()
-            stage = ""
+            stage = last = ""
         if run.stage() != stage:
             stage, entered = run.stage(), time.monotonic()
             moment = rng.uniform(0, 4)
-        if time.monotonic() - entered > moment and trials.kills.get(stage, 0) < times:
-            below = process.children(recursive=True) if kind == "run" else []
-            if kill(process, kind, rng):
-                trials.kills[stage] = trials.kills.get(stage, 0) + 1
-                entered, moment = time.monotonic(), rng.uniform(0, 4)
+        if time.monotonic() - entered > moment and len(trials.kills.get(stage, ())) < times:
+            below = _below(process)
+            for kind in sorted(kinds, key=trials.kinds.count):
+                if kill(process, kind, rng):
+                    trials.kills.setdefault(stage, []).append(kind)
+                    last = kind
+                    break
+            if last not in UNNOTICED:
+                with suppress(psutil.TimeoutExpired):  # the kernel was at its end
+                    process.wait(120)
+            if last == "run":
                 _, left = psutil.wait_procs(below, timeout=30)
-                trials.failures += [f"{kind}: orphan {_words(child)}" for child in left]
+                trials.failures += [f"run: orphan {_words(child)}" for child in left]
+            entered, moment = time.monotonic(), rng.uniform(0, 4)
         time.sleep(0.02)
     else:
-        trials.failures.append(f"{kind}: not done after {longest_s} s in {stage}: {run.said()}")
+        trials.failures.append(f"{last}: not done after {longest_s} s in {stage}: {run.said()}")
         kill(process, "all", rng)
     process.wait()
     trials.seconds = time.monotonic() - began
     return trials
+
+
+def _below(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return process.children(recursive=True)
+    return []
 
 
 def _words(process: psutil.Process) -> list[str]:
@@ -212,22 +237,30 @@ def _words(process: psutil.Process) -> list[str]:
 
 
 def trial(
-    folder: Path, name: str, kind: str, times: int, wanted: dict[str, str], stages: str = "01-09"
+    folder: Path,
+    name: str,
+    times: int,
+    wanted: dict[str, str],
+    kinds: Sequence[str] = KINDS,
+    stages: str = "01-09",
 ) -> list[str]:
-    """One disturbed run, removed where nothing failed; prints a line and returns the failures. `name` is the seed."""
+    """One disturbed run, removed where nothing failed; prints what was killed and returns the failures. `name` is the
+    seed."""
     run = DisturbedRun(folder, name, stages)
-    done = disturb(run, kind, times, random.Random(name))
+    done = disturb(run, kinds, times, random.Random(name))
     got = results_of(run.folder)
     other = sorted(path for path in wanted | got if wanted.get(path) != got.get(path))
     failures = done.failures + [f"{name}: {path} differs" for path in other]
     for part in ("run", "library"):
         failures += [f"{name}: {damage}" for damage in store.find_damage(run.folder / part)]
-    failures += [f"{name}: left over {path.name}" for path in run.temporary.glob("[!.]*")]
+    failures += [f"{name}: left over {path.name}" for path in run.temporary.iterdir()]
+    counted = ", ".join(f"{kind} {count}" for kind, count in Counter(done.kinds).items())
     print(
-        f"{name}: {sum(done.kills.values())} kills {json.dumps(dict(sorted(done.kills.items())))}, "
-        f"started {1 + done.restarts} times, {done.seconds:.0f} s, {len(failures)} failures",
-        flush=True,
+        f"run {name}: {len(done.kinds)} kills ({counted}), started {1 + done.restarts} times, "
+        f"{done.seconds:.0f} s, {len(wanted)} results, {len(failures)} failures"
     )
+    for stage, killed in sorted(done.kills.items()):
+        print(f"  {stage:<8} {' '.join(killed)}", flush=True)
     if not failures:
         shutil.rmtree(run.folder)
         shutil.rmtree(run.temporary)
@@ -235,14 +268,15 @@ def trial(
 
 
 def disturb_runs(folder: Path, rounds: int, times: int, seed: int, size: int = 12) -> list[str]:
-    """A run that is left alone, then `rounds` trials of each kind; returns the failures, one line each."""
+    """A run that is left alone, then `rounds` that are disturbed; returns the failures, one line each."""
     make_corpus(folder, size)
     undisturbed = DisturbedRun(folder, "undisturbed")
+    began = time.monotonic()
     assert undisturbed.start().wait() == 0, undisturbed.said()
+    print(f"undisturbed run: {time.monotonic() - began:.0f} s", flush=True)
     failures = lost_names(undisturbed.folder)
     print(f"{len(HOSTILE_NAMES)} hostile names, {len(failures)} lost or unescaped", flush=True)
     wanted = results_of(undisturbed.folder)
-    names = [(f"{kind}-{seed}-{number}", kind) for number in range(rounds) for kind in KINDS]
-    for name, kind in names:
-        failures += trial(folder, name, kind, times, wanted)
+    for number in range(rounds):
+        failures += trial(folder, f"{seed}-{number}", times, wanted)
     return failures

@@ -301,7 +301,7 @@ def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> No
             cell.outputs[:] = [nbformat.v4.new_output("stream", name="stdout", text=said)]
             entry.setdefault("examples_left_out", []).append(cell_index + 1)
 
-    with store.temporary_folder() as sockets:
+    with store.temporary_folder(sockets=True) as sockets:
         # The plain manager hangs when a kernel is killed; sockets by path cannot collide as ports do.
         kernel = AsyncKernelManager(
             kernel_name="python3",

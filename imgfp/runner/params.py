@@ -252,9 +252,10 @@ def check_files(values: dict[str, Any], *, made: Sequence[str] = ()) -> None:
     devices.
 
     values: checked values of a profile; made: parameters whose file or folder an earlier stage of the
-    same run makes. Raises FileNotFoundError or ParameterError in one line.
+    same run makes. Raises FileNotFoundError or ParameterError in one line, StoreError for a file that imgfp wrote
+    and that has changed.
     """
-    from imgfp.store import project_path
+    from imgfp.store import check_seal, project_path
 
     for name in (*FILES, *FOLDERS, "library_dir", "run_dir"):
         value = values.get(name)
@@ -271,6 +272,8 @@ def check_files(values: dict[str, Any], *, made: Sequence[str] = ()) -> None:
             if not (path.exists() if name in FOLDERS else path.is_file()):
                 what = "folder or file" if name in FOLDERS else "file"
                 raise FileNotFoundError(f"{name}: there is no {what} {part}; check the path")
+            if path.is_file():
+                check_seal(path)
     _check_models(values)
     if values.get("device", "auto").startswith("cuda"):
         _check_cuda(values["device"])
@@ -304,13 +307,15 @@ def check_extras(needed: dict[str, str]) -> None:
 def _check_models(values: dict[str, Any]) -> None:
     from imgfp.crops.detectors import DETECTORS, check_detector
     from imgfp.descriptors.registry import check_model
-    from imgfp.store import located
+    from imgfp.store import check_seal, located
 
     name = "crop_detector"
     try:
         if name in values:
             detector = located(values[name], DETECTORS)
             check_detector(detector)
+            if os.path.isfile(detector):
+                check_seal(Path(detector))
         name = "descriptor_model"
         if name in values:
             weights = located(values.get("descriptor_weights", ""))

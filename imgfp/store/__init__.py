@@ -33,6 +33,7 @@ from imgfp.store.features import FeatureLookup, feature_counts
 from imgfp.store.fetched import library_folder, read_marker, refuse_fetched
 from imgfp.store.files import (
     StoreError,
+    check_seal,
     hash_of,
     located,
     make_folder,
@@ -80,6 +81,7 @@ __all__ = [
     "begin",
     "begun_with",
     "catalogue_table",
+    "check_seal",
     "columns_of",
     "describe",
     "digest_of",

@@ -3,19 +3,20 @@
 
 Nothing is ever rewritten: an undo is a line too. Each line is one write to a file opened for appending
 and flushed to disk before the call returns, so that a killed kernel loses nothing and two reviewers can
-work on one run at once.
+work on one run at once. Each line has a seal of its own.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
-from imgfp import store
+from imgfp.store.files import StoreError, hash_of, show, write_sheet
 
 #: What a reviewer can decide about a pair, and whether the pair then counts as a copy (None: undecided).
 DECISIONS: dict[str, bool | None] = {
@@ -48,7 +49,8 @@ def append(
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     values = (now, reviewer.strip(), query_id, reference_id, decision, reason)
     # Escaped to ASCII, so that no character of an id can be taken for a line end.
-    line = json.dumps(dict(zip(COLUMNS, values, strict=True))) + "\n"
+    entry = dict(zip(COLUMNS, values, strict=True))
+    line = json.dumps(entry | {"seal": hash_of(entry)}) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -58,20 +60,44 @@ def append(
         finally:
             os.close(handle)
     except OSError as error:
-        raise store.StoreError(f"cannot write {store.show(path)}: {error.strerror}") from None
+        raise StoreError(f"cannot write {show(path)}: {error.strerror}") from None
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Every line of the log in order, with COLUMNS; a line that a crash cut short is left out."""
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
-    rows = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            rows.append([str(entry[name]) for name in COLUMNS])
-        except (ValueError, KeyError, TypeError):
-            continue
+    """Every line of the log in order, with COLUMNS. Lines that are damaged are left out, with a warning that names
+    them."""
+    rows, damaged = _lines(path)
+    if damaged:
+        warnings.warn(f"{show(path)} {said_of(damaged)}", stacklevel=2)
     return pd.DataFrame(rows, columns=COLUMNS, dtype="str")
+
+
+def damaged_lines(path: Path) -> list[int]:
+    """Numbers, from 1, of the lines of a log that a crash cut short or that are not as they were written."""
+    return _lines(path)[1]
+
+
+def said_of(damaged: list[int]) -> str:
+    """What is said of a log with damaged lines, after its name."""
+    numbers = ", ".join(map(str, damaged))
+    return f"is damaged in line {numbers}; the other decisions hold; delete the line, decide again"
+
+
+def _lines(path: Path) -> tuple[list[list[str]], list[int]]:
+    """Rows of COLUMNS, and numbers of the damaged lines. Lines of version 0.1 have no seal."""
+    rows, damaged = [], []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line or b"{}")
+            seal = entry.pop("seal", None)
+            if entry and ([*entry] != COLUMNS or seal not in (None, hash_of(entry))):
+                raise ValueError
+            if entry:
+                rows.append([str(entry[name]) for name in COLUMNS])
+        except (ValueError, TypeError, AttributeError):
+            damaged.append(number)
+    return rows, damaged
 
 
 def consensus(log: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +139,7 @@ def labels(log: pd.DataFrame) -> pd.DataFrame:
 
 def export_csv(log: pd.DataFrame, path: Path) -> None:
     """Write the decisions in force as CSV for people and spreadsheets."""
-    store.write_sheet(path, consensus(log))
+    write_sheet(path, consensus(log))
 
 
 def _in_force(log: pd.DataFrame) -> dict[tuple[str, str, str], list[int]]:

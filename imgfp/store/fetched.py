@@ -9,9 +9,20 @@ import re
 from pathlib import Path
 
 from imgfp import urls
-from imgfp.store.files import StoreError, hash_of, project_path, show, write_bytes
+from imgfp.store.files import (
+    StoreError,
+    hash_of,
+    project_path,
+    read_json,
+    seal_of,
+    show,
+    write_sealed,
+)
 
-_MARKER = ".fetched.json"
+
+def marker_of(folder: Path) -> Path:
+    """The file that makes a folder the copy of a URL."""
+    return folder / ".fetched.json"
 
 
 def library_folder(library_dir: str | os.PathLike[str]) -> Path:
@@ -35,22 +46,19 @@ def opened(library_dir: str | os.PathLike[str]) -> Path:
 
 def write_marker(folder: Path, url: str, *, whole: bool) -> None:
     """Say that a folder is the copy of a URL, and whether all of it is there."""
-    write_bytes(folder / _MARKER, json.dumps({"url": url, "whole": whole}).encode())
+    write_sealed(marker_of(folder), json.dumps({"url": url, "whole": whole}).encode())
 
 
 def read_marker(folder: Path) -> dict | None:
-    """`url` and `whole` of a copy, None for any other folder."""
-    try:
-        return json.loads((folder / _MARKER).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
-        raise StoreError(f"{show(folder / _MARKER)} is damaged; delete the folder") from None
+    """`url` and `whole` of a copy, None for any other folder. Raises StoreError for a damaged file."""
+    path = marker_of(folder)
+    return read_json(path) if path.exists() or seal_of(path).exists() else None
 
 
 def remove_marker(folder: Path) -> None:
     """Make a copy a folder like any other."""
-    (folder / _MARKER).unlink(missing_ok=True)
+    for path in (seal_of(marker_of(folder)), marker_of(folder)):
+        path.unlink(missing_ok=True)
 
 
 def refuse_fetched(path: Path) -> None:

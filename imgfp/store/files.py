@@ -152,6 +152,15 @@ def read_seal(path: Path) -> str | None:
     return digest if name == f"{path.name}\n" else "damaged"
 
 
+def check_seal(path: Path) -> None:
+    """Raise StoreError for a file that is not as its seal says; one without a seal passes."""
+    if read_seal(path) not in (None, sha256_of(path)):
+        raise StoreError(
+            f"{show(path)} is not as it was written; make it again, or delete {show(seal_of(path))} "
+            "if the change is meant"
+        )
+
+
 def _write_seal(path: Path, digest: str) -> None:
     write_bytes(seal_of(path), f"{digest}  {path.name}\n".encode())
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgfp.inference import sha256_of
+from imgfp.store import decisions
 from imgfp.store.artefacts import describe, sidecar_of, verify, write_sidecar
-from imgfp.store.fetched import read_marker, write_marker
+from imgfp.store.fetched import marker_of, read_marker, write_marker
 from imgfp.store.files import StoreError, read_seal, remove_unfinished, seal_of, show
 from imgfp.store.layout import Library, Run
 
@@ -33,20 +34,21 @@ class Damage:
 def find_damage(root: Path) -> list[Damage]:
     """What is damaged below the folder of a library or a run, by path; every byte is read, on all cores.
 
-    Files that imgfp did not write, and the log of decisions, which grows line by line, are passed over. A sound
-    artefact whose date has changed, as in a copy, is given that date: it is then opened without being read
-    again.
+    Files that imgfp did not write are passed over. A sound artefact whose date has changed, as in a copy, is given
+    that date: it is then opened without being read again.
     """
     expected = _results(root)
     paths = set()
     for path in root.rglob("*"):
-        if path.is_dir() or (path.name.startswith(".") and path.suffix != ".sha256"):
+        if path in expected:
+            paths.add(path)
+        elif path.is_dir() or (path.name.startswith(".") and path.suffix != ".sha256"):
             continue
-        if path.suffix == ".sha256":
+        elif path.suffix == ".sha256":
             paths.add(path.with_name(path.stem.removeprefix(".")))
         elif path.suffix == ".json" and Path(path.stem).suffix:
             paths.add(path.with_suffix(""))  # a sidecar
-        elif path.suffix in _BINARY or path in expected:
+        elif path.suffix in _BINARY:
             paths.add(path)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         found = threads.map(lambda path: _damage(path, path in expected), sorted(paths))
@@ -92,11 +94,17 @@ def _results(root: Path) -> set[Path]:
     }
     names |= {run.fusion_json, run.decisions_csv, run.params_yaml, run.status_json}
     names |= {library.plan_json, library.index("local").manifest, library.index("global").manifest}
+    names |= {run.decisions_jsonl, marker_of(root)}
     return names | set(run.notebooks.glob("[0-9][0-9]_*.ipynb"))
 
 
 def _damage(path: Path, expected: bool) -> Damage | None:
     try:
+        if (
+            path.suffix == ".jsonl"
+        ):  # the log of decisions, which is people's work: a repair leaves it
+            lines = decisions.damaged_lines(path)
+            return Damage(path, decisions.said_of(lines), ours=False) if lines else None
         if sidecar_of(path).exists():
             return _damage_of_artefact(path)
         digest = read_seal(path)

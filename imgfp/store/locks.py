@@ -16,28 +16,44 @@ from pathlib import Path
 
 import filelock
 
-from imgfp.store.files import make_folder, remove_unfinished, show, write_bytes
+from imgfp.store.files import StoreError, make_folder, remove_unfinished, show, write_bytes
 
 _TEMPORARY = "imgfp-run-"
 #: Age from which an unlocked temporary folder is taken for left over; a new one is locked sooner.
 _LEFT_OVER_S = 5
+#: Bytes of the longest path of a place for sockets: that of a socket has 107 at most, 23 of them below the place.
+_SOCKETS_PLACE = 84
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
+def temporary_folder(*, sockets: bool = False) -> Iterator[Path]:
     """A folder that only this user can read, deleted in the end. Those that killed runs of this user left are
-    deleted, too."""
-    for path in Path(tempfile.gettempdir()).glob(_TEMPORARY + "*"):
+    deleted, too. sockets: its path is short enough for Unix sockets; raises StoreError where there is no such place."""
+    place = _place_for_sockets() if sockets else tempfile.gettempdir()
+    for path in Path(place).glob(_TEMPORARY + "*"):
         with suppress(OSError, filelock.Timeout):
             status = path.lstat()
             if status.st_uid == os.getuid() and time.time() - status.st_mtime > _LEFT_OVER_S:
                 with filelock.FileLock(path / ".lock", timeout=0):
                     shutil.rmtree(path)
     with (
-        tempfile.TemporaryDirectory(prefix=_TEMPORARY, ignore_cleanup_errors=True) as name,
+        tempfile.TemporaryDirectory(
+            prefix=_TEMPORARY, dir=place, ignore_cleanup_errors=True
+        ) as name,
         filelock.FileLock(Path(name) / ".lock"),
     ):
         yield Path(name)
+
+
+def _place_for_sockets() -> str:
+    temporary = tempfile.gettempdir()
+    for place in (temporary, os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp"):
+        if place and len(os.fsencode(place)) <= _SOCKETS_PLACE and os.access(place, os.W_OK):
+            return place
+    raise StoreError(
+        f"TMPDIR: the path {show(Path(temporary))} is too long for the sockets of a notebook; set TMPDIR to a "
+        f"folder whose path has at most {_SOCKETS_PLACE} bytes"
+    )
 
 
 @contextmanager

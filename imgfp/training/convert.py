@@ -73,7 +73,7 @@ def convert(source: Path, target: Path, *, trust: bool, preprocessing: Preproces
             _check(str(kind), trial)
         except ValueError as error:
             raise ValueError(f"{source}: not converted: {error}") from None
-        store.write_bytes(target, data)
+        store.write_sealed(target, data)
     if kind == "detector":
         return f"crop_detector: {target}"
     model = "descriptor_model: onnx\n" if kind == "descriptor" else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import time
@@ -96,6 +97,20 @@ def test_redo_reaches_the_notebooks_that_are_redone(house, word, redone):
     assert command(house, word, "01") == 0
     assert [number for number, path in said.items() if path.read_text()] == redone
     assert command(house) == 0
+
+
+@pytest.mark.parametrize("longest", [84, 3])
+def test_sockets_of_a_long_place_for_temporary_files(house, capsys, monkeypatch, longest):
+    """They lie elsewhere, or one line says what to do."""
+    place = house / ("x" * 100)
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    monkeypatch.setattr(store.locks, "_SOCKETS_PLACE", longest)
+    assert command(house) == (0 if longest == 84 else 2)
+    said = capsys.readouterr().err.strip()
+    wanted = "imgfp: TMPDIR: the path .* is too long .* set TMPDIR to .*" if longest == 3 else ""
+    assert re.fullmatch(wanted, said)
+    assert not list(place.iterdir())
 
 
 def test_a_file_that_a_parameter_names_counts_with_its_content(house, capsys):

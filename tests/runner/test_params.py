@@ -165,6 +165,18 @@ def test_a_detector_is_a_name_a_folder_or_a_file_that_can_be_loaded(tmp_path, mo
         params.check_files({"crop_detector": str(tmp_path / "own.safetensors")})
 
 
+@pytest.mark.parametrize("name", ["fusion_model", "descriptor_weights", "crop_detector"])
+def test_a_damaged_model_that_imgfp_wrote_is_refused(tmp_path, name):
+    path = tmp_path / "own.onnx"
+    store.write_sealed(path, b"weights")
+    params.check_files({name: str(path)})
+    path.write_bytes(b"weighty")
+    with pytest.raises(
+        store.StoreError, match=r"own\.onnx is not as it was written; make it again"
+    ):
+        params.check_files({name: str(path)})
+
+
 @pytest.mark.parametrize("name", ["pair_classifier", "init_weights", "start_weights"])
 def test_a_file_that_can_run_code_is_refused_before_anything_starts(tmp_path, name):
     (tmp_path / "own.pt").touch()

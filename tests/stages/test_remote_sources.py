@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from distributed import LocalCluster
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from imgfp import stages, store, urls
@@ -188,6 +189,40 @@ def test_what_could_not_be_reached_is_asked_for_again(tmp_path, failing, here, e
     assert sorted(inventory.read_images(library)["image_id"]) == ["a", "b", "c"]
     assert inventory.gather_rejects(library).empty
     assert stages.list_images(library, source, **LISTED, cluster=here).computed == 0
+
+
+class Guarded(LocalFileSystem):
+    """A file system with a folder that it does not list."""
+
+    protocol = "guarded"
+    error: Exception | None = None
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("guarded://"))
+
+    def ls(self, path, detail=False, **options):
+        if path.endswith("/sub") and self.error:
+            raise self.error
+        return super().ls(path, detail, **options)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("gone"), PermissionError("no right")])
+def test_a_folder_that_cannot_be_listed_is_refused_by_name(
+    tmp_path, folder, here, monkeypatch, error
+):
+    fsspec.register_implementation("guarded", Guarded, clobber=True)
+    monkeypatch.setattr(urls, "WAITS_S", ())
+    monkeypatch.setattr(Guarded, "error", error)
+    library, source = Library(tmp_path / "lib"), f"guarded://{folder}"
+    rejects = dict(stages.list_images(library, source, **LISTED, cluster=here).rejects)
+    assert rejects.keys() == {f"{source}/sub/", f"{source}/note.txt"}
+    assert str(error) in rejects[f"{source}/sub/"]
+    assert len(inventory.read_images(library)) == 3
+    monkeypatch.setattr(Guarded, "error", None)
+    stages.list_images(library, source, **LISTED, cluster=here)
+    assert len(inventory.read_images(library)) == 5
+    assert inventory.gather_rejects(library)["path"].tolist() == [f"{source}/note.txt"]
 
 
 def test_what_an_object_is_to_blame_for_is_not_asked_for_again(tmp_path, failing, here):

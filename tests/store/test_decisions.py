@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
+import json
 import multiprocessing
 
 import pandas as pd
@@ -67,7 +68,32 @@ def test_a_torn_last_line_costs_only_itself(tmp_path):
     with open(path, "ab") as file:
         file.write(b'{"time": "2026')
     decisions.append(path, "q2", "r", "copy", reviewer="Ada")
-    assert decisions.read(path)["query_id"].tolist() == ["q", "q2"]
+    with pytest.warns(
+        UserWarning, match=r"d\.jsonl is damaged in line 2; the other decisions hold"
+    ):
+        assert decisions.read(path)["query_id"].tolist() == ["q", "q2"]
+
+
+def test_a_changed_byte_costs_its_line_and_is_told(tmp_path, rng):
+    path = tmp_path / "d.jsonl"
+    for number in range(3):
+        decisions.append(path, f"q{number}", "r", "copy", reviewer="Ada")
+    whole = path.read_bytes()
+    first, end = whole.index(b"\n") + 1, whole.rindex(b"\n", 0, -1)
+    for at in rng.integers(first, end, 100):
+        changed = bytearray(whole)
+        changed[at] ^= 1
+        path.write_bytes(changed)
+        assert 2 in decisions.damaged_lines(path), at
+        with pytest.warns(UserWarning, match="line 2"):
+            assert decisions.read(path)["query_id"].tolist() == ["q0", "q2"]
+
+
+def test_lines_of_version_0_1_have_no_seal(tmp_path):
+    path = tmp_path / "d.jsonl"
+    entry = dict.fromkeys(decisions.COLUMNS, "x") | {"decision": "copy"}
+    path.write_text(json.dumps(entry) + "\n")
+    assert decisions.read(path)["decision"].tolist() == ["copy"]
 
 
 @pytest.mark.parametrize(("word", "name"), [("Copy", "Ada"), ("copy", "  ")])

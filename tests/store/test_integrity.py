@@ -13,7 +13,7 @@ from small_run import made_with
 
 from imgfp import store
 from imgfp.__main__ import main
-from imgfp.store import Run, StoreError
+from imgfp.store import Run, StoreError, decisions, fetched
 
 
 @pytest.fixture
@@ -92,6 +92,23 @@ def test_a_sidecar_of_version_0_1_is_read_and_sealed_by_a_repair(run):
     assert len(store.load(path)) == 2
     store.repair(run.root, store.find_damage(run.root))
     assert "seal" in store.describe(path) and not store.find_damage(run.root)
+
+
+def test_the_log_of_decisions_and_the_mark_of_a_copy_are_checked(run):
+    decisions.append(run.decisions_jsonl, "q", "r", "copy", reviewer="Ada")
+    fetched.write_marker(run.root, "memory://a", whole=True)
+    assert not store.find_damage(run.root)
+    log, marker = run.decisions_jsonl, fetched.marker_of(run.root)
+    for path in (log, marker):
+        path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
+    found = store.find_damage(run.root)
+    assert [damage.path for damage in found] == [marker, log]
+    assert "line 1" in found[1].reason
+    with pytest.raises(StoreError, match=r"\.fetched\.json is damaged"):
+        store.refuse_fetched(run.evidence)
+    store.repair(run.root, found)
+    assert store.read_marker(run.root) is None
+    assert log.exists()  # what people decided is not deleted
 
 
 @pytest.mark.parametrize("left", [b"", b"{", b'{"stages": {"01_im', b"[]", b"\xff\xfe"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from imgfp import store
 from imgfp.crops.ultralytics_models import import_ultralytics
 
 _BACKBONE = [
@@ -68,11 +69,11 @@ def build_network(width: float, seed: int = 0) -> nn.Module:
 
 def save_weights(network: nn.Module, path: Path, about: dict) -> None:
     """The network's tensors as safetensors; `about` (numbers and words) and its plan as metadata."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
     about = {**about, "plan": json.dumps(network.yaml), "resize": "stretch"}
-    save_file(tensors, path, {key: str(value) for key, value in about.items()})
+    store.write_sealed(path, save(tensors, {key: str(value) for key, value in about.items()}))
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
