@@ -62,21 +62,27 @@ def nearest_of_each(
     nprobe: int,
     rule: str,
     ratio: float,
+    own: Sequence[Sequence[int]] = (),
 ) -> list[dict[str, Neighbours]]:
     """`nearest_keypoints` of several queries or crops, each its keypoints and descriptors, without the variants that
-    `by_votes` would not count. They are searched together, which costs a third less."""
+    `by_votes` would not count. They are searched together, which costs a third less.
+
+    own: for each query the places of references that are not to be found, see `without`; none by default.
+    """
+    own = own or [()] * len(queries)
+    asked = neighbours + max(map(len, own), default=0)
     found: list[dict[str, Neighbours]] = [{} for _ in queries]
     pending = [at for at, (keypoints, _) in enumerate(queries) if len(keypoints)]
     for variant in variants if pending else ():
         descriptors = DESCRIPTOR_VARIANTS[variant](
             np.concatenate([queries[at][1] for at in pending])
         )
-        distances, ids = index.search(searched, descriptors, neighbours, nprobe)
+        distances, ids = index.search(searched, descriptors, asked, nprobe)
         ends = np.cumsum([len(queries[at][1]) for at in pending])[:-1]
         for at, *nearest in zip(
             pending, np.split(distances, ends), np.split(ids, ends), strict=True
         ):
-            found[at][variant] = nearest[0], nearest[1]
+            found[at][variant] = without(own[at], (nearest[0], nearest[1]), neighbours)
         pending = [
             at
             for at in pending
@@ -85,6 +91,16 @@ def nearest_of_each(
         if not pending:
             break
     return found
+
+
+def without(places: Sequence[int], found: Neighbours, neighbours: int) -> Neighbours:
+    """The first neighbours of each row of `found` (q,k) that are not in the images at these places, (q,neighbours).
+    Where fewer are left, an id is -1, at the distance of the last that was found."""
+    distances, ids = found
+    own = np.isin(index.places_of(ids), places)
+    order = np.argsort(own, axis=1, kind="stable")[:, :neighbours]
+    distances, ids = np.where(own, distances[:, -1:], distances), np.where(own, -1, ids)
+    return np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1)
 
 
 def from_keypoints(
