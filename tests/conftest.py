@@ -43,6 +43,29 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
+def in_process():
+    """A cluster of one worker that is a thread of this process, where stand-ins reach it."""
+    import dask
+    from distributed import LocalCluster
+
+    from imgfp.runner import cluster
+
+    plain = {"distributed.comm.require-encryption": False}
+    with (
+        dask.config.set(plain),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=False,
+            protocol="tcp",
+            host="127.0.0.1",
+            dashboard_address=None,
+        ) as started,
+    ):
+        yield cluster.trusted(started.scheduler_address, insecure_cluster=True)
+
+
+@pytest.fixture(scope="session")
 def photograph() -> np.ndarray:
     """A real photograph, (427,640,3) uint8 RGB, that ships with scikit-learn."""
     from sklearn.datasets import load_sample_image

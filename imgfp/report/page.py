@@ -341,6 +341,8 @@ def _summary(results: Results) -> str:
     summary = f"{queries:,} queries were compared with {references:,} references"
     if refused := len(results.rejects):
         summary += f"; {refused:,} files or folders could not be searched and stand below"
+    if own := results.own_queries:
+        summary += f"; {own:,} queries are references themselves and were compared with the others"
     if results.damaged_queries:
         summary += f"; {results.damaged_queries:,} queries are damaged files, decoded in part"
     threshold = results.threshold

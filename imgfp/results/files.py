@@ -15,6 +15,7 @@ from imgfp.datatypes import table
 from imgfp.images import DAMAGED
 from imgfp.runner.params import read_profile
 from imgfp.stages.crops import read_crops, read_detections
+from imgfp.stages.identical import own_pairs
 from imgfp.stages.inventory import read_images
 from imgfp.stages.search import read_candidates
 from imgfp.stages.verification import join_evidence, read_evidence
@@ -119,6 +120,11 @@ class Files:
     def damaged_queries(self) -> int:
         """Number of queries whose file is damaged and was decoded in part."""
         return sum(DAMAGED in notes for notes in read_images(self.run, ["notes"])["notes"])
+
+    @cached_property
+    def own_queries(self) -> int:
+        """Number of queries that are references themselves, and are not compared with themselves."""
+        return own_pairs(self.run, self.library)["query_id"].nunique()
 
     @property
     def references(self) -> store.Catalogue:

@@ -122,10 +122,15 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
         for stage in plan.stages:
             key = _key(plan, stage, before)
             forced = stage.number == only or bool(start and stage.number >= start)
-            fresh = _is_current(plan, stage, key, status["stages"].get(stage.name, {}))
-            skip = stage.number != only if only else fresh and not forced and not stage.always
+            entry = status["stages"].get(stage.name, {"state": "not run"})
+            state = _state(plan, stage, key, entry)
+            skip = (
+                stage.number != only if only else state == "ok" and not forced and not stage.always
+            )
             if skip:
-                print(f"{stage.name:<24} up to date", flush=True)
+                # One that is recorded as running was killed, as the folder is locked here.
+                said = {"ok": "up to date", "running": "interrupted"}.get(state, state)
+                print(f"{stage.name:<24} {said}", flush=True)
             else:
                 if not stage.always and plan.values.get("cluster", "local") == "local":
                     # One set of worker processes for all notebooks, which otherwise each start their own.
@@ -153,9 +158,7 @@ def stage_lines(plan: Plan) -> list[str]:
         entry = status.get(stage.name, {"state": "not run"})
         key = _key(plan, stage, before)
         before = store.hash_of(key, entry.get("outputs"))
-        state = entry["state"]
-        if state == "ok" and not _is_current(plan, stage, key, entry):
-            state = "out of date"
+        state = _state(plan, stage, key, entry)
         if state == "running" and not store.is_locked(plan.run.notebooks):
             state = "interrupted"  # killed before it could record it
         seconds = f"{entry['seconds']:8.1f} s" if "seconds" in entry else " " * 10
@@ -218,11 +221,12 @@ def _key(plan: Plan, stage: Stage, before: str) -> str:
     return store.hash_of(before, store.sha256_of(stage.path), plan.shaping(stage))
 
 
-def _is_current(plan: Plan, stage: Stage, key: str, entry: dict[str, Any]) -> bool:
-    """True if a stage has finished with this key and its files are unchanged."""
-    done = entry.get("state") == "ok" and entry.get("key") == key
-    done = done and _executed_copy(plan, stage).exists()
-    return done and entry.get("outputs") == _digest(plan, stage)
+def _state(plan: Plan, stage: Stage, key: str, entry: dict[str, Any]) -> str:
+    """The recorded state of a stage; "out of date" if it has finished with another key or its files have changed."""
+    if entry["state"] != "ok":
+        return entry["state"]
+    current = entry.get("key") == key and _executed_copy(plan, stage).exists()
+    return "ok" if current and entry.get("outputs") == _digest(plan, stage) else "out of date"
 
 
 def _executed_copy(plan: Plan, stage: Stage) -> Path:

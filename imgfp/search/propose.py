@@ -97,20 +97,28 @@ def nearest_of_each(
     rule: str,
     ratio: float,
     copies: Copies | None = None,
+    own: Sequence[Sequence[int]] = (),
 ) -> list[dict[str, Neighbours]]:
     """`nearest_keypoints` of several queries or crops, each its keypoints and descriptors, without the variants that
-    `by_votes` would not count. They are searched together, which costs a third less."""
+    `by_votes` would not count. They are searched together, which costs a third less.
+
+    own: for each query the places of references that are not to be found, see `without`; none by default.
+    """
+    own = own or [()] * len(queries)
+    asked = searched_for(neighbours, copies) + max(map(len, own), default=0)
     found: list[dict[str, Neighbours]] = [{} for _ in queries]
     pending = [at for at, (keypoints, _) in enumerate(queries) if len(keypoints)]
     for variant in variants if pending else ():
         descriptors = DESCRIPTOR_VARIANTS[variant](
             np.concatenate([queries[at][1] for at in pending])
         )
-        nearest = index.search(searched, descriptors, searched_for(neighbours, copies), nprobe)
-        distances, ids = one_of_each_group(nearest, neighbours, copies)
+        distances, ids = index.search(searched, descriptors, asked, nprobe)
         ends = np.cumsum([len(queries[at][1]) for at in pending])[:-1]
-        for at, *own in zip(pending, np.split(distances, ends), np.split(ids, ends), strict=True):
-            found[at][variant] = own[0], own[1]
+        for at, *nearest in zip(
+            pending, np.split(distances, ends), np.split(ids, ends), strict=True
+        ):
+            others = without(own[at], (nearest[0], nearest[1]), searched_for(neighbours, copies))
+            found[at][variant] = one_of_each_group(others, neighbours, copies)
         pending = [
             at
             for at in pending
@@ -119,6 +127,16 @@ def nearest_of_each(
         if not pending:
             break
     return found
+
+
+def without(places: Sequence[int], found: Neighbours, neighbours: int) -> Neighbours:
+    """The first neighbours of each row of `found` (q,k) that are not in the images at these places, (q,neighbours).
+    Where fewer are left, an id is -1, at the distance of the last that was found."""
+    distances, ids = found
+    own = np.isin(index.places_of(ids), places)
+    order = np.argsort(own, axis=1, kind="stable")[:, :neighbours]
+    distances, ids = np.where(own, distances[:, -1:], distances), np.where(own, -1, ids)
+    return np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1)
 
 
 def from_keypoints(
@@ -253,7 +271,7 @@ def by_similarity(
     queries (n,): the query that each vector belongs to; candidates: references kept per query.
     normalise_neighbours: subtract from every cosine the mean cosine of the vector to this many nearest background
     vectors; 0 is off. background (b,d): None takes the references themselves and leaves out the nearest, which
-    may be the source of the query. copies: groups that count as one picture, named by their first member; found
+    may be the source of the query. copies: groups that count as one picture, named by their best member; found
     then holds as many as `searched_for`.
 
     Returns query_id (sorted), vector_row (of `vectors`, the one with the best score), reference_row (a place,
@@ -265,11 +283,7 @@ def by_similarity(
         return pd.DataFrame(columns=[*columns, "score", "mean_squared_distance"])
     count = neighbours_of_vectors(candidates, normalise_neighbours, background is None)
     distances, ids = one_of_each_group(found, count, copies)
-    if copies:
-        first = copies.of_places(index.places_of(ids))
-        ids = np.where(
-            ids < 0, -1, index.ids_of(first.ravel(), np.ones(ids.size)).reshape(ids.shape)
-        )
+    groups = copies.of_places(index.places_of(ids)) if copies else ids
     cosine = 1 - distances / 2
     means = np.zeros(len(cosine), np.float32)
     if normalise_neighbours and background is not None:
@@ -283,7 +297,8 @@ def by_similarity(
     tables = []
     for query_id, rows in pd.Series(np.arange(len(vectors))).groupby(np.asarray(queries, object)):
         at = rows.to_numpy()
-        best, best_ids, best_views = best_over_views(scores[at], ids[at], len(at), candidates)
+        named = _best_of_each_group(scores[at], ids[at], groups[at])
+        best, best_ids, best_views = best_over_views(scores[at], named, len(at), candidates)
         kept = best_ids[0] >= 0
         vector_row = at[best_views[0][kept]]
         tables.append(
@@ -299,3 +314,12 @@ def by_similarity(
             )
         )
     return pd.concat(tables, ignore_index=True)
+
+
+def _best_of_each_group(scores: np.ndarray, ids: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Ids (v,k) of one query's neighbours, each replaced by that of its group which has the best score."""
+    order = np.argsort(-scores, axis=None, kind="stable")
+    _, first, of_each = np.unique(groups.ravel()[order], return_index=True, return_inverse=True)
+    named = np.empty_like(ids).ravel()
+    named[order] = ids.ravel()[order][first][of_each]
+    return named.reshape(ids.shape)

@@ -30,10 +30,11 @@ from imgfp.decoding import read_image
 from imgfp.images import ImageError
 from imgfp.runner.cluster import ShardResult, Task, map_shards
 from imgfp.search import index
+from imgfp.stages.identical import own_pairs
 from imgfp.stages.index import open_index
 from imgfp.stages.inventory import limits_of, read_column
 from imgfp.stages.verification import ViewReader, frame_short_side_px
-from imgfp.store import Library
+from imgfp.store import Library, Run
 from imgfp.verify.classifier import load_classifier
 from imgfp.verify.correlation import Alignment, to_grey
 from imgfp.verify.differences import find_differences
@@ -106,10 +107,15 @@ def _grouping(library: Library, tasks: list[Task]) -> store.Origin:
     return store.origin(groups_of, {}, [store.describe(path)["sha256"] for path in paths])
 
 
-def name_copies(predictions: pd.DataFrame, library: Library) -> pd.DataFrame:
-    """Predictions with `other_copies`: the other references of the same group, as a JSON list; "" without any."""
-    others = map(store.open_groups(library).others, predictions["reference_id"])
-    return predictions.assign(other_copies=[json.dumps(ids) if ids else "" for ids in others])
+def name_copies(predictions: pd.DataFrame, run: Run, library: Library) -> pd.DataFrame:
+    """Predictions with `other_copies`: the other references of the same group, as a JSON list; "" without any. The file
+    of the query itself is none."""
+    groups, own = store.open_groups(library), {*own_pairs(run, library).itertuples(index=False)}
+    named = []
+    for query_id, reference_id in predictions[["query_id", "reference_id"]].itertuples(index=False):
+        others = [other for other in groups.others(reference_id) if (query_id, other) not in own]
+        named.append(json.dumps(others) if others else "")
+    return predictions.assign(other_copies=named)
 
 
 @store.produces("links")

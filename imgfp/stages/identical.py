@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Queries that are references byte for byte: copies whatever their texture, without a search."""
+"""Queries that are references byte for byte: copies whatever their texture, without a search, unless the query is that
+file itself."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 from imgfp import store
 from imgfp.datatypes import table
 from imgfp.scoring.metrics import are_in
+from imgfp.stages.inventory import resolved_paths
 from imgfp.store import Library, Run
 
 
@@ -33,6 +35,17 @@ def are_identical(run: Run, library: Library, pairs: pd.DataFrame) -> np.ndarray
     queries = store.open_catalogue(run).digests_of(pairs["query_id"].tolist())
     references = store.open_catalogue(library).digests_of(pairs["reference_id"].tolist())
     return np.array(queries, object) == np.array(references, object)
+
+
+def own_pairs(run: Run, library: Library) -> pd.DataFrame:
+    """Those of `identical_pairs` that are one and the same file, which is no copy of itself: files of one resolved path
+    or URL, or, where one side is a copy of the other side's whole folder, of one id."""
+    pairs = identical_pairs(run, library)
+    sides = (run, pairs["query_id"]), (library, pairs["reference_id"])
+    paths = (np.array(resolved_paths(side, ids.tolist()), object) for side, ids in sides)
+    same_id = (pairs["query_id"] == pairs["reference_id"]).to_numpy()
+    whole = {same_id.sum()} == {len(store.open_catalogue(side)) for side in (run, library)}
+    return pairs[(next(paths) == next(paths)) | (same_id & whole)].reset_index(drop=True)
 
 
 def put_first(candidates: pd.DataFrame, identical: pd.DataFrame) -> pd.DataFrame:

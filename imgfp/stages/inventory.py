@@ -813,6 +813,17 @@ def read_column(collection: Collection, image_ids: Sequence[str], column: str) -
     return list(values)
 
 
+def resolved_paths(collection: Collection, image_ids: Sequence[str]) -> list[str]:
+    """Where the file of each image lies now, without links, or its URL. Raises KeyError for an unknown id."""
+    paths = read_column(collection, image_ids, "path")
+    if collection.moved.exists():
+        moved = _opened(collection.moved, store.describe(collection.moved)["sha256"]).to_pandas()
+        places = store.open_catalogue(collection).places_of(image_ids)
+        now = moved.set_index("place")["path"].reindex(places)
+        paths = now.where(now.notna(), paths).tolist()
+    return [path if urls.is_url(path) else os.path.realpath(path) for path in paths]
+
+
 def _image_shards(collection: Collection) -> list[Path]:
     return shards_of(collection, collection.images, ".parquet")
 

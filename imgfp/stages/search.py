@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from imgfp.runner.params import check_choice
 from imgfp.search import index, propose
 from imgfp.search.gpu import search_device
 from imgfp.stages.descriptors import query_of_each_view, view_of_vector
-from imgfp.stages.identical import identical_pairs, put_first
+from imgfp.stages.identical import identical_pairs, own_pairs, put_first
 from imgfp.stages.index import (
     Owners,
     index_inputs,
@@ -29,6 +30,9 @@ from imgfp.stages.index import (
 )
 from imgfp.stages.inventory import masked_ids, on_gpu
 from imgfp.store import IndexKind, Library, Run, formats
+
+#: Query -> the places of the references that are the very same file, for the queries of a shard that have any.
+Own = Mapping[str, Sequence[int]]
 
 # ------------------------------------------------------------------------------------------ local
 
@@ -73,6 +77,7 @@ def nearest_keypoints(
     features: Path,
     gpu: str = "",
     *,
+    own: Own,
     parts: tuple[str, ...] = (),
     variants: list[str],
     neighbours: int,
@@ -81,12 +86,13 @@ def nearest_keypoints(
     **settings: Any,
 ) -> dict[str, propose.Neighbours]:
     """The reference keypoints nearest to every keypoint of a shard of queries or crops, in some parts of the
-    index or in all; see `propose.nearest_keypoints`. device: "cpu" or "cuda", then by the device `gpu`."""
+    index or in all; see `propose.nearest_keypoints`. own: more are found where it is not empty, as it leaves some out;
+    device: "cpu" or "cuda", then by the device `gpu`."""
     return propose.nearest_keypoints(
         open_index(library, "local", parts, gpu or device).index,
         store.load(features).descriptors,
         variants=variants,
-        neighbours=neighbours,
+        neighbours=neighbours + _most(own),
         nprobe=nprobe,
         copies=copies_of(library),
     )
@@ -100,6 +106,7 @@ def search_local(
     pieces: Sequence[dict[str, propose.Neighbours]],
     gpu: str = "",
     *,
+    own: Own,
     branch: str,
     rule: str,
     ratio: float,
@@ -112,7 +119,7 @@ def search_local(
     """The references that the keypoints of each query (or crop) vote for, as `candidates`; first those that are
     identical to the query.
 
-    features: a shard of them; pieces: what `nearest_keypoints` has found in each share of the index, none to
+    features: a shard of them; own: references that are left out; pieces: what `nearest_keypoints` has found in each share of the index, none to
     search it here; device, gpu: as there; settings: of `propose.by_votes`.
     """
     check_choice("vote_rule", rule)
@@ -126,14 +133,23 @@ def search_local(
     rows = [row for row, view_id in enumerate(record.image_ids) if view_id in query_of]
     views = [record.image_ids[row] for row in rows]
     spans = [slice(*record.offsets[row : row + 2]) for row in rows]
+    owned = [own.get(query_of[view_id], ()) for view_id in views]
     if pieces:
         found = {v: index.merge_results([piece[v] for piece in pieces]) for v in variants}
-        found = {v: propose.one_of_each_group(f, neighbours, copies) for v, f in found.items()}
-        each = [{v: (d[span], i[span]) for v, (d, i) in found.items()} for span in spans]
+        wide = propose.searched_for(neighbours, copies)
+        each = [
+            {
+                v: propose.one_of_each_group(
+                    propose.without(places, (d[at], i[at]), wide), neighbours, copies
+                )
+                for v, (d, i) in found.items()
+            }
+            for places, at in zip(owned, spans, strict=True)
+        ]
     else:
         searched = open_index(library, "local", (), gpu or device).index
         queries = [(record.keypoints[span], record.descriptors[span]) for span in spans]
-        each = propose.nearest_of_each(searched, queries, **asked, **counted)
+        each = propose.nearest_of_each(searched, queries, own=owned, **asked, **counted)
     tables = [
         propose.by_votes(nearest, record.keypoints[span], **counted, **settings)
         for span, nearest in zip(spans, each, strict=True)
@@ -141,6 +157,12 @@ def search_local(
     identical = identical_pairs(run, library) if branch == "local" else no_candidates()
     identical = identical[identical["query_id"].isin(query_of.values())]
     groups = store.open_groups(library)
+    places = store.open_catalogue(library).places_of(identical["reference_id"].tolist())
+    others = [
+        place not in own.get(query_id, ())
+        for query_id, place in zip(identical["query_id"], places, strict=True)
+    ]
+    identical = identical[others]
     if not tables:
         return ShardResult(_grouped(put_first(no_candidates(), identical), groups))
     counts = [len(votes) for votes in tables]
@@ -161,8 +183,8 @@ def votes_of(
     variants: list[str],
     **settings: Any,
 ) -> pd.DataFrame:
-    """The references that the keypoints of one query (or crop) vote for, best first: reference_id,
-    rank, score (votes), mean_squared_distance, mirrored, accepted. An unknown id gets no votes.
+    """The references that the keypoints of one query (or crop) vote for, itself too where it is one, best first:
+    reference_id, rank, score (votes), mean_squared_distance, mirrored, accepted. An unknown id gets no votes.
 
     features: folder of the shards with its keypoints; settings: of `propose.from_keypoints`.
     """
@@ -217,6 +239,7 @@ def nearest_vectors(
     features: Path,
     gpu: str = "",
     *,
+    own: Own,
     parts: tuple[str, ...] = (),
     nprobe: int,
     candidates: int,
@@ -224,12 +247,12 @@ def nearest_vectors(
     background: str,
     device: str = "cpu",
 ) -> propose.Neighbours:
-    """The reference vectors nearest to every vector of a shard, in some parts of the index or in all; device
+    """The reference vectors nearest to every vector of a shard, in some parts of the index or in all; own, device
     and gpu as in `nearest_keypoints`."""
     count = propose.neighbours_of_vectors(candidates, normalise_neighbours, not background)
     count = propose.searched_for(count, copies_of(library))
     searched = open_index(library, "global", parts, gpu or device).index
-    return index.search(searched, store.load(features).vectors, count, nprobe)
+    return index.search(searched, store.load(features).vectors, count + _most(own), nprobe)
 
 
 @store.produces("global_candidates", version=2, piece=nearest_vectors)
@@ -240,6 +263,7 @@ def search_global(
     pieces: Sequence[propose.Neighbours],
     gpu: str = "",
     *,
+    own: Own,
     nprobe: int,
     candidates: int,
     normalise_neighbours: int,
@@ -248,7 +272,7 @@ def search_global(
 ) -> ShardResult:
     """The references most similar to each query over its views and crops, as `candidates`.
 
-    pieces: what `nearest_vectors` has found in each share of the index, none to search it here; background: ""
+    own: references that are left out; pieces: what `nearest_vectors` has found in each share of the index, none to search it here; background: ""
     for the library itself, or a challenge HDF5 file whose references are taken; device, gpu: as in
     `nearest_keypoints`; the other settings are those of `propose.by_similarity`.
     """
@@ -262,12 +286,18 @@ def search_global(
     rules: dict[str, Any] = {"candidates": candidates, "normalise_neighbours": normalise_neighbours}
     if not pieces:
         asked: dict[str, Any] = {"nprobe": nprobe, "background": background, "device": device}
-        pieces = [nearest_vectors(run, library, features, gpu, **asked, **rules)]
+        pieces = [nearest_vectors(run, library, features, gpu, own=own, **asked, **rules)]
     distances, ids = index.merge_results(pieces)
+    queries = [query_of[view] for view in views]
+    count = distances.shape[1] - _most(own)
+    nearest = [
+        propose.without(own.get(query, ()), (distances[[row]], ids[[row]]), count)
+        for query, row in zip(queries, kept, strict=True)
+    ]
     found = propose.by_similarity(
-        (distances[kept], ids[kept]),
+        (np.concatenate([d for d, _ in nearest]), np.concatenate([i for _, i in nearest])),
         described.vectors[kept],
-        [query_of[view] for view in views],
+        queries,
         background=_background(background).vectors if background else None,
         copies=copies_of(library),
         **rules,
@@ -337,17 +367,46 @@ def search_tasks(run: Run, library: Library, branch: Branch, cluster: str = "loc
     indexed = [*index_inputs(library, kind)]
     indexed += [store.describe(library.groups)["sha256"]] if copies_of(library) else []
     shares = part_shares(library, kind, machines(cluster))
+    own = _own_of_each_shard(run, library)
     pieces = tuple(Piece({"parts": parts}, home) for home, parts in enumerate(shares))
     return [
         Task(
             run.candidates(branch) / f"{path.stem}.parquet",
-            (store.describe(path)["sha256"], *indexed, *masked_ids(run, path.stem)),
-            {"run": run, "library": library, "features": path},
+            (
+                store.describe(path)["sha256"],
+                *indexed,
+                *masked_ids(run, path.stem),
+                *map(str, own[store.shard_number(path)].items()),
+            ),
+            {
+                "run": run,
+                "library": library,
+                "features": path,
+                "own": own[store.shard_number(path)],
+            },
             store.describe(path)["items"],
             pieces if len(pieces) > 1 else (),
         )
         for path in store.shards(searched, ".h5")
     ]
+
+
+def _own_of_each_shard(run: Run, library: Library) -> Mapping[int, dict[str, list[int]]]:
+    """The `Own` of each shard of queries, by number."""
+    pairs = own_pairs(run, library)
+    shards, _ = store.shard_and_row(store.open_catalogue(run).places_of(pairs["query_id"].tolist()))
+    places = store.open_catalogue(library).places_of(pairs["reference_id"].tolist())
+    own: Mapping[int, dict[str, list[int]]] = defaultdict(dict)
+    for shard, query_id, place in zip(
+        shards.tolist(), pairs["query_id"], places.tolist(), strict=True
+    ):
+        own[shard].setdefault(query_id, []).append(place)
+    return own
+
+
+def _most(own: Own) -> int:
+    """The most references that are left out for one query."""
+    return max(map(len, own.values()), default=0)
 
 
 def _map(
@@ -364,6 +423,7 @@ def _map(
     tasks = search_tasks(run, library, branch, cluster)
     shares = {piece.arguments["parts"] for task in tasks for piece in task.pieces} or {()}
     largest = max((open_index(library, _INDEX[branch], share).index for share in shares), key=len)
+    count += max((_most(task.arguments["own"]) for task in tasks), default=0)
     nprobe = settings["nprobe"] or largest.nprobe
     chosen = search_device(largest.trained, len(largest), device, count, nprobe)
     if chosen != "cpu":  # what a CPU has found is recorded without a device

@@ -113,6 +113,22 @@ def test_sockets_of_a_long_place_for_temporary_files(house, capsys, monkeypatch,
     assert not list(place.iterdir())
 
 
+def test_only_one_stage_says_what_the_others_are(house, capsys):
+    def said(*words: str) -> list[str]:
+        assert command(house, *words) == 0
+        return [line[25:].split(" 0.")[0] for line in capsys.readouterr().out.splitlines()]
+
+    assert said("--only", "01")[1] == "not run"
+    assert said("--status")[1] == "not run"
+    assert command(house) == 0
+    capsys.readouterr()
+    assert said("--only", "01")[1] == "up to date"
+    assert said("--only", "01", "factor=2")[1] == "out of date"
+    assert command(house, "factor=-1") == 1
+    capsys.readouterr()
+    assert said("--only", "01", "factor=-1")[1] == "failed"
+
+
 def test_a_file_that_a_parameter_names_counts_with_its_content(house, capsys):
     parameters = PARAMETERS + 'table: str = ""  # a file\n'
     code = "(Path(run_dir) / 'two.txt').write_text(Path(table).read_text())"

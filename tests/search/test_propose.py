@@ -101,6 +101,35 @@ def test_a_decisive_variant_ends_the_search(rng, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("rules", [SEED, ROBUST])
+def test_references_left_out_are_as_if_they_were_not_in_the_library(rng, rules):
+    # The query itself, a copy of most of it that is mirrored, and another.
+    query = rng.integers(0, 200, (45, 128), np.uint8)
+    copy = sift.mirror_descriptors(query[:40]) + rng.integers(0, 9, (40, 128), np.uint8)
+    others = np.concatenate([copy, rng.integers(0, 200, (20, 128), np.uint8)])
+    counts = np.array([45, 40, 20])
+    with_it = index.build(
+        np.concatenate([query, others]), "local", ids=index.ids_of(np.arange(3), counts)
+    )
+    without_it = index.build(others, "local", ids=index.ids_of(np.arange(1, 3), counts[1:]))
+    asked = {name: rules[name] for name in ("neighbours", "nprobe", "rule", "ratio")}
+    asked["variants"] = ["plain", "mirrored"]
+    queries = [(spread(45), query)]
+    (found,) = propose.nearest_of_each(with_it, queries, own=[[0]], **asked)
+    (expected,) = propose.nearest_of_each(without_it, queries, **asked)
+    assert [*found] == ["plain", "mirrored"], "its own votes decide nothing"
+    counted = {n: rules[n] for n in rules if n not in ("neighbours", "nprobe", "variants")}
+    votes = [propose.by_votes(one, spread(45), **counted) for one in (found, expected)]
+    assert votes[0]["reference_row"][0] == 1 and votes[0]["mirrored"][0]
+    assert min(one["score"][0] for one in votes) >= 40
+    assert 0 not in votes[0]["reference_row"].tolist()
+    distances, ids = found["mirrored"]
+    assert ids.shape == (45, rules["neighbours"]) and np.isfinite(distances).all()
+    beside, alone = propose.nearest_of_each(with_it, queries * 2, own=[[], [0, 1, 2]], **asked)
+    assert (index.places_of(beside["plain"][1][:, 0]) == 0).all(), "of the other query none"
+    assert (alone["plain"][1] == -1).all()
+
+
 def test_the_robust_rule_counts_one_vote_per_place(library):
     descriptors, searched = library
     query = descriptors[[0, 1, 2, 3]]

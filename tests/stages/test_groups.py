@@ -89,7 +89,7 @@ def test_copies_are_grouped_and_answer_as_one(sides, address):
     assert copies["score"].iloc[0] > 40
     assert "e-cat-captioned" in found["reference_id"].tolist(), "another picture, by itself"
     others = groups.others(copies["reference_id"].iloc[0])
-    named = name_copies(copies[["query_id", "reference_id"]].assign(score=1.0), library)
+    named = name_copies(copies[["query_id", "reference_id"]].assign(score=1.0), run, library)
     assert len(others) == 3 and all(
         f'"{other}"' in named["other_copies"].iloc[0] for other in others
     )

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import shutil
+
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import whole_run
 
-from imgfp import stages, store
+from imgfp import report, stages, store
+from imgfp.results import Results
 from imgfp.scoring import fusion
 from imgfp.stages.certain import read_certain
-from imgfp.stages.identical import identical_pairs, put_first
+from imgfp.stages.identical import identical_pairs, own_pairs, put_first
 from imgfp.stages.search import no_candidates
 from imgfp.stages.verification import join_evidence, read_evidence
 
@@ -54,6 +58,88 @@ def test_a_file_that_is_a_reference_is_certain_whatever_it_shows(flat, address):
     assert fusion.contributions(proposals, model)["score"].tolist() == [1.0, 1.0]
     different = proposals.assign(identical=False)
     assert (fusion.calibrated(different, model)["score"] < 0.5).all()
+
+
+def listed(folder, references, queries, address):
+    """A run and a library that only list the files of two folders."""
+    run, library = store.Run(folder / "run"), store.Library(folder / "library")
+    sizes = {"shard_images": 2, "thumbnail_short_side_px": 64}
+    for collection, source in ((library, references), (run, queries)):
+        stages.list_images(collection, str(source), **sizes, cluster=address)
+    return run, library
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Three files, two of them with the same bytes, and one in a subfolder."""
+    folder = tmp_path / "archive"
+    (folder / "sub").mkdir(parents=True)
+    for name, grey in {"a": 0, "b": 0, "sub/c": 90}.items():
+        cv2.imwrite(str(folder / f"{name}.png"), np.full((64, 64), grey, np.uint8))
+    return folder
+
+
+def test_one_file_on_both_sides_is_known_by_its_path(archive, tmp_path, address):
+    def own(name, queries):
+        (tmp_path / name).mkdir()
+        pairs = own_pairs(*listed(tmp_path / name, archive, queries, address))
+        return pairs.to_numpy().tolist()
+
+    assert own("same", archive) == [["a", "a"], ["b", "b"], ["sub/c", "sub/c"]]
+    assert own("below", archive / "sub") == [["c", "sub/c"]]
+    (tmp_path / "link").symlink_to(archive)
+    manifest = tmp_path / "some.csv"
+    manifest.write_text(f"image_id,path\nx,{tmp_path}/link/a.png\n")
+    assert own("named", manifest) == [["x", "a"]]
+    # Moved since both sides were listed, and listed again on one of them.
+    moved = archive.rename(tmp_path / "moved")
+    run, library = store.Run(tmp_path / "below/run"), store.Library(tmp_path / "same/library")
+    sizes = {"shard_images": 2, "thumbnail_short_side_px": 64}
+    stages.list_images(library, str(moved), **sizes, cluster=address)
+    assert own_pairs(run, library).empty
+    stages.list_images(run, str(moved / "sub"), **sizes, cluster=address)
+    assert own_pairs(run, library).to_numpy().tolist() == [["c", "sub/c"]]
+
+
+def test_a_copy_of_a_file_is_itself_only_in_a_copy_of_the_whole_folder(archive, tmp_path, address):
+    copy = shutil.copytree(archive, tmp_path / "copy")
+    run, library = listed(tmp_path, archive, copy, address)
+    assert own_pairs(run, library)["query_id"].tolist() == ["a", "b", "sub/c"]
+    shutil.rmtree(copy / "sub")
+    (tmp_path / "part").mkdir()
+    run, library = listed(tmp_path / "part", archive, copy, address)
+    assert own_pairs(run, library).empty
+
+
+def test_a_query_that_is_a_reference_is_compared_with_the_others_alone(
+    photograph, other_photograph, tmp_path, in_process
+):
+    folder = tmp_path / "one"
+    folder.mkdir()
+    pictures = {
+        "flower": other_photograph,
+        "flower-mirrored": other_photograph[:, ::-1],
+        "china": photograph,
+    }
+    for name, image in pictures.items():
+        cv2.imwrite(str(folder / f"{name}.jpg"), image[..., ::-1])
+    shutil.copy(folder / "china.jpg", folder / "china again.jpg")
+    run = whole_run.execute(tmp_path, folder, folder, in_process)
+    found = whole_run.answers(run)
+    best = {query: (scores.index[0], scores.iloc[0]) for query, scores in found.items()}
+    assert {query: reference for query, (reference, _) in best.items()} == {
+        "flower": "flower-mirrored",
+        "flower-mirrored": "flower",
+        "china": "china again",
+        "china again": "china",
+    }
+    assert best["china"][1] == 1.0 and best["flower"][1] > 0.9
+    assert all(query not in scores for query, scores in found.items())
+    results = Results(run, tmp_path / "library")
+    proposed = results.candidates.groupby("branch")["reference_id"].agg(list)
+    assert len(proposed["local"]) == len(proposed["global"]) == 4 * 3, "of three others each"
+    page = report.build(results, rounds=0)
+    assert "4 queries are references themselves and were compared with the others" in page
 
 
 def test_identical_references_come_first_and_once():

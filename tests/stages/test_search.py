@@ -19,7 +19,6 @@ from small_run import made_with
 from imgfp import stages, store
 from imgfp.datatypes import Descriptors, LocalFeatures
 from imgfp.descriptors.views import DIHEDRAL
-from imgfp.runner import cluster
 from imgfp.search import gpu
 from imgfp.stages import index as index_stage
 from imgfp.stages.crops import read_crops
@@ -122,7 +121,10 @@ def test_machines_that_search_their_shares_find_the_same(indexed, address, monke
             shutil.rmtree(run.candidates(branch))
         return tables
 
+    itself = pd.DataFrame({"query_id": [WHOLE], "reference_id": [CHINA]})
+    monkeypatch.setattr("imgfp.stages.search.own_pairs", lambda run, library: itself)
     alone = found()
+    assert CHINA not in of(alone, WHOLE)["reference_id"].tolist()
     monkeypatch.setattr("imgfp.stages.search.machines", lambda cluster: machines)
     assert len(search_tasks(run, library, "local")[0].pieces) == min(machines, 2)
     pd.testing.assert_frame_equal(found(), alone)
@@ -218,27 +220,6 @@ def test_scores_are_normalised_by_the_library_or_by_a_named_background(sides, ad
 
 
 # -------------------------------------------------------------------------------------------- GPU
-
-
-@pytest.fixture(scope="module")
-def in_process():
-    """A cluster of one worker that is a thread of this process, where stand-ins reach it."""
-    import dask
-    from distributed import LocalCluster
-
-    plain = {"distributed.comm.require-encryption": False}
-    with (
-        dask.config.set(plain),
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=2,
-            processes=False,
-            protocol="tcp",
-            host="127.0.0.1",
-            dashboard_address=None,
-        ) as started,
-    ):
-        yield cluster.trusted(started.scheduler_address, insecure_cluster=True)
 
 
 @pytest.fixture
