@@ -46,7 +46,7 @@ class Groups:
 
     def of_ids(self, ids: pd.Series) -> pd.Series:
         """Name of the group of each image; its own id where it is in none."""
-        return ids.map(self._group_of).fillna(ids)
+        return ids.map(lambda one: self._group_of.get(one, one)).astype("str")
 
     def others(self, image_id: str) -> list[str]:
         """The other members of an image's group, in the order of the library."""

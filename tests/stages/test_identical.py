@@ -136,8 +136,11 @@ def test_a_query_that_is_a_reference_is_compared_with_the_others_alone(
     assert best["china"][1] == 1.0 and best["flower"][1] > 0.9
     assert all(query not in scores for query, scores in found.items())
     results = Results(run, tmp_path / "library")
-    proposed = results.candidates.groupby("branch")["reference_id"].agg(list)
-    assert len(proposed["local"]) == len(proposed["global"]) == 4 * 3, "of three others each"
+    proposed = (
+        results.candidates.query("branch == 'global'").groupby("query_id")["group_id"].agg(set)
+    )
+    assert proposed["flower"] == {"flower-mirrored", "china"}, "copies count as one"
+    assert proposed["china"] == {"flower", "flower-mirrored", "china"}
     page = report.build(results, rounds=0)
     assert "4 queries are references themselves and were compared with the others" in page
 
