@@ -318,8 +318,11 @@ def _summary(results: Results) -> str:
     """The result of the run in a few sentences."""
     queries, references = len(results.queries), len(results.references)
     summary = f"{queries:,} queries were compared with {references:,} references"
-    if refused := len(results.rejects):
-        summary += f"; {refused:,} files or folders could not be searched and stand below"
+    if any(results.refused.values()):
+        of_each = " and ".join(
+            f"{count:,} of the {side}" for side, count in results.refused.items()
+        )
+        summary += f"; files and folders that could not be searched, and stand below: {of_each}"
     if results.damaged_queries:
         summary += f"; {results.damaged_queries:,} queries are damaged files, decoded in part"
     threshold = results.threshold
