@@ -36,7 +36,7 @@ UNNOTICED = ("", "worker", "decoder")
 #: Part of the command line of each kind of process that a run starts.
 _COMMANDS = {
     "worker": "multiprocessing.spawn",
-    "decoder": "decoding.serve",
+    "decoder": "imgfp.decoding:handler",
     "kernel": "ipykernel_launcher",
 }
 #: Names of files: what quotes, markup, formulas, terminals, paths and encodings make of them.
