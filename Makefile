@@ -46,8 +46,8 @@ test: setup  ## lint and the API reference, then every test
 	@$(MAKE) --no-print-directory -j2 lint docs
 	$(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-torture: demo  ## damage every file of the demo's run and library, kill writers; TIMES=3 damages per file
-	$(RUN) tests/torture.py runs/demo library/demo --times $(or $(TIMES),3)
+torture: demo  ## damage every file of the demo's run and library, kill processes of runs: TIMES=3 RUNS=1
+	$(RUN) tests/torture.py runs/demo library/demo --times $(or $(TIMES),3) --runs $(or $(RUNS),1)
 
 lint: setup  ## lint, check formatting, types and spelling
 	$(VENV)/bin/ruff check .

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection, Pipe
@@ -49,11 +49,13 @@ _KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
 
 class ConfinedError(RuntimeError):
-    """A confined process that gave no answer: it took too long (`took_too_long`), or ended."""
+    """A confined process that gave no answer: it took too long (`took_too_long`), or ended, by the signal or with the
+    status that `ended_by` names."""
 
-    def __init__(self, message: str, *, took_too_long: bool = False) -> None:
+    def __init__(self, message: str, *, took_too_long: bool = False, ended_by: str = "") -> None:
         super().__init__(message)
         self.took_too_long = took_too_long
+        self.ended_by = ended_by
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,16 @@ class Process:
     """A process that answers requests with the handler that a function gives.
 
     handler: "module:function", a function without arguments that returns a `Handler`, called in the process.
+    descriptors: of files that are open there, too, under the same numbers. variables: added to its environment.
     """
 
-    def __init__(self, handler: str, bounds: Bounds) -> None:
+    def __init__(
+        self,
+        handler: str,
+        bounds: Bounds,
+        descriptors: Sequence[int] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self._owner, self._lock = os.getpid(), threading.Lock()
         folder = tempfile.mkdtemp(prefix="imgfp-") if bounds.file_mb else None
         if folder:
@@ -89,15 +98,20 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *descriptors],
                 start_new_session=True,  # Ctrl-C is for the parent
                 cwd=folder,
-                env=_private(folder) if folder else environment(),
+                env=(_private(folder) if folder else environment()) | dict(variables or {}),
             )
         self._end = weakref.finalize(
             self, _end, self._process, self._connection, self._owner, folder
         )
         self.ask({}, [], seconds=_START_S)
+
+    @property
+    def is_usable(self) -> bool:
+        """False after its end was noticed, and after a fork."""
+        return self._owner == os.getpid() and self._end.alive
 
     def ask(
         self, header: dict[str, Any], buffers: Sequence[Any], seconds: float
@@ -105,7 +119,7 @@ class Process:
         """The answer to a request that may take so many seconds of processor time. Raises ConfinedError, after which
         the process is gone, and RuntimeError with the message of an exception that the handler raised."""
         with self._lock:
-            if self._owner != os.getpid() or self._end.alive is False:
+            if not self.is_usable:
                 raise ConfinedError("its process is gone")
             try:
                 _send(self._connection, header | {"seconds": seconds}, buffers)
@@ -137,7 +151,8 @@ class Process:
             return ConfinedError(
                 f"it took more than {seconds:g} s of processor time", took_too_long=True
             )
-        return ConfinedError(f"ended by {signal.Signals(-status).name if status < 0 else status}")
+        by = signal.Signals(-status).name if status < 0 else f"status {status}"
+        return ConfinedError(f"ended by {by}", ended_by=by)
 
 
 def landlock_abi() -> int:

@@ -3,8 +3,8 @@
 
 Decoders are C libraries: a hostile file can crash them, or keep them busy for hours within any limit of bytes and
 pixels. So no other process hands them a file's bytes. Each thread that decodes has a child process, which is
-kept between files. Processor time is limited by the kernel's timer, which the load of the machine does not
-change, memory by the size of the address space; the child can write no file.
+kept between files, see `imgfp.confinement`. Processor time is limited by the kernel's timer, which the load of the
+machine does not change, memory by the size of the address space; the child can write no file.
 
 A child that dies was perhaps killed from outside, so its file is given to a new child, alone. A file that has
 ended two of them is refused.
@@ -13,18 +13,11 @@ ended two of them is refused.
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
-import select
-import signal
-import struct
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-import weakref
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import IO, Any
@@ -32,6 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 from imgfp import confinement
+from imgfp.confinement import Bounds, ConfinedError, Handler, Process
 from imgfp.images import (
     MAX_FILE_BYTES,
     MAX_PIXELS,
@@ -48,6 +42,7 @@ DEATHS = 2
 #: Parts of reasons that tell of limits or of the machine as much as of the file.
 _NOT_FOR_EVER = (
     "ended the process",
+    "of processor time",
     "to decode",
     "had no answer",
     "than the limit",
@@ -57,16 +52,12 @@ _NOT_FOR_EVER = (
 _START_S = 120
 #: Trials of starting a child, which may be killed meanwhile.
 _STARTS = 3
-_CHILD = "from imgfp import decoding; decoding.serve()"
+_HANDLER = "imgfp.decoding:handler"
 #: Pages that go back to the system after each picture cost as much as its decoding.
 _MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
 }
-#: Seconds to wait for each second of processor time that a file may take, on a busy machine.
-_WAIT = 30
-_REQUEST = struct.Struct("<Q")
-_ANSWER = struct.Struct("<I")
 #: Shared pages above this are given back after a picture.
 _KEPT_BYTES = 16 * 2**20
 
@@ -125,25 +116,16 @@ def _read(path: str | os.PathLike, limits: Limits) -> tuple[bytes, np.ndarray, F
         alone = child.files == 0
         try:
             return data, *child.decode(data, path)
-        except _Ended as end:
+        except ConfinedError as end:
             deaths += alone
+            killed = end.ended_by == "SIGKILL"
             if deaths == DEATHS:
+                by = ", by the system for want of memory, or by somebody" if killed else ""
                 raise ImageError(
-                    path, f"ended the process that decodes it, {deaths} times: {end}"
+                    path, f"ended the process that decodes it, {deaths} times: {end.ended_by}{by}"
                 ) from None
-            if end.killed:
+            if killed:
                 time.sleep(1)  # perhaps for want of memory, which may pass
-
-
-class _Ended(Exception):
-    """A child ended while it decoded."""
-
-    def __init__(self, status: int) -> None:
-        self.killed = status == -signal.SIGKILL
-        name = signal.Signals(-status).name if status < 0 else f"status {status}"
-        super().__init__(
-            name + (", by the system for want of memory, or by somebody" if self.killed else "")
-        )
 
 
 _own = threading.local()
@@ -164,8 +146,8 @@ def _started(limits: Limits) -> _Child:
     for left in reversed(range(_STARTS)):
         try:
             return _Child(limits)
-        except (_Ended, TimeoutError) as error:
-            if not left or isinstance(error, TimeoutError):
+        except (ConfinedError, RuntimeError) as error:
+            if not left or not getattr(error, "ended_by", ""):
                 raise RuntimeError(
                     f"the process that decodes pictures did not start ({error}); see `imgfp doctor`"
                 ) from None
@@ -173,71 +155,36 @@ def _started(limits: Limits) -> _Child:
 
 
 class _Child:
-    """A process that decodes files, one at a time."""
+    """A confined process that decodes files, one at a time, into memory that both share."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.files = 0
-        self._owner = os.getpid()
         size = 3 * limits.pixels
         with _shared_file() as shared:
             shared.truncate(size)
             self._pixels = mmap.mmap(shared.fileno(), size)
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    _CHILD,
-                    str(shared.fileno()),
-                    json.dumps(asdict(limits)),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # decoders warn there, without the name of the file
-                pass_fds=[shared.fileno()],
-                start_new_session=True,  # Ctrl-C is for the parent
-                bufsize=0,
-                env=confinement.environment() | _MALLOC,
-            )
-        self._end = weakref.finalize(self, _end, self._process, os.getpid())
-        try:
-            self._answer(_START_S)
-        except BaseException:
-            self.close()
-            raise
+            self._process = Process(_HANDLER, Bounds(), [shared.fileno()], _MALLOC)
+            about = {"limits": asdict(limits), "shared": shared.fileno()}
+            self._process.ask(about, [], _START_S)
 
     def can_decode(self, limits: Limits) -> bool:
         """False after a death, enough files, with other limits, and after a fork."""
-        return (
-            self._process.returncode is None
-            and self.files < RECYCLED_AFTER
-            and self.limits == limits
-            and self._owner == os.getpid()
-        )
+        return self._process.is_usable and self.files < RECYCLED_AFTER and self.limits == limits
 
     def decode(self, data: bytes, name: str | os.PathLike) -> tuple[np.ndarray, Facts]:
-        """As `images.decode_image`. Raises _Ended where the process has died, for another reason than too much
+        """As `images.decode_image`. Raises ConfinedError where the process has died, for another reason than too much
         processor time."""
         self.files += 1
         limits = self.limits
         try:
-            self._send(data)
-            answer = self._answer(_WAIT * limits.max_decode_seconds)
-        except _Ended as end:
-            if self._process.returncode == -signal.SIGPROF:
-                raise ImageError(
-                    name,
-                    f"took more than {limits.max_decode_seconds:g} s of processor time to decode",
-                ) from None
-            raise end
-        except TimeoutError:
-            self.close()
-            raise ImageError(
-                name, f"had no answer in {_WAIT * limits.max_decode_seconds:g} s"
-            ) from None
-        except BaseException:
-            self.close()  # the answer that is on its way would be taken for the next one's
-            raise
+            answer, _ = self._process.ask({}, [data], limits.max_decode_seconds)
+        except ConfinedError as error:
+            if not error.took_too_long:
+                raise
+            raise ImageError(name, str(error).removeprefix("it ")) from None
+        except RuntimeError as error:
+            raise ImageError(name, f"cannot be decoded: {error}") from None
         if "reason" in answer:
             if answer["memory"]:
                 self.close()  # what a decoder did not give back would be missed by the next
@@ -255,49 +202,7 @@ class _Child:
 
     def close(self) -> None:
         """End the process."""
-        self._end()
-
-    def _send(self, data: bytes) -> None:
-        pipe: IO[bytes] = self._process.stdin  # type: ignore[assignment]
-        view = memoryview(_REQUEST.pack(len(data)) + data)
-        try:
-            while view:
-                view = view[pipe.write(view) :]
-        except BrokenPipeError:
-            raise self._ended() from None
-
-    def _answer(self, seconds: float) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds
-        (length,) = _ANSWER.unpack(self._receive(_ANSWER.size, deadline))
-        return json.loads(self._receive(length, deadline))
-
-    def _receive(self, length: int, deadline: float) -> bytes:
-        handle = self._process.stdout.fileno()  # type: ignore[union-attr]
-        ready = select.poll()
-        ready.register(handle, select.POLLIN)
-        data = b""
-        while len(data) < length:
-            if not ready.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise TimeoutError("no answer in time")
-            got = os.read(handle, length - len(data))
-            if not got:
-                raise self._ended()
-            data += got
-        return data
-
-    def _ended(self) -> _Ended:
-        return _Ended(self._process.wait())
-
-
-def _end(process: subprocess.Popen[bytes], owner: int) -> None:
-    """Kill a child and take note of its end, so that its processor time counts. In a fork of the process that owns it
-    only the copies of the pipes are closed."""
-    if owner == os.getpid():
-        process.kill()
-        process.wait()
-    for pipe in (process.stdin, process.stdout):
-        with suppress(OSError):
-            pipe.close()  # type: ignore[union-attr]
+        self._process.close()
 
 
 def _shared_file() -> IO[bytes]:
@@ -310,25 +215,25 @@ def _shared_file() -> IO[bytes]:
 # ---------------------------------------------------------------------------------------- in the child
 
 
-def serve() -> None:
-    """Decode what comes by standard input until it ends; see `_Child`."""
+def handler() -> Handler:
+    """Decodes one file after another, after a first request with the limits and the number of the shared file."""
     from PIL import Image
 
     Image.init()  # all plug-ins, before memory is counted
     Image.MAX_IMAGE_PIXELS = None  # type: ignore[assignment]  # the user's limit holds
-    limits = Limits(**json.loads(sys.argv[2]))
-    shared = mmap.mmap(int(sys.argv[1]), 3 * limits.pixels)
-    os.close(int(sys.argv[1]))
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    confinement.limit(limits.max_decode_memory_mb)
-    _tell(answers, {})
-    while header := requests.read(_REQUEST.size):
-        (length,) = _REQUEST.unpack(header)
-        # An interval as well: a library may take the first signal for itself.
-        signal.setitimer(signal.ITIMER_PROF, limits.max_decode_seconds, limits.max_decode_seconds)
-        answer = _outcome(requests.read(length), limits, shared)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        _tell(answers, answer)
+    limits, shared = Limits(), mmap.mmap(-1, 1)
+
+    def answer(header: dict[str, Any], buffers: list[bytes]) -> tuple[dict[str, Any], list[Any]]:
+        nonlocal limits, shared
+        if buffers:
+            return _outcome(buffers[0], limits, shared), []
+        limits = Limits(**header["limits"])
+        shared = mmap.mmap(header["shared"], 3 * limits.pixels)
+        os.close(header["shared"])
+        confinement.limit(limits.max_decode_memory_mb)
+        return {}, []
+
+    return answer
 
 
 def _outcome(data: bytes, limits: Limits, shared: mmap.mmap) -> dict[str, Any]:
@@ -339,9 +244,3 @@ def _outcome(data: bytes, limits: Limits, shared: mmap.mmap) -> dict[str, Any]:
         no_memory = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
         return {"reason": getattr(error, "reason", ""), "memory": no_memory}
     return {"shape": pixels.shape, "facts": asdict(facts)}
-
-
-def _tell(answers: IO[bytes], answer: dict[str, Any]) -> None:
-    data = json.dumps(answer).encode()
-    answers.write(_ANSWER.pack(len(data)) + data)
-    answers.flush()

@@ -19,6 +19,7 @@ from imgfp.datatypes import Boxes, LocalFeatures, table
 from imgfp.images import encode_jpeg, resize_short_side
 from imgfp.scoring import fusion
 from imgfp.scoring.metrics import evaluate
+from imgfp.stages.inventory import save_rejects
 from imgfp.verify.classifier import load_classifier
 from imgfp.verify.evidence import score_query
 from imgfp.verify.view import View
@@ -73,8 +74,10 @@ def build(
     queries, truth, boxes = _queries(pictures, hostile)
     truth = {query: names.get(name, name) for query, name in truth.items()}
     library, run = root / "library", root / "run"
-    _write_images(library, references, root / "originals/references", keep_originals)
-    _write_images(run, queries, root / "originals/queries", keep_originals)
+    rejects = [("one.txt", "is empty"), ("two.txt", "is empty")]
+    _write_images(library, references, root / "originals/references", keep_originals, rejects)
+    rejects = [("broken <b>.jpg", "is empty")]
+    _write_images(run, queries, root / "originals/queries", keep_originals, rejects)
     features = {
         side: _write_features(folder, images)
         for side, folder, images in (("r", library, references), ("q", run, queries))
@@ -89,9 +92,7 @@ def build(
     )
     predictions = fusion.merge(joined, rule)
     store.write_sheet(run / "predictions.csv", predictions)
-    store.write_sheet(
-        run / "rejects.csv", table("rejects", path=["broken <b>.jpg"], reason=["is empty"])
-    )
+    save_rejects(store.Run(run), store.Library(library))
     values = {
         "library_dir": str(library),
         "run_dir": str(run),
@@ -144,7 +145,7 @@ def _queries(pictures: dict[str, np.ndarray], hostile: bool):
     )
 
 
-def _write_images(root: Path, images: dict, originals: Path, keep: bool) -> None:
+def _write_images(root: Path, images: dict, originals: Path, keep: bool, rejects: list) -> None:
     originals.mkdir(parents=True, exist_ok=True)
     rows = []
     for number, (image_id, image) in enumerate(images.items()):
@@ -172,7 +173,8 @@ def _write_images(root: Path, images: dict, originals: Path, keep: bool) -> None
             )
         )
     columns = list(table("images").columns)
-    _save(root / "images/shard-00000.parquet", table("images", pd.DataFrame(rows, columns=columns)))
+    record = table("images", pd.DataFrame(rows, columns=columns))
+    store.save(root / "images/shard-00000.parquet", record, made_with(), rejects=rejects)
 
 
 def _write_features(root: Path, images: dict) -> LocalFeatures:

@@ -24,11 +24,11 @@ def test_a_small_sample(tmp_path):
 def test_killed_workers_change_no_byte_and_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(torture_kills.tempfile, "tempdir", str(tmp_path.parent))
     torture_kills.make_corpus(tmp_path, 2)
-    undisturbed = torture_kills.DisturbedRun(tmp_path, "undisturbed", "01-02")
+    undisturbed = torture_kills.DisturbedRun(tmp_path, "undisturbed", "01")
     assert undisturbed.start().wait() == 0, undisturbed.said()
     wanted = torture_kills.results_of(undisturbed.folder)
     assert len(wanted) > 5
-    assert torture_kills.trial(tmp_path, "killed", 1, wanted, ["worker"], "01-02") == []
+    assert torture_kills.trial(tmp_path, "killed", 1, wanted, ["worker"], "01") == []
 
 
 def test_damage_that_verify_does_not_see_is_told(tmp_path, monkeypatch):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Damage to the files of finished runs, killed writers and hostile ids, at any size: `make torture`.
+"""Damage to the files of finished runs, killed writers and runs, and hostile ids, at any size: `make torture`.
 
 Every file of a copy of each named folder (a library, a run) is damaged, one after the other, and `imgfp verify` must
 name it, though size and date do not tell, and be silent about the undamaged copy.
@@ -108,10 +108,13 @@ def main() -> int:
     parser.add_argument(
         "folders", nargs="*", type=Path, help="libraries and runs; left as they were"
     )
-    parser.add_argument("--times", type=int, default=3, help="damages per file, kills per 10")
     parser.add_argument(
-        "--runs", type=int, default=0, help="runs disturbed by `times` kills in each stage"
+        "--times",
+        type=int,
+        default=3,
+        help="damages per file; 10 writers, 1,000 ids, and kills in each stage of a run, for each",
     )
+    parser.add_argument("--runs", type=int, default=0, help="runs whose processes are killed")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)

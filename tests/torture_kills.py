@@ -36,7 +36,7 @@ UNNOTICED = ("", "worker", "decoder")
 #: Part of the command line of each kind of process that a run starts.
 _COMMANDS = {
     "worker": "multiprocessing.spawn",
-    "decoder": "decoding.serve",
+    "decoder": "imgfp.decoding:handler",
     "kernel": "ipykernel_launcher",
 }
 #: Names of files: what quotes, markup, formulas, terminals, paths and encodings make of them.
@@ -86,7 +86,8 @@ def make_corpus(folder: Path, size: int) -> None:
 def results_of(folder: Path) -> dict[str, str]:
     """SHA-256 of each result of a run and its library, by relative path."""
     found = [folder / "run/predictions.csv", folder / "run/rejects.csv"]
-    for kind in ("evidence", "candidates", "crops", "local_features", "descriptors"):
+    kinds = ("images", "local_features", "candidates", "crops", "descriptors", "evidence")
+    for kind in kinds:
         found += [*(folder / "run" / kind).rglob("*"), *(folder / "library" / kind).rglob("*")]
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()

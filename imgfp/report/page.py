@@ -339,8 +339,11 @@ def _summary(results: Results) -> str:
     """The result of the run in a few sentences."""
     queries, references = len(results.queries), len(results.references)
     summary = f"{queries:,} queries were compared with {references:,} references"
-    if refused := len(results.rejects):
-        summary += f"; {refused:,} files or folders could not be searched and stand below"
+    if any(results.refused.values()):
+        of_each = " and ".join(
+            f"{count:,} of the {side}" for side, count in results.refused.items()
+        )
+        summary += f"; files and folders that could not be searched, and stand below: {of_each}"
     if own := results.own_queries:
         summary += f"; {own:,} queries are references themselves and were compared with the others"
     if results.damaged_queries:

@@ -16,7 +16,7 @@ from imgfp.images import DAMAGED
 from imgfp.runner.params import read_profile
 from imgfp.stages.crops import read_crops, read_detections
 from imgfp.stages.identical import own_pairs
-from imgfp.stages.inventory import read_images
+from imgfp.stages.inventory import gather_rejects, read_images
 from imgfp.stages.search import read_candidates
 from imgfp.stages.verification import join_evidence, read_evidence
 from imgfp.store import Library, Run, formats
@@ -75,6 +75,12 @@ class Files:
         if not path.exists():
             return table("rejects")
         return table("rejects", store.read_sheet(path))
+
+    @cached_property
+    def refused(self) -> dict[str, int]:
+        """Number of files and folders that could not be used, of "references" and of "queries"."""
+        sides = {"references": self.library, "queries": self.run}
+        return {side: len(gather_rejects(collection)) for side, collection in sides.items()}
 
     @cached_property
     def predictions(self) -> pd.DataFrame:

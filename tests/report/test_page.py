@@ -14,7 +14,8 @@ def test_a_run_without_pairs_has_a_report(tmp_path, parse):
     run = small_run.build(tmp_path, with_truth=False)
     store.write_sheet(run / "predictions.csv", table("predictions"))
     words = parse(report.build(Results(run))).words
-    assert "8 queries were compared with 6 references; 1 files or folders could not be" in words
+    assert "8 queries were compared with 6 references; files and folders that could not" in words
+    assert "stand below: 2 of the references and 1 of the queries" in words
 
 
 def test_the_page_is_one_file_without_external_resources(html, parse):
