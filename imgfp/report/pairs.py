@@ -14,6 +14,7 @@ from imgfp import viz
 from imgfp.datatypes import BRANCHES
 from imgfp.images import DAMAGED
 from imgfp.results import Results, Side
+from imgfp.scoring.fusion import COLOURS_DIFFER
 from imgfp.store import decisions
 from imgfp.verify.estimation import REFUSALS
 from imgfp.viz import svg
@@ -174,6 +175,9 @@ def _in_words(evidence: pd.Series | None) -> str:
         words.append(f"{displaced} of {blocks} localisable blocks displaced")
     if evidence.get("copy_probability"):
         words.append(f"pair classifier: {evidence['copy_probability']:.2f} probability of a copy")
+    if pd.notna(evidence.get("colour_difference")):
+        colours = "differ" if evidence["colour_difference"] >= COLOURS_DIFFER else "agree"
+        words.append(f"too little structure to tell; the colours {colours}")
     return "; ".join(words)
 
 

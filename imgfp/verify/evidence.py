@@ -22,7 +22,7 @@ from imgfp.verify.matching import (
     ratio_matches,
     tentative_matches,
 )
-from imgfp.verify.view import View
+from imgfp.verify.view import View, colour_difference
 
 #: Aligned pair, as by `classifier.pair_planes` -> probability (0..1) that the query is a copy: a
 #: `classifier.PairClassifier`.
@@ -62,6 +62,7 @@ COLUMNS: dict[str, str] = {
     "displaced_blocks": "int32",  # localisable blocks that match elsewhere: parallax or motion
     "model_consistency": "float32",  # fraction of the matching blocks consistent with the model
     "copy_probability": "float32",  # of the pair classifier, 0..1; 0: it did not run
+    "colour_difference": "float32",  # mean, grey levels, where neither an exact inlier nor a localisable block tells
     "hypothesis_source": "str",  # what gave the transform: matches, frame, or "" for no transform
     "model": "str",  # the simplest that fits: axis_aligned, similarity, affine, homography, or ""
     "identical": "bool",  # the files have the same bytes; set by the stage, which knows the files
@@ -166,6 +167,7 @@ def _empty_row() -> dict:
     return {name: zeros[kind] for name, kind in COLUMNS.items()} | {
         "reprojection_error_px": np.nan,
         "angle_error_deg": np.nan,
+        "colour_difference": np.nan,
         "tilt_deg": np.nan,
         "shear_deg": np.nan,
         "perspective": np.nan,
@@ -199,7 +201,7 @@ def _alignment_columns(hypothesis: Hypothesis, classifier: Classifier | None) ->
     reference_area = min(polygon_area(overlap) / (reference.width * reference.height), 1.0)
     matches, (errors, inside) = hypothesis.matches, hypothesis.errors
     inliers = np.flatnonzero(errors < INLIER_PX)
-    count = len(inliers)
+    count, exact = len(inliers), int((errors[inliers] < _EXACT_PX).sum())
     strict = matches.ratio_test & inside
     tilt, shear, perspective = camera_signs(homography, back)
     size = query.width, query.height
@@ -210,7 +212,7 @@ def _alignment_columns(hypothesis: Hypothesis, classifier: Classifier | None) ->
         "inliers": count,
         "inlier_ratio": count / max(int(inside.sum()), count, 1),
         "guided_inliers": max(hypothesis.guided_inliers, count),
-        "exact_inliers": int((errors[inliers] < _EXACT_PX).sum()),
+        "exact_inliers": exact,
         "consistency": float((strict & (errors < _CONSISTENT_PX)).sum() / (1 + strict.sum())),
         "angle_error_deg": _angle_error(hypothesis, inliers) if count else np.nan,
         "distinct_inliers": float(count),
@@ -221,7 +223,7 @@ def _alignment_columns(hypothesis: Hypothesis, classifier: Classifier | None) ->
         "query_area": query_area,
         "reference_area": reference_area,
         **{f"ncc_{name}": value for name, value in asdict(hypothesis.correlation).items()},
-        **_refinement_columns(hypothesis, classifier),
+        **_refinement_columns(hypothesis, classifier, exact),
         "hypothesis_source": hypothesis.source,
         "model": hypothesis.model,
         "direction": direction(query_area, reference_area),
@@ -230,13 +232,18 @@ def _alignment_columns(hypothesis: Hypothesis, classifier: Classifier | None) ->
     }
 
 
-def _refinement_columns(hypothesis: Hypothesis, classifier: Classifier | None) -> dict:
+def _refinement_columns(hypothesis: Hypothesis, classifier: Classifier | None, exact: int) -> dict:
     """The columns that a refined alignment gives."""
     refinement = hypothesis.refinement
     if refinement is None:
         return {}
-    planes = None if classifier is None else pair_planes(refinement.alignment)
-    return {
+    alignment = refinement.alignment
+    planes = None if classifier is None else pair_planes(alignment)
+    colours: dict[str, float] = {}
+    if not exact and not refinement.localisable_blocks:
+        difference = colour_difference(hypothesis.query, hypothesis.reference, alignment)
+        colours["colour_difference"] = difference
+    return colours | {
         "copy_probability": 0.0 if classifier is None or planes is None else classifier(planes),
         "aligned_blocks": refinement.aligned_blocks,
         "localisable_blocks": refinement.localisable_blocks,

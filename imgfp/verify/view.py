@@ -18,6 +18,8 @@ DIHEDRAL_VIEWS = [(flip, mirror, turn) for turn in (0, 1) for flip in (0, 1) for
 #: Side in pixels of the square at which whole frames are compared, and the least correlation that
 #: makes their alignment a hypothesis.
 _FRAME_PX, MIN_FRAME_CORRELATION = 32, 0.25
+#: Cells on a side of the grid in which colours are compared.
+_COLOUR_CELLS = 16
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,24 @@ class View:
 
     @cached_property
     def _crop(self) -> tuple[np.ndarray, np.ndarray]:
-        grey = to_grey(self.thumbnail)
-        scale = np.array([grey.shape[1] / self.width, grey.shape[0] / self.height])
+        shape = self.thumbnail.shape
+        scale = np.array([shape[1] / self.width, shape[0] / self.height])
         low = np.floor(self.part[:2] * scale).astype(int)
         high = np.maximum(np.ceil(self.part[2:] * scale).astype(int), low + 1)
         shift = scale / 2 - 0.5 - low
         to_crop = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]], [0, 0, 1]])
-        return np.ascontiguousarray(grey[low[1] : high[1], low[0] : high[0]]), to_crop
+        return self.thumbnail[low[1] : high[1], low[0] : high[0]], to_crop
 
-    @property
+    @cached_property
     def grey(self) -> np.ndarray:
         """(h,w) float32 grey thumbnail of the searched part."""
-        return self._crop[0]
+        return np.ascontiguousarray(to_grey(self._crop[0]))
+
+    @property
+    def colours(self) -> np.ndarray:
+        """(h,w,3) float32 thumbnail of the searched part."""
+        part = self._crop[0].astype(np.float32)
+        return part if part.ndim == 3 else np.dstack([part] * 3)
 
     @property
     def to_grey_px(self) -> np.ndarray:
@@ -114,3 +122,20 @@ def homography_of(query: View, reference: View, alignment: Alignment) -> np.ndar
     to_reference_px = np.linalg.inv(reference.to_grey_px)
     homography = to_reference_px @ alignment.homography @ query.to_grey_px
     return homography / homography[2, 2]
+
+
+def colour_difference(query: View, reference: View, alignment: Alignment) -> float:
+    """Mean difference, grey levels 0..255, of the mean colours in the cells of a coarse grid over the overlap of two
+    aligned views; NaN if they hardly overlap. It needs no texture, and edits of the colours change it."""
+    overlay = alignment.overlay()
+    if overlay is None:
+        return np.nan
+    size = overlay.mask.shape[::-1]
+    to_work = overlay.to_work
+    views = ((query, to_work @ alignment.homography), (reference, to_work))
+    cells = []
+    for view, matrix in views:
+        warped = cv2.warpPerspective(view.colours, matrix, size, borderMode=cv2.BORDER_REPLICATE)
+        cells.append(cv2.resize(warped, (_COLOUR_CELLS,) * 2, interpolation=cv2.INTER_AREA))
+    covered = cv2.resize(overlay.mask, (_COLOUR_CELLS,) * 2, interpolation=cv2.INTER_AREA) > 0.99
+    return float(abs(cells[0] - cells[1])[covered].mean()) if covered.any() else np.nan

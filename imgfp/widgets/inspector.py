@@ -61,6 +61,10 @@ SHOWN = {
         "pair classifier",
         "probability, 0 to 1, that the aligned images are copy and original; 0: it did not run",
     ),
+    "colour_difference": (
+        "colour difference",
+        "mean difference of the aligned colours, grey levels, where there is too little structure to tell",
+    ),
     "tilt_deg": (
         "tilt, degrees",
         "rotation against the nearest image axis; 0 after most edits",

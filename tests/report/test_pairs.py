@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -33,6 +34,16 @@ def test_what_did_not_run_is_not_described():
     evidence = pd.Series(EVIDENCE | {"copy_probability": 0.0, "localisable_blocks": 0})
     words = report.evidence_in_words(evidence)
     assert words.endswith("(chance 3 %)")
+
+
+def test_too_little_structure_is_said():
+    words = [
+        report.evidence_in_words(pd.Series(EVIDENCE | {"colour_difference": difference}))
+        for difference in (40.0, 2.0, np.nan)
+    ]
+    assert words[0].endswith("; too little structure to tell; the colours differ")
+    assert words[1].endswith("; too little structure to tell; the colours agree")
+    assert "structure" not in words[2]
 
 
 @pytest.mark.parametrize(

@@ -327,3 +327,32 @@ def test_the_shipped_model_ranks_copies_first():
     scores = fusion.merge(table, "calibrated")
     assert scores["reference_id"].tolist() == ["copy", "scene"]
     assert scores["score"].iloc[0] > 0.9 > 0.5 > scores["score"].iloc[1]
+
+
+FLAT = COPY | {"exact_inliers": 0, "localisable_blocks": 0, "copy_probability": 0.99}
+
+
+@pytest.mark.parametrize(
+    ("views", "capped"),
+    [
+        ([FLAT | {"colour_difference": 60.0}], True),
+        (
+            [
+                FLAT | {"colour_difference": 60.0},
+                {"refused": "folded", "colour_difference": np.nan},
+            ],
+            True,
+        ),
+        ([FLAT | {"colour_difference": 3.0}], False),
+        ([FLAT | {"colour_difference": np.nan}], False),
+        ([FLAT | {"colour_difference": 60.0, "exact_inliers": 1}], False),
+        ([FLAT | {"colour_difference": 60.0}, COPY | {"colour_difference": np.nan}], False),
+    ],
+)
+def test_without_structure_the_classifier_alone_gives_no_high_score(views, capped):
+    rows = evidence(*[("q", "R", "local", 9.0, view) for view in views])
+    model = fusion.load_model()
+    (score,) = fusion.calibrated(rows, model)["score"]
+    (free,) = fusion.calibrated(rows.drop(columns="colour_difference"), model)["score"]
+    assert free > 0.5 and score == (fusion.MOST_WITHOUT_STRUCTURE if capped else free)
+    assert fusion.contributions(rows, model)["score"].tolist() == [score]

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
+from flat_drawings import ring
 
 from imgfp.geometry import project
 from imgfp.verify.classifier import SIDE_PX
@@ -150,3 +153,27 @@ def test_the_classifier_runs_only_on_refined_alignments(
     row = score_pair(make_view(other_photograph), reference, classifier=classifier)
     assert row["copy_probability"] == 0 and row["aligned_blocks"] == 0 and len(shapes) == 1
     assert score_pair(reference, reference)["copy_probability"] == 0, "without a classifier"
+
+
+def test_flat_drawings_are_told_by_their_colours(make_bare_view, reference):
+    orange = make_bare_view(ring((20, 60, 90), (240, 120, 30)))
+    copy = cv2.resize(ring((20, 60, 90), (240, 120, 30)), (448, 280), interpolation=cv2.INTER_AREA)
+    mirrored = make_bare_view(copy[:, ::-1])
+    other = make_bare_view(ring((230, 230, 210), (30, 90, 60)))
+    certain = {"classifier": lambda planes: 0.99}
+    for query, low, high in ((mirrored, 0, 2), (other, 40, 255)):
+        row = score_pair(query, orange, **certain)
+        assert row["exact_inliers"] == row["localisable_blocks"] == 0
+        assert row["copy_probability"] == 0.99 and low <= row["colour_difference"] < high
+    assert np.isnan(score_pair(reference, reference, **certain)["colour_difference"])
+
+
+def test_colours_are_compared_inside_the_searched_part(make_view):
+    # The box of the query; the thumbnail of the reference is grey.
+    image = np.full((300, 500, 3), (10, 200, 60), np.uint8)
+    image[40:240, 60:380] = cv2.resize(ring((90, 90, 90), (200, 200, 200)), (320, 200))
+    nothing = {"keypoints": np.empty((0, 4), np.float32), "descriptors": np.empty((0, 128), "u1")}
+    pasted = make_view(image, 150, box=np.array([60, 40, 380, 240]), **nothing)
+    drawn = make_view(ring((90, 90, 90), (200, 200, 200)), 150, **nothing)
+    drawn = replace(drawn, thumbnail=drawn.thumbnail[..., 0])
+    assert score_pair(pasted, drawn)["colour_difference"] < 4
