@@ -91,9 +91,6 @@ def test_several_references_in_one_query_are_found_and_measured(cases, searched)
     assert measured["positives"] == 17 and measured["micro_ap"] > 0.9
 
 
-NOT_YET = pytest.mark.xfail(strict=True, reason="references do not know of their copies yet")
-
-
 @pytest.mark.parametrize(
     "picture",
     [
@@ -102,8 +99,8 @@ NOT_YET = pytest.mark.xfail(strict=True, reason="references do not know of their
         "flower-7",
         "hopper-9",
         "motorcycle-10",
-        pytest.param("tissue-11", marks=NOT_YET),
-        pytest.param("coins-14", marks=NOT_YET),
+        "tissue-11",
+        "coins-14",
         "bus-14-near",
     ],
 )

@@ -127,9 +127,12 @@ def _from_matches(
     """Hypotheses from matches, as they are and mirrored, and the reason if there are none."""
     refused = "too_few"
     hypotheses: list[Hypothesis] = []
-    for mirrored, matches in tentative.items():
+    # First the one that the matches speak for: rows of coins correlate in both.
+    strict = {mirrored: int(matches.ratio_test.sum()) for mirrored, matches in tentative.items()}
+    for mirrored in sorted(tentative, key=lambda one: 2 * strict[one] < max(strict.values())):
+        matches = tentative[mirrored]
         if hypotheses and hypotheses[0].ncc_inlier_ratio > _CONFIRMED:
-            break  # the pixels confirm the first: no mirrored one can exceed it
+            break  # the pixels confirm the first: no other can exceed it
         found = estimate_homography(
             query.keypoints[matches.pairs[:, 0]],
             reference.keypoints[matches.pairs[:, 1]],
