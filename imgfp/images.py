@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import pi_heif
 from PIL import Image, ImageFile, ImageOps
 
 from imgfp import urls
@@ -34,7 +35,7 @@ from imgfp import urls
 if TYPE_CHECKING:  # pandas would take 80 MB of each process that decodes
     import pandas as pd
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "HEIF")
 #: Note of an image that is not whole.
 DAMAGED = "damaged file, decoded in part"
 #: Frames or pages tried where the first is blank or cannot be decoded, and bytes before the start of a JPEG or PNG that
@@ -58,6 +59,9 @@ _MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _DECODING = RLock()
+
+# One thread: each more would take address space, which is limited, and no processor time less.
+pi_heif.register_heif_opener(decode_threads=1)
 
 # The limits above are checked before any pixel is decoded, so Pillow's own warning is redundant.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -279,6 +283,7 @@ def _decode(
         notes.append(f"frames={frames}")
     kind = image.format or "?"
     image.load()
+    _check_size(*image.size, name, max_pixels)  # a HEIF may hold another size than it declares
     if image.getexif().get(0x0112, 1) != 1:
         notes.append("turned by EXIF")
     if lenient:
@@ -326,7 +331,7 @@ def _without_blank_end(image: Image.Image) -> Image.Image:
 
 def _unidentified(data: bytes) -> str:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        return "is HEIC or HEIF, which is not decoded; convert it to JPEG or PNG"
+        return "is HEIC or HEIF, but damaged or of an unknown kind; convert it to JPEG or PNG"
     if data.startswith(_JPEG_XL):
         return "is JPEG XL, which is not decoded; convert it to JPEG or PNG"
     return f"is not an image of a known format ({', '.join(FORMATS)})"

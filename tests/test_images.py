@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 
@@ -20,7 +21,23 @@ def encoded(array: np.ndarray, kind: str, **options) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("kind", images.FORMATS)
+#: A HEIC of 32 x 24 pixels, red at the top left and green at the bottom right, stored on its side, with both its own
+#: mark of that and one in EXIF, as telephones write it. Made by pillow-heif.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAbNtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
+    "AAAAAAAAADRpbG9jAAAAAERAAAIAAQAAAAAB1wABAAAAAAAAAHQAAgAAAAACSwABAAAAAAAAACQAAAA4aWluZgAAAAAA"
+    "AgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAAA8mlwcnAAAADS"
+    "aXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAp"
+    "QgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqrprm4CGgwIAAAAyAAAADAIRiAAEABkQBwXPBiQAAABRpc3BlAAAAAAAAAEAA"
+    "AABAAAAAKGNsYXAAAAAYAAAAAQAAACAAAAAB////2AAAAAL////gAAAAAgAAABBwaXhpAAAAAAMICAgAAAAJaXJvdAMA"
+    "AAAYaXBtYQAAAAAAAAABAAEFgQIEg4UAAAAaaXJlZgAAAAAAAAAOY2RzYwACAAEAAQAAAKBtZGF0AAAAcCgBrwnIaqse"
+    "I5lTv/Jn7wALO9+Im0PMDXpfI3JxZd98Yyjpd/+zfV0vpLr/twHbSefpes8GX/kEX6b2dLumo/H9A6KpOTn0vqqyVWip"
+    "YttJVtCO/e889Bh+lynHcD/o8c1qfnZU0kRspdSQytk1GfgAAAAGRXhpZgAATU0AKgAAAAgAAQESAAMAAAABAAYAAAAA"
+    "AAA="
+)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in images.FORMATS if kind != "HEIF"])
 def test_every_format_gives_upright_rgb(photograph, kind):
     image, facts = images.decode_image(encoded(photograph, kind))
     assert image.shape == photograph.shape and image.dtype == np.uint8
@@ -46,6 +63,22 @@ def test_exif_orientation_is_undone(orientation, kind):
     assert image[5:15, 5:15, 0].mean() > 200 and image[30:, 40:].mean() < 40
 
 
+def test_a_heic_is_turned_once(tmp_path):
+    (file := tmp_path / "IMG_1.HEIC").write_bytes(HEIC)
+    picture = decoding.read_picture(file)
+    assert picture.facts == images.Facts("HEIF", 32, 24, ())
+    corners = picture.pixels[2, 2], picture.pixels[-3, -3], picture.pixels[2, -3]
+    assert np.abs(np.subtract(corners, [(230, 30, 30), (30, 200, 60), (0, 0, 40)])).max() < 12
+
+
+def test_a_heic_is_bounded_by_its_header_and_refused_when_cut(tmp_path):
+    with pytest.raises(ImageError, match="32 x 24 pixels, more than the limit of 700"):
+        images.decode_image(HEIC, max_pixels=700)
+    for length in (200, 400, len(HEIC) - 1):
+        with pytest.raises(ImageError, match="is HEIC or HEIF, but damaged"):
+            images.decode_image(HEIC[:length])
+
+
 def test_16_bit_is_scaled_not_clipped():
     ramp = np.linspace(0, 65535, 256 * 16).reshape(16, 256).astype(np.uint16)
     image, facts = images.decode_image(encoded(ramp, "PNG"))
@@ -67,7 +100,7 @@ def test_a_transparent_image_is_composited_on_grey():
     [
         (b"just text", "not an image"),
         (b"\x89PNG\r\n\x1a\n", "not an image"),
-        (b"\0\0\0\x18ftypheic" + bytes(99), "is HEIC or HEIF, which is not decoded; convert it"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), "is HEIC or HEIF, but damaged"),
         (b"\xff\x0a" + bytes(99), "is JPEG XL, which is not decoded; convert it"),
         (encoded(np.zeros((4, 300, 3), np.uint8), "PNG"), "too small"),
         (encoded(np.zeros((8, 900, 3), np.uint8), "PNG"), "thinner than"),
