@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from imgfp import decoding, images
 from imgfp.images import ImageError
@@ -85,6 +85,57 @@ def test_16_bit_is_scaled_not_clipped():
     assert image[0, 0, 0] == 0 and image[-1, -1, 0] == 255
     assert abs(int(image[8, 0, 0]) - 127) <= 1
     assert "more than 8 bit" in facts.notes
+
+
+@pytest.mark.parametrize(
+    ("scale", "kind", "options"),
+    [
+        (lambda v: v * 1023, np.uint16, {}),
+        (lambda v: v * 4095, np.uint16, {}),
+        (lambda v: v * 65535, np.uint16, {}),
+        (lambda v: v * (2**23 - 1), np.int32, {}),
+        (lambda v: v * (2**31 - 1), np.int32, {}),
+        (lambda v: v * 65535 - 32768, np.int32, {}),
+        (lambda v: v, np.float32, {}),
+        (lambda v: v * 2 - 1, np.float32, {}),
+        (lambda v: v * 255, np.float32, {}),
+        (lambda v: v * 65535, np.float32, {}),
+        (lambda v: v * 1.08 - 0.04, np.float32, {}),  # overshot
+        (lambda v: v * 300 - 100, np.float32, {340: -100.0, 341: 200.0}),  # declared
+        (lambda v: np.where(v > 0.9995, 60000, v * 4095), np.uint16, {}),  # hot pixels
+    ],
+)
+def test_values_of_any_depth_are_scaled_by_their_range(photograph, scale, kind, options):
+    grey = photograph.mean(axis=2)
+    ramp = np.linspace(0, 1, 4096).reshape(16, 256)
+    expected = np.vstack([np.resize(grey, (240, 256)) / 255, ramp])
+    out, tags = io.BytesIO(), TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in options.items():
+        tags.tagtype[tag] = 11
+        tags[tag] = value
+    Image.fromarray(scale(expected).astype(kind)).save(out, "TIFF", tiffinfo=tags)
+    image, facts = images.decode_image(out.getvalue())
+    assert np.abs(image[:, :, 1] - 255 * expected).max() < 12
+    assert facts.notes == ("more than 8 bit",)
+
+
+def test_values_that_are_no_numbers_are_black_or_white():
+    values = np.linspace(0, 1, 256 * 16, dtype=np.float32).reshape(16, 256)
+    values[0, 10:13] = np.nan, np.inf, -np.inf
+    image, _ = images.decode_image(encoded(values, "TIFF"))
+    assert image[0, 10:13, 0].tolist() == [0, 255, 0] and image[8, 0, 0] in (127, 128)
+    with pytest.raises(ImageError, match="no finite values"):
+        images.decode_image(encoded(np.full_like(values, np.nan), "TIFF"))
+
+
+@pytest.mark.parametrize(
+    ("ink", "ground"), [(0, 128), (255, 128), (128, 0), (140, 0), (110, 255), (90, 128)]
+)
+def test_transparent_ink_is_laid_on_a_ground_that_shows_it(ink, ground):
+    layer = np.zeros((40, 40, 4), np.uint8)
+    layer[10:20, 10:20] = ink, ink, ink, 255
+    image, _ = images.decode_image(encoded(layer, "PNG"))
+    assert (image[30:] == ground).all() and (image[12:18, 12:18] == ink).all()
 
 
 def test_a_transparent_image_is_composited_on_grey():
