@@ -17,16 +17,17 @@ import random
 import re
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import pi_heif
 from PIL import Image, ImageFile, ImageOps
 
 from imgfp import urls
@@ -34,7 +35,7 @@ from imgfp import urls
 if TYPE_CHECKING:  # pandas would take 80 MB of each process that decodes
     import pandas as pd
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "HEIF")
 #: Note of an image that is not whole.
 DAMAGED = "damaged file, decoded in part"
 #: Frames or pages tried where the first is blank or cannot be decoded, and bytes before the start of a JPEG or PNG that
@@ -51,13 +52,20 @@ SAMPLED_BLOCKS = 4
 BLOCK_BYTES = 4096
 #: Each page of a TIFF is found by reading the one before it.
 MAX_COUNTED_PAGES = 1000
-#: Background of transparent images: grey, which hides neither dark nor light drawings.
-BEHIND_TRANSPARENCY = (128, 128, 128)
+#: Background of transparent images, which hides neither dark nor light drawings, and how near to it, of 256 levels, ink
+#: is hidden by it.
+MID_GREY, HIDDEN_WITHIN = 128, 32
+#: Values of which white is found; share of them that may lie beyond it; how far floats may overshoot it, as resizing
+#: makes them, times white.
+SAMPLED_VALUES, BEYOND_WHITE, OVERSHOOT = 1 << 20, 0.001, 1.1
 
 _MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _DECODING = RLock()
+
+# One thread: each more would take address space, which is limited, and no processor time less.
+pi_heif.register_heif_opener(decode_threads=1)
 
 # The limits above are checked before any pixel is decoded, so Pillow's own warning is redundant.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -198,7 +206,7 @@ def decode_image(
 
     Of a file for which that fails, what can be decoded is returned, with the note `DAMAGED`: the rows before
     the damage, the image after leading bytes of something else, or the next frame or page. Transparent images
-    are composited on mid grey; 16-bit ones are scaled, not clipped. name: for messages. Raises ImageError,
+    are laid on the ground that shows them; values of more than 8 bits are scaled, see `_black_and_white`. name: for messages. Raises ImageError,
     caused by MemoryError where memory is short.
     """
     # `_lenient` holds for the whole process, so nothing else is decoded meanwhile.
@@ -281,6 +289,7 @@ def _decode(
         notes.append(f"frames={frames}")
     kind = image.format or "?"
     image.load()
+    _check_size(*image.size, name, max_pixels)  # a HEIF may hold another size than it declares
     if image.getexif().get(0x0112, 1) != 1:
         notes.append("turned by EXIF")
     if lenient:
@@ -328,7 +337,7 @@ def _without_blank_end(image: Image.Image) -> Image.Image:
 
 def _unidentified(data: bytes) -> str:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        return "is HEIC or HEIF, which is not decoded; convert it to JPEG or PNG"
+        return "is HEIC or HEIF, but damaged or of an unknown kind; convert it to JPEG or PNG"
     if data.startswith(_JPEG_XL):
         return "is JPEG XL, which is not decoded; convert it to JPEG or PNG"
     return f"is not an image of a known format ({', '.join(FORMATS)})"
@@ -351,13 +360,8 @@ def _frames(image: Image.Image) -> str:
 
 def _to_rgb(image: Image.Image, notes: list[str], name: str | os.PathLike) -> np.ndarray:
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image).astype(np.float64)
-        if not np.isfinite(values).all():
-            raise ImageError(name, "contains values that are not finite")
-        top = 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1.0)
         notes.append("more than 8 bit")
-        grey = np.clip(values * (255 / top), 0, 255).round().astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        return np.repeat(_to_grey(image, name)[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         if np.asarray(layer.getchannel("A")).min() < 255:
@@ -367,16 +371,71 @@ def _to_rgb(image: Image.Image, notes: list[str], name: str | os.PathLike) -> np
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def _to_grey(image: Image.Image, name: str | os.PathLike) -> np.ndarray:
+    """An image of integers or floats (H,W) uint8: black to white as `_black_and_white` says, NaN as black."""
+    values = np.asarray(image)
+    sample = values.reshape(-1)
+    if len(sample) > SAMPLED_VALUES:  # not every n-th, which may be a few columns
+        sample = sample[np.random.default_rng(0).integers(0, len(sample), SAMPLED_VALUES)]
+    sample = sample[np.isfinite(sample)].astype(np.float64)
+    if not len(sample):
+        raise ImageError(name, "contains no finite values")
+    black, white = _black_and_white(sample, values.dtype.kind == "f", getattr(image, "tag_v2", {}))
+    grey = np.empty(values.shape, np.uint8)
+    for row, of_row in zip(
+        grey, values, strict=True
+    ):  # floats of all would take eight times the memory
+        scaled = (of_row.astype(np.float64) - black) * (255 / (white - black))
+        row[:] = np.nan_to_num(scaled).clip(0, 255).round()
+    return grey
+
+
+def _black_and_white(
+    sample: np.ndarray, floats: bool, tags: Mapping[int, Any]
+) -> tuple[float, float]:
+    """The values that are shown as black and as white, of finite values of an image.
+
+    A TIFF may declare them (SMinSampleValue and SMaxSampleValue), or fewer bits than the 16 that they are stored in.
+    Otherwise white is the least of 255, 511, 1023, ... (for floats, of 1, 255, ...) that hardly any value exceeds,
+    and black 0, or -white where there are negative values.
+    """
+    low, high = np.quantile(sample, [BEYOND_WHITE, 1 - BEYOND_WHITE])
+    declared = [np.ravel(tags.get(tag, np.nan))[0] for tag in (340, 341)]
+    if declared[0] <= low <= high <= declared[1] and -np.inf < declared[0] < declared[1] < np.inf:
+        return float(declared[0]), float(declared[1])
+    bits = np.ravel(tags.get(258, 16))[0]
+    slack = OVERSHOOT if floats else 1.0
+    bound = max(high, -low) / slack
+    if floats and bound <= 1:
+        white = 1.0
+    elif 8 < bits < 16:
+        white = 2.0**bits - 1
+    else:
+        white = 2.0 ** max(8, int(bound).bit_length()) - 1
+    return (-white if low < white * (1 - slack) else 0.0), white
+
+
 def _composited(layer: Image.Image) -> np.ndarray:
-    """An RGBA image (H,W,3) on grey, some rows at a time: a whole background would double the memory."""
+    """An RGBA image (H,W,3) on the ground that shows it, some rows at a time: a whole background would double
+    the memory."""
     width, height = layer.size
+    ground = _ground(layer)
     rgb = np.empty((height, width, 3), np.uint8)
     rows = max(1, (1 << 20) // width)
     for top in range(0, height, rows):
         strip = layer.crop((0, top, width, min(top + rows, height)))
-        grey = Image.new("RGBA", strip.size, (*BEHIND_TRANSPARENCY, 255))
-        rgb[top : top + rows] = np.asarray(Image.alpha_composite(grey, strip).convert("RGB"))
+        behind = Image.new("RGBA", strip.size, (ground, ground, ground, 255))
+        rgb[top : top + rows] = np.asarray(Image.alpha_composite(behind, strip).convert("RGB"))
     return rgb
+
+
+def _ground(layer: Image.Image) -> int:
+    """Mid grey, or, where that hides more than half of the ink, the one of black and white that is farther from it."""
+    ink = np.array(layer.convert("L").histogram(layer.getchannel("A")))
+    hidden = ink[MID_GREY - HIDDEN_WITHIN : MID_GREY + HIDDEN_WITHIN + 1].sum()
+    if 2 * hidden <= ink.sum():
+        return MID_GREY
+    return 0 if np.average(np.arange(256), weights=ink) >= MID_GREY else 255
 
 
 def resize_short_side(image: np.ndarray, short_side_px: int) -> np.ndarray:

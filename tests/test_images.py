@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from imgfp import decoding, images
 from imgfp.images import ImageError
@@ -20,7 +21,23 @@ def encoded(array: np.ndarray, kind: str, **options) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("kind", images.FORMATS)
+#: A HEIC of 32 x 24 pixels, red at the top left and green at the bottom right, stored on its side, with both its own
+#: mark of that and one in EXIF, as telephones write it. Made by pillow-heif.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAbNtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
+    "AAAAAAAAADRpbG9jAAAAAERAAAIAAQAAAAAB1wABAAAAAAAAAHQAAgAAAAACSwABAAAAAAAAACQAAAA4aWluZgAAAAAA"
+    "AgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAAA8mlwcnAAAADS"
+    "aXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAp"
+    "QgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqrprm4CGgwIAAAAyAAAADAIRiAAEABkQBwXPBiQAAABRpc3BlAAAAAAAAAEAA"
+    "AABAAAAAKGNsYXAAAAAYAAAAAQAAACAAAAAB////2AAAAAL////gAAAAAgAAABBwaXhpAAAAAAMICAgAAAAJaXJvdAMA"
+    "AAAYaXBtYQAAAAAAAAABAAEFgQIEg4UAAAAaaXJlZgAAAAAAAAAOY2RzYwACAAEAAQAAAKBtZGF0AAAAcCgBrwnIaqse"
+    "I5lTv/Jn7wALO9+Im0PMDXpfI3JxZd98Yyjpd/+zfV0vpLr/twHbSefpes8GX/kEX6b2dLumo/H9A6KpOTn0vqqyVWip"
+    "YttJVtCO/e889Bh+lynHcD/o8c1qfnZU0kRspdSQytk1GfgAAAAGRXhpZgAATU0AKgAAAAgAAQESAAMAAAABAAYAAAAA"
+    "AAA="
+)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in images.FORMATS if kind != "HEIF"])
 def test_every_format_gives_upright_rgb(photograph, kind):
     image, facts = images.decode_image(encoded(photograph, kind))
     assert image.shape == photograph.shape and image.dtype == np.uint8
@@ -46,12 +63,79 @@ def test_exif_orientation_is_undone(orientation, kind):
     assert image[5:15, 5:15, 0].mean() > 200 and image[30:, 40:].mean() < 40
 
 
+def test_a_heic_is_turned_once(tmp_path):
+    (file := tmp_path / "IMG_1.HEIC").write_bytes(HEIC)
+    picture = decoding.read_picture(file)
+    assert picture.facts == images.Facts("HEIF", 32, 24, ())
+    corners = picture.pixels[2, 2], picture.pixels[-3, -3], picture.pixels[2, -3]
+    assert np.abs(np.subtract(corners, [(230, 30, 30), (30, 200, 60), (0, 0, 40)])).max() < 12
+
+
+def test_a_heic_is_bounded_by_its_header_and_refused_when_cut(tmp_path):
+    with pytest.raises(ImageError, match="32 x 24 pixels, more than the limit of 700"):
+        images.decode_image(HEIC, max_pixels=700)
+    for length in (200, 400, len(HEIC) - 1):
+        with pytest.raises(ImageError, match="is HEIC or HEIF, but damaged"):
+            images.decode_image(HEIC[:length])
+
+
 def test_16_bit_is_scaled_not_clipped():
     ramp = np.linspace(0, 65535, 256 * 16).reshape(16, 256).astype(np.uint16)
     image, facts = images.decode_image(encoded(ramp, "PNG"))
     assert image[0, 0, 0] == 0 and image[-1, -1, 0] == 255
     assert abs(int(image[8, 0, 0]) - 127) <= 1
     assert "more than 8 bit" in facts.notes
+
+
+@pytest.mark.parametrize(
+    ("scale", "kind", "options"),
+    [
+        (lambda v: v * 1023, np.uint16, {}),
+        (lambda v: v * 4095, np.uint16, {}),
+        (lambda v: v * 65535, np.uint16, {}),
+        (lambda v: v * (2**23 - 1), np.int32, {}),
+        (lambda v: v * (2**31 - 1), np.int32, {}),
+        (lambda v: v * 65535 - 32768, np.int32, {}),
+        (lambda v: v, np.float32, {}),
+        (lambda v: v * 2 - 1, np.float32, {}),
+        (lambda v: v * 255, np.float32, {}),
+        (lambda v: v * 65535, np.float32, {}),
+        (lambda v: v * 1.08 - 0.04, np.float32, {}),  # overshot
+        (lambda v: v * 300 - 100, np.float32, {340: -100.0, 341: 200.0}),  # declared
+        (lambda v: np.where(v > 0.9995, 60000, v * 4095), np.uint16, {}),  # hot pixels
+    ],
+)
+def test_values_of_any_depth_are_scaled_by_their_range(photograph, scale, kind, options):
+    grey = photograph.mean(axis=2)
+    ramp = np.linspace(0, 1, 4096).reshape(16, 256)
+    expected = np.vstack([np.resize(grey, (240, 256)) / 255, ramp])
+    out, tags = io.BytesIO(), TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in options.items():
+        tags.tagtype[tag] = 11
+        tags[tag] = value
+    Image.fromarray(scale(expected).astype(kind)).save(out, "TIFF", tiffinfo=tags)
+    image, facts = images.decode_image(out.getvalue())
+    assert np.abs(image[:, :, 1] - 255 * expected).max() < 12
+    assert facts.notes == ("more than 8 bit",)
+
+
+def test_values_that_are_no_numbers_are_black_or_white():
+    values = np.linspace(0, 1, 256 * 16, dtype=np.float32).reshape(16, 256)
+    values[0, 10:13] = np.nan, np.inf, -np.inf
+    image, _ = images.decode_image(encoded(values, "TIFF"))
+    assert image[0, 10:13, 0].tolist() == [0, 255, 0] and image[8, 0, 0] in (127, 128)
+    with pytest.raises(ImageError, match="no finite values"):
+        images.decode_image(encoded(np.full_like(values, np.nan), "TIFF"))
+
+
+@pytest.mark.parametrize(
+    ("ink", "ground"), [(0, 128), (255, 128), (128, 0), (140, 0), (110, 255), (90, 128)]
+)
+def test_transparent_ink_is_laid_on_a_ground_that_shows_it(ink, ground):
+    layer = np.zeros((40, 40, 4), np.uint8)
+    layer[10:20, 10:20] = ink, ink, ink, 255
+    image, _ = images.decode_image(encoded(layer, "PNG"))
+    assert (image[30:] == ground).all() and (image[12:18, 12:18] == ink).all()
 
 
 def test_a_transparent_image_is_composited_on_grey():
@@ -67,7 +151,7 @@ def test_a_transparent_image_is_composited_on_grey():
     [
         (b"just text", "not an image"),
         (b"\x89PNG\r\n\x1a\n", "not an image"),
-        (b"\0\0\0\x18ftypheic" + bytes(99), "is HEIC or HEIF, which is not decoded; convert it"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), "is HEIC or HEIF, but damaged"),
         (b"\xff\x0a" + bytes(99), "is JPEG XL, which is not decoded; convert it"),
         (encoded(np.zeros((4, 300, 3), np.uint8), "PNG"), "too small"),
         (encoded(np.zeros((8, 900, 3), np.uint8), "PNG"), "thinner than"),
