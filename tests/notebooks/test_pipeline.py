@@ -71,7 +71,7 @@ def test_figures_and_artefacts(finished):
     assert metrics["positives"] == 24 and metrics["queries"] == 32
     golden.check(finished / "run", "demo")
     predictions = pd.read_csv(finished / "run/predictions.csv")
-    assert list(predictions.columns) == ["query_id", "reference_id", "score"]
+    assert [*predictions] == ["query_id", "reference_id", "score", "other_copies"]
     assert predictions["score"].is_monotonic_decreasing
     report = (finished / "run/report.html").read_text()
     assert len(report) < 5e6 and "http://" not in report.replace("http://www.w3.org", "")
