@@ -31,7 +31,10 @@ SELECTED = (
     "runner/test_schema.py",
     "scoring",
     "search",
-    "stages",
+    *(
+        f"stages/test_{name}.py"
+        for name in ("crops", "descriptors", "features", "groups", "inventory", "search")
+    ),
     "store/test_artefacts.py",
     "store/test_decisions.py",
     "store/test_formats.py",
