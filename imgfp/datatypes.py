@@ -77,7 +77,7 @@ TABLES: dict[str, dict[str, str]] = {
         "query_area": "float32",
     },
     # Two references that show the same picture, the second earlier in the library. `relation`: "identical" for files
-    # of the same bytes, "same picture" for one that was encoded, scaled or toned again.
+    # of the same bytes, "same picture" for one that was encoded again, scaled, toned or mirrored.
     "links": {"image_id": "str", "other_id": "str", "relation": "str"},
     # A reference that has copies in its library. `group_id`: the first of them; `relation` to it, as of links.
     "groups": {"image_id": "str", "group_id": "str", "relation": "str"},

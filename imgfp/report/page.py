@@ -283,7 +283,7 @@ def _group_table(groups: store.Groups) -> dict:
     return {
         "title": "Copies in the library",
         "note": f"{len(groups.members):,} references in {len(groups):,} groups show the same picture, and are answered "
-        "as one. Identical: the same file again; the others were encoded, scaled or toned again.",
+        "as one. Identical: the same file again; the others were encoded, scaled, toned or mirrored.",
         "head": ["first reference", "references", "identical", "others"],
         "rows": [
             [viz.label(row.Index, 40), f"{row.references:,}", f"{row.identical:,}", row.others]

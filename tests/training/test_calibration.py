@@ -158,7 +158,7 @@ def test_evidence_is_that_of_a_run(references, quarters, photograph, tmp_path):
         descriptors.describe_queries(run, **model, **where)
         stage_index.build_index(library, "global", **indexed)
         search.global_search(run, library, **SIMILARITY_RULES, background="", **where)
-        candidates = search.read_candidates(run)
+        candidates = search.read_candidates(run).drop(columns="group_id")
         pairs = {"candidates_verified": 4, "match_ratio": 1.8}
         verification.verify_pairs(run, library, **pairs, **where)
     expected = verification.join_evidence(candidates, verification.read_evidence(run))
