@@ -127,7 +127,6 @@ def test_one_folder_against_itself_shows_its_doubles(cases, searched):
     assert all(query not in scores for query, scores in whole_run.answers(run).items())
 
 
-@pytest.mark.xfail(strict=True, reason="what many references share is not known yet")
 def test_receipts_of_one_shop_are_told_apart(cases, searched):
     found = whole_run.answers(searched("receipts"))
     best = {query: scores.index[0] for query, scores in found.items()}

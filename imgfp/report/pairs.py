@@ -173,6 +173,9 @@ def _in_words(evidence: pd.Series | None) -> str:
     if evidence.get("localisable_blocks"):
         displaced, blocks = int(evidence["displaced_blocks"]), int(evidence["localisable_blocks"])
         words.append(f"{displaced} of {blocks} localisable blocks displaced")
+    if evidence.get("compared_blocks"):
+        differing, compared = int(evidence["differing_blocks"]), int(evidence["compared_blocks"])
+        words.append(f"{differing:,} of {compared:,} blocks differ at full resolution")
     if evidence.get("copy_probability"):
         words.append(f"pair classifier: {evidence['copy_probability']:.2f} probability of a copy")
     if pd.notna(evidence.get("colour_difference")):

@@ -29,7 +29,13 @@ _FORMAT = "imgfp fusion 1"
 #: Mean difference of the aligned colours, grey levels, from which a pair with too little structure to tell shows no
 #: copy, and the highest score of such a pair. Of flat drawings copies had up to 5, others 11 and more, while the pair
 #: classifier, which sees no colours, gave both 0.98.
-COLOURS_DIFFER, MOST_WITHOUT_STRUCTURE = 10.0, 0.2
+COLOURS_DIFFER, MOST_IN_DOUBT = 10.0, 0.2
+#: Share of the inliers that other references have too, from which they lie in a form, a letterhead or a watermark, and
+#: share of the blocks at full resolution from which two pictures with the same form have other contents. Receipts of one
+#: shop differed in 0.11 and more, copies of them in none.
+SHARED, OTHER_CONTENT = 0.4, 0.08
+#: Inliers of a pair, in one view, that may lie in such a form.
+FORM_INLIERS = 20
 
 _NUMERIC = (
     "inliers", "guided_inliers", "exact_inliers", "distinct_inliers", "inlier_ratio", "consistency",
@@ -136,10 +142,28 @@ def _score(evidence: pd.DataFrame, table: pd.DataFrame, model: Model) -> np.ndar
         tells |= difference.lt(COLOURS_DIFFER)
         blind = are_in(table, evidence[difference.ge(COLOURS_DIFFER)])
         blind &= ~are_in(table, evidence[tells])
-        score = np.where(blind, np.minimum(score, MOST_WITHOUT_STRUCTURE), score)
+        score = np.where(blind, np.minimum(score, MOST_IN_DOUBT), score)
+    if "compared_blocks" in evidence:
+        other = are_in(table, evidence[have_other_content(evidence)])
+        score = np.where(other, np.minimum(score, MOST_IN_DOUBT), score)
     if "identical" in evidence:
         score = np.where(are_in(table, evidence[evidence["identical"].eq(True)]), 1.0, score)
     return score
+
+
+def have_other_content(evidence: pd.DataFrame) -> pd.Series:
+    """Which rows of evidence, of all pairs of their queries, show the same form as the reference with other content: bool.
+
+    Somewhere in the query the inliers of a pair are shared by other references, and those of the row lie in a picture
+    that differs at full resolution in more than `OTHER_CONTENT` of its blocks, in every view that was compared.
+    """
+    shared = evidence["inliers"].ge(FORM_INLIERS)
+    shared &= evidence["distinct_inliers"] < (1 - SHARED) * evidence["inliers"]
+    of_form = evidence["query_id"].isin(evidence.loc[shared, "query_id"])
+    compared = evidence["compared_blocks"] > 0
+    share = evidence["differing_blocks"] / evidence["compared_blocks"].where(compared)
+    least = share.groupby([evidence[name] for name in _PAIR]).transform("min")
+    return of_form & least.gt(OTHER_CONTENT)
 
 
 def _predictions(table: pd.DataFrame) -> pd.DataFrame:

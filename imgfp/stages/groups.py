@@ -15,7 +15,6 @@ import json
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,20 @@ from scipy.sparse.csgraph import connected_components
 
 from imgfp import store
 from imgfp.datatypes import table
-from imgfp.decoding import read_image
 from imgfp.images import ImageError
 from imgfp.runner.cluster import ShardResult, Task, map_shards
 from imgfp.search import index
 from imgfp.stages.identical import own_pairs
 from imgfp.stages.index import open_index
-from imgfp.stages.inventory import limits_of, read_column
-from imgfp.stages.verification import ViewReader, frame_short_side_px
+from imgfp.stages.verification import (
+    ViewReader,
+    frame_short_side_px,
+    full_grey,
+    homography_of_row,
+)
 from imgfp.store import Library, Run
 from imgfp.verify.classifier import load_classifier
-from imgfp.verify.correlation import Alignment, to_grey
+from imgfp.verify.correlation import Alignment
 from imgfp.verify.differences import find_differences
 from imgfp.verify.evidence import score_pair
 
@@ -203,8 +205,6 @@ class _Comparison:
         self._library, self._catalogue = library, store.open_catalogue(library)
         self._views = ViewReader(library, frame_short_side_px(library))
         self._classifier = load_classifier("")
-        self._limits = limits_of(library)
-        self._grey = lru_cache(maxsize=16)(self._read_grey)
 
     def first_copy(self, image_id: str, others: list[str]) -> tuple[str, str] | None:
         """The first of some references that shows the same picture, and how they are related."""
@@ -225,11 +225,8 @@ class _Comparison:
         areas = row["query_area"], row["reference_area"]
         if row["refused"] or min(areas) < _MIN_AREA or row["guided_inliers"] < _MIN_INLIERS:
             return False
-        homography = np.array([[row[f"h{i}{j}"] for j in range(3)] for i in range(3)])
         with suppress(ImageError):  # what cannot be looked at is no copy
-            sides = self._grey(image_id), self._grey(other)
-            return find_differences(Alignment(*sides, homography)).share <= _MAX_DIFFERENT
+            sides = full_grey(self._library, image_id), full_grey(self._library, other)
+            alignment = Alignment(*sides, homography_of_row(row))
+            return find_differences(alignment).share <= _MAX_DIFFERENT
         return False
-
-    def _read_grey(self, image_id: str) -> np.ndarray:
-        return to_grey(read_image(read_column(self._library, [image_id], "path")[0], self._limits))

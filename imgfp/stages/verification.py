@@ -7,6 +7,7 @@ The candidates of the local branch with many votes are verified at once. They an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -17,17 +18,21 @@ import pandas as pd
 
 from imgfp import store
 from imgfp.datatypes import BRANCHES, Branch, table
+from imgfp.decoding import read_image
+from imgfp.images import ImageError
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
-from imgfp.scoring.fusion import Model, calibrated, load_model, to_json
+from imgfp.scoring.fusion import FORM_INLIERS, Model, calibrated, load_model, to_json
 from imgfp.stages.certain import explained_queries
 from imgfp.stages.crops import box_of_each, read_crops
 from imgfp.stages.features import feature_settings, stored_features
 from imgfp.stages.identical import are_identical
-from imgfp.stages.inventory import thumbnails
+from imgfp.stages.inventory import limits_of, read_column, thumbnails
 from imgfp.stages.search import read_candidates
 from imgfp.store import Collection, Library, Run
 from imgfp.verify.classifier import load_classifier
+from imgfp.verify.correlation import Alignment, to_grey
+from imgfp.verify.differences import find_differences
 from imgfp.verify.evidence import COLUMNS, evidence_table, score_rows
 from imgfp.verify.view import View
 
@@ -168,19 +173,25 @@ def pair_tasks(run: Run, library: Library, candidates: pd.DataFrame, folder: Pat
     read = [run.images, run.local_features, run.crop_features]
     read += [library.images, library.local_features]
     state = store.hash_of(*(store.digest_of(folder, ["*"]) for folder in read))
+    first = _read(run.first_evidence) if folder != run.first_evidence else _no_evidence()
+    may_lie_in_a_form = first["guided_inliers"].ge(FORM_INLIERS) & first["refused"].eq("")
+    matched = {*first.loc[may_lie_in_a_form, "view_id"]}
     tasks = []
     for number, rows in pairs.groupby(shards, sort=True):
+        of_form = sorted(matched.intersection(rows["view_id"]))
         inputs = (
             *rows[KEYS].agg("|".join, axis=1),
             *queries.digests_of(rows["query_id"].tolist()),
             *references.digests_of(rows["reference_id"].tolist()),
             extracted,
             *COLUMNS,
+            *of_form,
         )
         arguments = {
             "run": run,
             "library": library,
             "pairs": rows.reset_index(drop=True),
+            "matched": frozenset(of_form),
             "state": state,
         }
         path = folder / f"{store.shard_name(int(str(number)))}.parquet"
@@ -205,6 +216,7 @@ def score_pairs(
     run: Run,
     library: Library,
     pairs: pd.DataFrame,
+    matched: frozenset[str],
     state: str,
     *,
     ratio: float,
@@ -215,7 +227,8 @@ def score_pairs(
     """The evidence of each pair: KEYS and the columns of `evidence.COLUMNS`.
 
     ratio: second over first squared distance in the match count of the 2021 system; pair_classifier:
-    see `classifier.load_classifier`; classifier_hash: of its weights, for the fingerprint; state:
+    see `classifier.load_classifier`; classifier_hash: of its weights, for the fingerprint; matched: views of which
+    another reference has been verified that may share a form with them, see `fusion.have_other_content`; state:
     changes with what is stored of the images, so that a long-lived worker opens it again.
     """
     classifier = load_classifier(pair_classifier)
@@ -233,11 +246,39 @@ def score_pairs(
             query_id, view_id = map(str, key)
             among = {image_id: reference_of[image_id] for image_id in reference_ids}
             named = {"query_id": query_id, "view_id": view_id}
+            found = score_rows(view_of[view_id], among, ratio=ratio, classifier=classifier)
+            matching = [
+                row for row in found if row["guided_inliers"] >= FORM_INLIERS and not row["refused"]
+            ]
+            if len(matching) > 1 or view_id in matched:
+                for row in matching:
+                    row |= _differences(run, query_id, library, row)
             scored += [
                 {**named, **row, "identical": (query_id, row["reference_id"]) in identical}
-                for row in score_rows(view_of[view_id], among, ratio=ratio, classifier=classifier)
+                for row in found
             ]
     return ShardResult(evidence_table(scored) if scored else _no_evidence())
+
+
+def _differences(run: Run, query_id: str, library: Library, row: Mapping[str, Any]) -> dict:
+    """The columns of a comparison at full resolution; none where a file cannot be read any more."""
+    try:
+        sides = full_grey(run, query_id), full_grey(library, row["reference_id"])
+    except ImageError:
+        return {}
+    found = find_differences(Alignment(*sides, homography_of_row(row)))
+    return {"compared_blocks": found.compared, "differing_blocks": found.differing}
+
+
+def full_grey(collection: Collection, image_id: str) -> np.ndarray:
+    """An image at full resolution, (h,w) float32 grey. Raises ImageError where its file cannot be read."""
+    path = read_column(collection, [image_id], "path")[0]
+    return to_grey(read_image(path, limits_of(collection)))
+
+
+def homography_of_row(row: Mapping[str, Any]) -> np.ndarray:
+    """The homography (3,3) of a row of evidence, from query to reference pixels of the whole images."""
+    return np.array([[row[f"h{i}{j}"] for j in range(3)] for i in range(3)], np.float64)
 
 
 class ViewReader:

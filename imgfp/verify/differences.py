@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imgfp.verify.correlation import Alignment
+from imgfp.verify.correlation import NCC_INLIER, Alignment
 
 #: Longer side of the working frame in pixels: a block is then as large as one or two letters of a page.
 LOOK_PX = 640
 #: Displacement, in working pixels, that a misalignment may cause.
 _REACH_PX = 2
-#: Standard deviation in grey levels from which a block is compared, and the absolute correlation under which it
-#: differs.
-_TEXTURED, _DIFFERENT = 10.0, 0.5
+#: Standard deviation in grey levels from which a block is compared.
+_TEXTURED = 10.0
 
 
 @dataclass(frozen=True)
@@ -42,5 +41,5 @@ def find_differences(alignment: Alignment) -> Differences:
     if overlay is None or not overlay.covered.size:
         return Differences(0, 0)
     textured = overlay.weight >= _TEXTURED
-    differing = textured & (overlay.displacements(_REACH_PX).strength < _DIFFERENT)
+    differing = textured & (overlay.displacements(_REACH_PX).strength <= NCC_INLIER)
     return Differences(int(np.count_nonzero(textured)), int(np.count_nonzero(differing)))

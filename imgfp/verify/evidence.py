@@ -63,6 +63,8 @@ COLUMNS: dict[str, str] = {
     "model_consistency": "float32",  # fraction of the matching blocks consistent with the model
     "copy_probability": "float32",  # of the pair classifier, 0..1; 0: it did not run
     "colour_difference": "float32",  # mean, grey levels, where neither an exact inlier nor a localisable block tells
+    "compared_blocks": "int32",  # textured blocks at full resolution, where several references match one view
+    "differing_blocks": "int32",  # those of them that show something else; set by the stage, which reads the files
     "hypothesis_source": "str",  # what gave the transform: matches, frame, or "" for no transform
     "model": "str",  # the simplest that fits: axis_aligned, similarity, affine, homography, or ""
     "identical": "bool",  # the files have the same bytes; set by the stage, which knows the files
