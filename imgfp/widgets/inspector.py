@@ -65,6 +65,14 @@ SHOWN = {
         "colour difference",
         "mean difference of the aligned colours, grey levels, where there is too little structure to tell",
     ),
+    "compared_blocks": (
+        "blocks compared",
+        "textured blocks compared at full resolution, where several references match one view",
+    ),
+    "differing_blocks": (
+        "blocks that differ",
+        "blocks that show something else at full resolution: many in a form with other content",
+    ),
     "tilt_deg": (
         "tilt, degrees",
         "rotation against the nearest image axis; 0 after most edits",

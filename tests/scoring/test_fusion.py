@@ -356,3 +356,38 @@ def test_without_structure_the_classifier_alone_gives_no_high_score(views, cappe
     (free,) = fusion.calibrated(rows.drop(columns="colour_difference"), model)["score"]
     assert free > 0.5 and score == (fusion.MOST_WITHOUT_STRUCTURE if capped else free)
     assert fusion.contributions(rows, model)["score"].tolist() == [score]
+
+
+def test_a_form_with_other_content_is_held_back(pairs_of_a_form):
+    """Only where several references share the form, and only where the content differs."""
+    model = fusion.load_model()
+    other = fusion.have_other_content(pairs_of_a_form)
+    assert other.tolist() == [False, True, False, False]
+    score = fusion.calibrated(pairs_of_a_form, model).set_index("reference_id")["score"]
+    assert score["other"] <= fusion.MOST_IN_DOUBT < score["copy"]
+    alone = pairs_of_a_form.assign(distinct_inliers=pairs_of_a_form["inliers"])
+    assert not fusion.have_other_content(alone).any()
+
+
+@pytest.fixture
+def pairs_of_a_form() -> pd.DataFrame:
+    """A query with a copy, the same form with other content, one that was not compared; and another query."""
+    rows = pd.DataFrame(
+        {
+            "query_id": ["q", "q", "q", "alone"],
+            "reference_id": ["copy", "other", "unseen", "edited"],
+            "branch": "local",
+            "score": 60.0,
+            "mean_squared_distance": 100.0,
+            **{name: 0.0 for name in COLUMNS},
+        }
+    )
+    strong = {
+        "inliers": 100, "guided_inliers": 100, "exact_inliers": 90, "distinct_inliers": [50.0, 40, 40, 100],
+        "inlier_ratio": 0.9, "consistency": 0.9, "ncc_inlier_ratio": 0.9, "ncc_stable": 0.95, "ncc_fine": 0.9,
+        "ncc_inlier_blocks": 90, "aligned_blocks": 90, "localisable_blocks": 90, "copy_probability": 0.98,
+        "query_area": 1.0, "reference_area": 1.0, "model_consistency": 0.9, "ncc_edges": 0.9, "ncc_p80": 0.95,
+        "compared_blocks": [1000, 1000, 0, 1000], "differing_blocks": [0, 150, 0, 150], "identical": False,
+        "refused": "", "colour_difference": np.nan,
+    }  # fmt: skip
+    return rows.assign(**strong)
