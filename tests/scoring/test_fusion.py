@@ -354,7 +354,7 @@ def test_without_structure_the_classifier_alone_gives_no_high_score(views, cappe
     model = fusion.load_model()
     (score,) = fusion.calibrated(rows, model)["score"]
     (free,) = fusion.calibrated(rows.drop(columns="colour_difference"), model)["score"]
-    assert free > 0.5 and score == (fusion.MOST_WITHOUT_STRUCTURE if capped else free)
+    assert free > 0.5 and score == (fusion.MOST_IN_DOUBT if capped else free)
     assert fusion.contributions(rows, model)["score"].tolist() == [score]
 
 
@@ -379,7 +379,7 @@ def pairs_of_a_form() -> pd.DataFrame:
             "branch": "local",
             "score": 60.0,
             "mean_squared_distance": 100.0,
-            **{name: 0.0 for name in COLUMNS},
+            **dict.fromkeys(COLUMNS, 0.0),
         }
     )
     strong = {
