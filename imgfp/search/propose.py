@@ -117,8 +117,8 @@ def nearest_of_each(
         for at, *nearest in zip(
             pending, np.split(distances, ends), np.split(ids, ends), strict=True
         ):
-            others = without(own[at], (nearest[0], nearest[1]), searched_for(neighbours, copies))
-            found[at][variant] = one_of_each_group(others, neighbours, copies)
+            pair = nearest[0], nearest[1]
+            found[at][variant] = remaining(pair, neighbours, own[at], copies)
         pending = [
             at
             for at in pending
@@ -133,10 +133,20 @@ def without(places: Sequence[int], found: Neighbours, neighbours: int) -> Neighb
     """The first neighbours of each row of `found` (q,k) that are not in the images at these places, (q,neighbours).
     Where fewer are left, an id is -1, at the distance of the last that was found."""
     distances, ids = found
+    if not len(places):
+        return distances[:, :neighbours], ids[:, :neighbours]
     own = np.isin(index.places_of(ids), places)
     order = np.argsort(own, axis=1, kind="stable")[:, :neighbours]
     distances, ids = np.where(own, distances[:, -1:], distances), np.where(own, -1, ids)
     return np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1)
+
+
+def remaining(
+    found: Neighbours, neighbours: int, own: Sequence[int], copies: Copies | None
+) -> Neighbours:
+    """The nearest of what was found for one query: `without` its own places, and `one_of_each_group`."""
+    others = without(own, found, searched_for(neighbours, copies))
+    return one_of_each_group(others, neighbours, copies)
 
 
 def from_keypoints(
@@ -297,7 +307,7 @@ def by_similarity(
     tables = []
     for query_id, rows in pd.Series(np.arange(len(vectors))).groupby(np.asarray(queries, object)):
         at = rows.to_numpy()
-        named = _best_of_each_group(scores[at], ids[at], groups[at])
+        named = _best_of_each_group(scores[at], ids[at], groups[at]) if copies else ids[at]
         best, best_ids, best_views = best_over_views(scores[at], named, len(at), candidates)
         kept = best_ids[0] >= 0
         vector_row = at[best_views[0][kept]]

@@ -138,9 +138,11 @@ def _nearest_of_each(first: np.ndarray, second: np.ndarray, distances: np.ndarra
 def _count(groups: np.ndarray, distances: np.ndarray, rows: np.ndarray) -> Votes:
     names, at, votes = np.unique(groups, return_inverse=True, return_counts=True)
     means = np.bincount(at, distances, len(names)) / np.maximum(votes, 1)
-    members, hits = np.unique(np.stack([at, rows]), axis=1, return_counts=True)
+    images, image = np.unique(rows, return_inverse=True)
+    members, hits = np.unique(at * len(images) + image, return_counts=True)
     # Of each group the member with most hits, then the lowest.
-    best = np.lexsort((members[1], -hits, members[0]))
-    references = members[1][best][np.unique(members[0][best], return_index=True)[1]]
+    best = members[np.lexsort((members, -hits, members // max(len(images), 1)))]
+    first = np.unique(best // max(len(images), 1), return_index=True)[1]
+    references = images[best[first] % max(len(images), 1)]
     order = np.lexsort((references, means, -votes))
     return Votes(references[order].astype(np.int64), votes[order].astype(np.int64), means[order])

@@ -6,7 +6,7 @@ the first. A group therefore votes, and competes with others, as one picture; se
 
 Copies are found by SHA-256, and by the search of a few keypoints of every reference among the earlier ones. What they
 propose is verified as any pair is, and then compared at full resolution, because two forms of one printer share nearly
-all keypoints. Nothing but format, size, quality or tone may differ: a copy with another text on it stays by itself.
+all keypoints. Nothing but format, size, quality, tone or handedness may differ: a copy with another text on it stays by itself.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ class _Comparison:
         digest, *digests = self._catalogue.digests_of([image_id, *others])
         if digest in digests:
             return others[digests.index(digest)], IDENTICAL
-        distinct = [*dict(zip(reversed(digests), reversed(others), strict=True)).values()][::-1]
+        distinct = [o for at, o in enumerate(others) if digests[at] not in digests[:at]]
         for other in distinct[:_COMPARED]:
             if self._are_copies(image_id, other):
                 return other, SAME_PICTURE

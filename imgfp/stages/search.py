@@ -136,12 +136,9 @@ def search_local(
     owned = [own.get(query_of[view_id], ()) for view_id in views]
     if pieces:
         found = {v: index.merge_results([piece[v] for piece in pieces]) for v in variants}
-        wide = propose.searched_for(neighbours, copies)
         each = [
             {
-                v: propose.one_of_each_group(
-                    propose.without(places, (d[at], i[at]), wide), neighbours, copies
-                )
+                v: propose.remaining((d[at], i[at]), neighbours, places, copies)
                 for v, (d, i) in found.items()
             }
             for places, at in zip(owned, spans, strict=True)

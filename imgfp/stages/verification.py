@@ -251,8 +251,7 @@ def score_pairs(
                 row for row in found if row["guided_inliers"] >= FORM_INLIERS and not row["refused"]
             ]
             if len(matching) > 1 or view_id in matched:
-                for row in matching:
-                    row |= _differences(run, query_id, library, row)
+                _compare_in_full(run, query_id, library, matching)
             scored += [
                 {**named, **row, "identical": (query_id, row["reference_id"]) in identical}
                 for row in found
@@ -260,14 +259,16 @@ def score_pairs(
     return ShardResult(evidence_table(scored) if scored else _no_evidence())
 
 
-def _differences(run: Run, query_id: str, library: Library, row: Mapping[str, Any]) -> dict:
-    """The columns of a comparison at full resolution; none where a file cannot be read any more."""
-    try:
-        sides = full_grey(run, query_id), full_grey(library, row["reference_id"])
-    except ImageError:
-        return {}
-    found = find_differences(Alignment(*sides, homography_of_row(row)))
-    return {"compared_blocks": found.compared, "differing_blocks": found.differing}
+def _compare_in_full(run: Run, query_id: str, library: Library, rows: list[dict[str, Any]]) -> None:
+    """Add to rows of evidence the columns of a comparison at full resolution; none where a file cannot be read any
+    more."""
+    with suppress(ImageError):
+        query = full_grey(run, query_id)
+        for row in rows:
+            with suppress(ImageError):
+                reference = full_grey(library, row["reference_id"])
+                found = find_differences(Alignment(query, reference, homography_of_row(row)))
+                row |= {"compared_blocks": found.compared, "differing_blocks": found.differing}
 
 
 def full_grey(collection: Collection, image_id: str) -> np.ndarray:
