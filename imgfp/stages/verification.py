@@ -27,7 +27,7 @@ from imgfp.stages.certain import explained_queries
 from imgfp.stages.crops import box_of_each, read_crops
 from imgfp.stages.features import feature_settings, stored_features
 from imgfp.stages.identical import are_identical
-from imgfp.stages.inventory import limits_of, read_column, thumbnails
+from imgfp.stages.inventory import limits_of, resolved_paths, thumbnails
 from imgfp.stages.search import read_candidates
 from imgfp.store import Collection, Library, Run
 from imgfp.verify.classifier import load_classifier
@@ -273,7 +273,7 @@ def _compare_in_full(run: Run, query_id: str, library: Library, rows: list[dict[
 
 def full_grey(collection: Collection, image_id: str) -> np.ndarray:
     """An image at full resolution, (h,w) float32 grey. Raises ImageError where its file cannot be read."""
-    path = read_column(collection, [image_id], "path")[0]
+    path = resolved_paths(collection, [image_id])[0]  # where it is now, if its folder was moved
     return to_grey(read_image(path, limits_of(collection)))
 
 
