@@ -46,7 +46,7 @@ ORDER = {
     ],
     "crops": ["boxes", "edges", "box_features", "ultralytics_models", "rule", "detectors"],
     "demo": ["painting", "corpus"],
-    "demo.painting": ["ingredients", "nature", "made", "printed"],
+    "demo.painting": ["ingredients", "nature", "made", "printed", "flat"],
     "descriptors": [
         "base",
         "gist",

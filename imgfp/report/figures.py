@@ -93,11 +93,10 @@ def reliability_figure(scores: np.ndarray, labels: np.ndarray) -> Figure:
     """Reliability diagram: scores (n,) in 0..1, labels (n,) bool."""
     bins = reliability(scores, labels)
     fig, ax = viz.figure(6.2, 3.6)
-    viz.draw_reliability(
-        ax, bins["predicted"], bins["observed"], bins["pairs"], title="Calibration of the scores"
-    )
+    viz.draw_reliability(ax, bins, title="Calibration of the scores")
     text = (
-        "On the dotted line a score equals the probability of a copy. "
+        "On the dotted line a score equals the probability of a copy. Beside each dot, the number of pairs; through it, "
+        "the 95 % interval. "
         f"Brier score {brier(scores, labels):.4f} (lower is better)."
     )
     return _embed(fig, text)

@@ -331,8 +331,12 @@ def _drift_warning(results: Results) -> str:
     model = results.fusion_model
     if model is None or not model.scores:
         return ""
-    best = results.pairs.loc[results.pairs["rank"] == 0, "score"].to_numpy()
-    return drift(np.array(model.scores), best).warning
+    return drift(
+        np.array(model.scores),
+        results.pairs.loc[results.pairs["rank"] == 0, "score"].to_numpy(),
+        copies=results.expected_copies,
+        threshold=results.threshold,
+    ).warning
 
 
 def _summary(results: Results) -> str:

@@ -247,7 +247,16 @@ class Results(Files):
         path = self.params.get("fusion_model", "")
         if self._fusion_rule != "calibrated":
             return None
-        return fusion.load_model(store.located(path))
+        return fusion.load_model(store.located(path), float(self.params.get("expected_copies", 0)))
+
+    @property
+    def expected_copies(self) -> float:
+        """The share of copies among the queries, 0..1, for which the scores are probabilities; NaN for fusion by sum."""
+        if self.fusion_model is None:
+            return float("nan")
+        return float(self.params.get("expected_copies", 0)) or fusion.share_of_copies(
+            self.fusion_model
+        )
 
     def _rows_of(self, name: str, query_id: str) -> np.ndarray:
         if name not in self._groups:

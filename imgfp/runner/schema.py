@@ -218,6 +218,9 @@ class Parameters(BaseModel):
         "calibrated", "calibrated probability, or sum of match counts over the branches"
     )
     fusion_model: str = _of("", "JSON file of a fitted fusion model; blank takes the shipped one")
+    expected_copies: Annotated[float, Field(ge=0, lt=1)] = _of(
+        0.0, "share of queries that are copies; 0 is that of the fusion model's fit"
+    )
     target_precision: Annotated[float, Field(gt=0, le=1)] = _of(
         0.9, "precision that the threshold reaches on the truth"
     )
@@ -321,6 +324,9 @@ class Parameters(BaseModel):
     others: Count = _of(40, "queries per round made from a negative", "queries")
     scenes: Count = _of(
         120, "queries per round made from another photograph of a reference's scene", "queries"
+    )
+    drawings: Count = _of(
+        60, "templates of flat graphics per round: a copy and other contents of each", "templates"
     )
     synthetic: Count = _of(
         260, "queries per round made from a simulated second photograph of a reference", "queries"

@@ -126,8 +126,8 @@ def calibrated(evidence: pd.DataFrame, model: Model) -> pd.DataFrame:
     """Probability (0..1) of `model` that each pair is a copy: query_id, reference_id, score, best first.
 
     A pair of identical files has 1. The probability holds for queries like those of the fit, with the same share
-    of copies. Elsewhere the ranking is still valid, but the threshold must be set again. Pairs without evidence
-    are left out.
+    of copies or the one given to `load_model`. Elsewhere the ranking is still valid, but the threshold must be set
+    again. Pairs without evidence are left out.
     """
     table = features(evidence)
     return _predictions(table[_PAIR].assign(score=_score(evidence, table, model)))
@@ -381,10 +381,39 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"fusion model contains {name} instead of a number; fit it again")
 
 
-def load_model(path: str = "") -> Model:
-    """The model in a JSON file of `to_json`; "": the shipped one. Raises ValueError naming the file."""
+def load_model(path: str = "", expected_copies: float = 0.0) -> Model:
+    """The model in a JSON file of `to_json`; "": the shipped one.
+
+    expected_copies: share of the queries that are copies, 0..1, for which its scores are to be probabilities;
+    0: the share in the queries of the fit. Raises ValueError naming the file.
+    """
     file = Path(path) if path else _SHIPPED_MODEL
     try:
-        return from_json(file.read_text("utf-8"))
+        model = from_json(file.read_text("utf-8"))
+        return _with_expected_copies(model, expected_copies) if expected_copies else model
     except (OSError, ValueError) as error:
         raise ValueError(f"fusion model {str(file)!r}: {error}") from None
+
+
+def share_of_copies(model: Model) -> float:
+    """The share of the queries of the fit that are copies, 0..1; a half where the model does not say."""
+    copies, queries = (model.origin.get(name) for name in ("copies", "queries"))
+    known = isinstance(copies, int) and isinstance(queries, int) and 0 < copies < queries
+    return copies / queries if known else 0.5  # type: ignore[operator]
+
+
+def _with_expected_copies(model: Model, share: float) -> Model:
+    """The model for another share of copies among the same kinds of queries.
+
+    The likelihoods stay, so by Bayes' rule the log-odds of all scores move by the difference of the two priors
+    (Saerens et al. 2002, Adjusting the outputs of a classifier to new a priori probabilities, section 2.1).
+    """
+    move = float(_odds(share) - _odds(share_of_copies(model)))
+    scores = _probability(_odds(np.clip(model.scores, 1e-9, 1 - 1e-9)) + move)
+    return replace(
+        model, intercept=model.intercept + move, scores=tuple(float(score) for score in scores)
+    )
+
+
+def _odds(probability: np.ndarray | float) -> np.ndarray:
+    return np.log(probability) - np.log1p(-np.asarray(probability))

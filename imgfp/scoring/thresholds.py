@@ -97,9 +97,9 @@ def threshold_for_precision(
 def reliability(scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> pd.DataFrame:
     """Reliability diagram of probabilities: one row per non-empty bin of equal width.
 
-    Columns: low, high (limits of the bin), pairs, predicted (mean score), observed (share of copies);
-    the last two are equal for a calibrated score. scores (n,), labels (n,) bool. Raises ValueError for
-    scores outside 0..1.
+    Columns: low, high (limits of the bin), pairs, predicted (mean score), observed (share of copies),
+    observed_low, observed_high (95 % interval of the share: Wilson 1927); predicted and observed are equal
+    for a calibrated score. scores (n,), labels (n,) bool. Raises ValueError for scores outside 0..1.
     """
     scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
     if len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
@@ -113,7 +113,16 @@ def reliability(scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> pd.Da
     result.insert(0, "pairs", grouped.size())
     result.insert(0, "high", (result.index + 1) / bins)
     result.insert(0, "low", result.index / bins)
+    result["observed_low"], result["observed_high"] = _wilson(result["observed"], result["pairs"])
     return result.reset_index(drop=True)
+
+
+def _wilson(share: pd.Series, count: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """The 95 % interval of a share of `count` trials; unlike the normal one it stays within 0..1."""
+    squared = 1.959964**2 / count
+    middle = (share + squared / 2) / (1 + squared)
+    half = np.sqrt(squared * (share * (1 - share) + squared / 4)) / (1 + squared)
+    return middle - half, middle + half
 
 
 def brier(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -128,11 +137,13 @@ class Drift:
     """Difference between the scores of a batch and those that a model was fitted on.
 
     stability: population stability index over ten bins, NaN for fewer than 50 queries; queries: their
-    number; warning: one line, "" for none.
+    number; copies: the share of copies, 0..1, by which the scores fit best, NaN where it is not estimated;
+    warning: one line, "" for none.
     """
 
     stability: float
     queries: int
+    copies: float
     warning: str
 
 
@@ -141,19 +152,22 @@ DRIFT_WARNS = 0.25
 _ENOUGH_QUERIES = 50
 
 
-def drift(fitted: np.ndarray, batch: np.ndarray) -> Drift:
+def drift(
+    fitted: np.ndarray, batch: np.ndarray, *, copies: float, threshold: float | None = None
+) -> Drift:
     """Compare the best scores of a batch's queries with those of the fitted queries.
 
-    fitted: `fusion.Model.scores`, or the best scores of an earlier batch; batch (n,): one score per
-    query. Ten bins hold a tenth of the fitted scores each (fewer bins where scores are equal). Warns
-    above DRIFT_WARNS, and for fewer than 50 queries. Raises ValueError without fitted scores.
+    fitted: `fusion.Model.scores`; batch (n,): one score per query, probabilities; copies: the share of copies,
+    0..1, for which these are probabilities. Ten bins hold a tenth of the fitted scores each (fewer bins where
+    scores are equal). Warns above DRIFT_WARNS, with the share of copies that explains the scores best and what
+    precision it leaves at `threshold`, and for fewer than 50 queries. Raises ValueError without fitted scores.
     """
     fitted, batch = np.asarray(fitted, float), np.asarray(batch, float)
     if not len(fitted):
         raise ValueError("no fitted scores to compare with; fit the model again")
     if len(batch) < _ENOUGH_QUERIES:
         too_few = f"only {len(batch)} queries: too few to detect a drift of the scores"
-        return Drift(float("nan"), len(batch), too_few)
+        return Drift(float("nan"), len(batch), float("nan"), too_few)
     edges = np.unique(np.quantile(fitted, np.linspace(0.1, 0.9, 9)))
     shares = [
         np.bincount(np.searchsorted(edges, side, side="right"), minlength=len(edges) + 1)
@@ -162,11 +176,35 @@ def drift(fitted: np.ndarray, batch: np.ndarray) -> Drift:
     ]
     before, now = (np.maximum(share, 1e-3) for share in shares)
     stability = float(((now - before) * np.log(now / before)).sum())
-    warning = ""
-    if stability > DRIFT_WARNS:
-        warning = (
-            f"the best scores of these {len(batch)} queries are distributed unlike the fitted "
-            f"ones (stability index {stability:.2f}, limit {DRIFT_WARNS}): "
-            "set the threshold again on reviewed pairs"
+    if stability <= DRIFT_WARNS:
+        return Drift(stability, len(batch), float("nan"), "")
+    share, revised = _share_of_copies(batch, copies)
+    warning = (
+        f"the best scores of these {len(batch)} queries are distributed unlike the fitted "
+        f"ones (stability index {stability:.2f}, limit {DRIFT_WARNS}). "
+    )
+    kept = np.zeros(0) if threshold is None else revised[batch >= threshold]
+    if len(kept):
+        warning += (
+            f"They fit best if {100 * share:.0f} % of the queries are copies, in place of {100 * copies:.0f} %; "
+            f"then about {100 * kept.mean():.0f} % of the queries at {threshold:.2f} or more are. "
         )
-    return Drift(stability, len(batch), warning)
+    return Drift(
+        stability,
+        len(batch),
+        share,
+        f"{warning}Set expected_copies, or the threshold on reviewed pairs",
+    )
+
+
+def _share_of_copies(batch: np.ndarray, copies: float) -> tuple[float, np.ndarray]:
+    """The share of copies under which probabilities (n,), made for the share `copies`, are most likely, and the
+    probabilities under it: expectation maximisation (Saerens et al. 2002, section 2.2)."""
+    share, revised = copies, batch
+    for _ in range(200):
+        for_copies, for_others = batch * share / copies, (1 - batch) * (1 - share) / (1 - copies)
+        revised = for_copies / np.maximum(for_copies + for_others, 1e-300)
+        before, share = share, float(np.clip(revised.mean(), 1e-4, 1 - 1e-4))
+        if abs(share - before) < 1e-5:
+            break
+    return share, revised

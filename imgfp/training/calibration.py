@@ -13,6 +13,7 @@ fitted score is a probability for it. Never fit on the truth that a run is evalu
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ from imgfp.crops.detectors import DETECTORS, Detector, KnownBoxes, load_detector
 from imgfp.crops.rule import CORNERS, crop_table
 from imgfp.datatypes import table
 from imgfp.decoding import read_image
+from imgfp.demo.painting.flat import FLAT
 from imgfp.descriptors.base import Model
 from imgfp.descriptors.registry import load_model
 from imgfp.descriptors.views import CROP_VIEWS, QUERY_VIEWS, query_views
@@ -32,6 +34,8 @@ from imgfp.edits import families
 from imgfp.images import cut_box, decode_image, encode_jpeg, resize_short_side
 from imgfp.inference import check_device
 from imgfp.runner.cluster import ShardResult
+from imgfp.scoring import fusion
+from imgfp.scoring.thresholds import threshold_for_precision
 from imgfp.search import index, propose
 from imgfp.store import formats, located, project_path
 from imgfp.verify.classifier import PairClassifier, load_classifier
@@ -266,24 +270,32 @@ def calibration_pairs(
     copies: int = 600,
     others: int = 300,
     same_scene: Sequence[tuple[str, str]] = (),
+    drawings: int = 0,
     strength: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Evidence of labelled pairs: the table of `ReferenceSet.evidence`, with label (bool: the pair is a copy)
-    and ops (the edits of the query, joined by "+").
+    """Evidence of labelled pairs: the table of `ReferenceSet.evidence`, with label (bool: the pair is a copy),
+    kind of the query ("copy", "other", "scene", "form") and ops (its edits, joined by "+").
 
     references, negatives: image id -> (H,W,3) uint8 RGB; any mapping that reads on demand will do.
     copies: queries made from references; others: queries made from negatives. same_scene: (negative id,
     reference id) of different photographs of one scene; one more query is made from each negative, as these
-    are the hardest to distinguish from copies. strength: range of the strength of the edits. A pair is in
-    the table if a branch proposes it, as in a run.
+    are the hardest to distinguish from copies. drawings: templates of flat graphics (slides, receipts, logos, ...), see
+    `draw_templates`: one query is made from a reference of each, one from a drawing with other contents that is no
+    reference. strength: range of the strength of the edits. A pair is in the table if a branch proposes it, as in
+    a run.
     """
     rng = np.random.default_rng(seed)
     ids, names = list(references), list(negatives)
+    drawn, not_drawn = draw_templates(drawings, seed)
+    references = ChainMap(drawn, references)  # type: ignore[arg-type]
+    negatives = ChainMap(not_drawn, negatives)  # type: ignore[arg-type]
     searched = ReferenceSet(references, pipeline, seed)
     sources = [("copy", ids[i], ids[i]) for i in rng.integers(len(ids), size=copies)]
     sources += [("other", names[i], "") for i in rng.integers(len(names), size=others)]
     sources += [("scene", negative, reference) for negative, reference in same_scene]
+    sources += [("copy", name, name) for name in list(drawn)[:drawings]]
+    sources += [("form", name, "") for name in not_drawn]
     tables = []
     for number, (kind, source, partner) in enumerate(sources):
         own = np.random.default_rng([seed, number])
@@ -293,9 +305,58 @@ def calibration_pairs(
         evidence = searched.evidence(f"{kind}{number:05d}", edited.image)
         if len(evidence):
             evidence["label"] = (evidence["reference_id"] == partner) & (kind == "copy")
+            evidence["kind"] = kind
             evidence["ops"] = "+".join(name for name, _ in edited.ops)
             tables.append(evidence)
     return pd.concat(tables, ignore_index=True)
+
+
+def draw_templates(count: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Flat graphics of `count` templates: references and negatives, each by id, (H,W,3) uint8 RGB.
+
+    First one reference of each template, then for every other template a second one with other contents; the
+    negatives have other contents again. Drawings of one template are no copies of each other.
+    """
+    kinds = list(FLAT)
+
+    def drawn(number: int, contents: int) -> np.ndarray:
+        template = np.random.default_rng([seed, number])
+        height, width = (int(side) for side in template.integers(240, 400, size=2))
+        own = np.random.default_rng([seed, number, contents])
+        return FLAT[kinds[number % len(kinds)]](height, width, template, own)
+
+    references = {f"drawing{number:04d}": drawn(number, 0) for number in range(count)}
+    references |= {f"drawing{number:04d}b": drawn(number, 1) for number in range(0, count, 2)}
+    return references, {f"drawing{number:04d}c": drawn(number, 2) for number in range(count)}
+
+
+def above_without(
+    pairs: pd.DataFrame, labels: pd.DataFrame, precision: float, seed: int
+) -> pd.DataFrame:
+    """What a threshold is worth on a kind of negative that the fit has not seen.
+
+    pairs: of `calibration_pairs`; labels: query_id, reference_id, label. One row per kind of negative, fitted and cut
+    (highest recall at the precision) on half of the other queries: kind, queries, threshold, above (queries of that
+    kind with a pair at it or above), recall (of the copies of the other half).
+    """
+    kinds = pairs.drop_duplicates("query_id").set_index("query_id")["kind"]
+    chosen = np.random.default_rng(seed).random(len(kinds)) < 0.5
+    rows = []
+    for kind in sorted(set(kinds) - {"copy"}):
+        seen = pairs["query_id"].isin(kinds.index[chosen & (kinds != kind)])
+        model = fusion.fit(pairs[seen], labels, seed=seed)
+        scored = fusion.calibrated(pairs, model).merge(labels, on=["query_id", "reference_id"])
+        own = scored["query_id"].map(kinds)
+        fitted = scored["query_id"].isin(kinds.index[chosen])
+        part = scored[fitted & (own != kind)]
+        card = threshold_for_precision(part["score"], part["label"], precision, rounds=1)
+        best = scored[own == kind].groupby("query_id")["score"].max()
+        at = np.inf if card.threshold is None else card.threshold
+        copies = scored.loc[~fitted & scored["label"], "score"]
+        rows.append(
+            (kind, len(best), card.threshold, int((best >= at).sum()), (copies >= at).mean())
+        )
+    return pd.DataFrame(rows, columns=["kind", "queries", "threshold", "above", "recall"])
 
 
 @dataclass(frozen=True)

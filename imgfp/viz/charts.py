@@ -205,21 +205,27 @@ def draw_votes(
 
 def draw_reliability(
     ax: Axes,
-    predicted: ArrayLike,
-    observed: ArrayLike,
-    counts: ArrayLike,
+    bins: pd.DataFrame,
     title: str = "",
 ) -> Axes:
     """Reliability diagram: the share of copies in each bin against its mean predicted probability.
 
-    predicted, observed, counts: one value per bin; the area of a dot grows with the count. On the
-    diagonal the scores are calibrated.
+    bins: of `thresholds.reliability`. The area of a dot grows with its number of pairs, which stands beside it; the
+    line through it is the 95 % interval of the share. On the diagonal the scores are calibrated.
     """
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
-    weights = np.asarray(counts, float)
-    sizes = 20 + 90 * np.sqrt(weights / max(weights.max(initial=0), 1))
+    predicted, observed = bins["predicted"], bins["observed"]
+    sizes = 20 + 90 * np.sqrt(bins["pairs"] / max(bins["pairs"].max(), 1))
     ax.plot(predicted, observed, color=BLUE, linewidth=1.2)
+    ax.vlines(predicted, bins["observed_low"], bins["observed_high"], color=BLUE, linewidth=1.2)
     ax.scatter(predicted, observed, s=sizes, color=SKY, edgecolors=BLUE, zorder=4, clip_on=False)
+    for x, y, count in bins[["predicted", "observed", "pairs"]].to_numpy(float):
+        # In the upper half there is room left of the line, in the lower half right of it.
+        aside, side = (-8, "right") if x > 0.5 else (8, "left")
+        ax.annotate(
+            f"{count:,.0f}", (x, y), (aside, 0), textcoords="offset points",
+            ha=side, va="center", color=MUTED, fontsize="small",
+        )  # fmt: skip
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="share of copies")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))

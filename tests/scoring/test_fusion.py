@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -277,6 +278,21 @@ def test_a_model_survives_its_file(tmp_path, model):
     path = tmp_path / "mine.json"
     path.write_text(fusion.to_json(model))
     assert fusion.load_model(str(path)) == model
+
+
+def test_expected_copies_move_the_odds_of_all_pairs_by_those_of_the_prior(tmp_path, cases, model):
+    path = tmp_path / "mine.json"
+    origin = {"copies": 300, "queries": 400}
+    path.write_text(fusion.to_json(dataclasses.replace(model, origin=origin)))
+    before = fusion.calibrated(cases[0], fusion.load_model(str(path)))
+    after = fusion.calibrated(cases[0], fusion.load_model(str(path), 0.2))
+    odds = [table["score"] / (1 - table["score"]) for table in (before, after)]
+    # From three copies per other query to one per four.
+    assert (odds[0] / odds[1]).to_numpy() == pytest.approx(12)
+    same = fusion.load_model(str(path), 0.75)
+    assert fusion.calibrated(cases[0], same)["score"].to_numpy() == pytest.approx(before["score"])
+    moved = fusion.load_model(str(path), 0.2).scores
+    assert moved[50] < model.scores[50] and len(moved) == len(model.scores)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,17 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from imgfp.scoring.thresholds import brier, drift, reliability, threshold_for_precision
+
+
+def probability(log_odds: np.ndarray) -> np.ndarray:
+    """Of a copy, where log-odds of copies are around 1.5 and of others around -1.5, with variance 2.25."""
+    return 1 / (1 + np.exp(-log_odds * 2 * 1.5 / 2.25))
 
 
 def test_no_pairs_reach_no_threshold():
@@ -60,6 +67,11 @@ def test_reliability_of_a_perfect_and_of_a_boastful_score(rng):
     assert table["observed"].to_numpy() == pytest.approx(table["predicted"].to_numpy(), abs=0.05)
     boast = reliability(np.full(10, 1.0), np.arange(10) < 5)
     assert boast[["low", "high", "predicted", "observed"]].values.tolist() == [[0.9, 1, 1, 0.5]]
+    # Newcombe 1998, table II: 81 of 263 with Wilson's interval.
+    share = reliability(np.full(263, 0.3), np.arange(263) < 81)
+    assert share[["observed_low", "observed_high"]].values[0] == pytest.approx(
+        [0.2553, 0.3662], abs=1e-4
+    )
     assert len(reliability([], [])) == 0
     with pytest.raises(ValueError, match=r"0\.\.1"):
         reliability([3.0], [True])
@@ -73,18 +85,32 @@ def test_brier():
 
 def test_drift_is_silent_for_the_same_and_speaks_for_another(rng):
     fitted = np.quantile(rng.beta(0.4, 0.4, 5000), np.linspace(0, 1, 101))
-    same = drift(fitted, rng.beta(0.4, 0.4, 400))
+    same = drift(fitted, rng.beta(0.4, 0.4, 400), copies=0.5)
     assert same.warning == "" and same.stability < 0.1
-    other = drift(fitted, rng.beta(0.4, 4, 400))
+    other = drift(fitted, rng.beta(0.4, 4, 400), copies=0.5)
     assert other.stability > 0.25 and "distributed unlike" in other.warning
 
 
+def test_drift_says_what_a_threshold_is_worth_where_copies_are_rare(rng):
+    """A batch of the same kinds of queries, of which a tenth are copies, not a half."""
+    likelihoods = rng.normal(1.5, 1.5, 4000), rng.normal(-1.5, 1.5, 4000)
+    fitted = np.quantile(probability(np.concatenate(likelihoods)), np.linspace(0, 1, 101))
+    copies, others = rng.normal(1.5, 1.5, 400), rng.normal(-1.5, 1.5, 3600)
+    scores, labels = probability(np.concatenate([copies, others])), np.arange(4000) < 400
+    found = drift(fitted, scores, copies=0.5, threshold=0.8)
+    assert found.copies == pytest.approx(0.1, abs=0.02)
+    said = int(re.search(r"then about (\d+) % of the queries at 0.80", found.warning)[1])
+    assert said == pytest.approx(100 * labels[scores >= 0.8].mean(), abs=6) and said < 80
+
+
 def test_drift_needs_enough_queries_and_a_reference():
-    assert "too few" in drift([0, 1], [0.5] * 49).warning
+    assert "too few" in drift([0, 1], [0.5] * 49, copies=0.5).warning
     with pytest.raises(ValueError, match="no fitted scores"):
-        drift([], [0.5] * 60)
+        drift([], [0.5] * 60, copies=0.5)
 
 
 def test_drift_with_many_equal_scores():
-    assert drift(np.zeros(101), np.zeros(80)).warning == ""
-    assert drift(np.zeros(101), np.ones(80)).warning == ""  # one bin: nothing to tell apart
+    assert drift(np.zeros(101), np.zeros(80), copies=0.5).warning == ""
+    assert (
+        drift(np.zeros(101), np.ones(80), copies=0.5).warning == ""
+    )  # one bin: nothing to tell apart

@@ -84,6 +84,53 @@ def test_the_global_branch_scores_what_it_proposes(references, negatives):
     assert joined["votes"].min() > 0.3  # the keypoint search found them, too
 
 
+def test_drawings_are_copied_and_their_templates_filled_otherwise(references, negatives):
+    drawn, others = calibration.draw_templates(3, seed=5)
+    assert list(drawn) == [
+        "drawing0000",
+        "drawing0001",
+        "drawing0002",
+        "drawing0000b",
+        "drawing0002b",
+    ]
+    assert list(others) == ["drawing0000c", "drawing0001c", "drawing0002c"]
+    three = drawn["drawing0000"], drawn["drawing0000b"], others["drawing0000c"]
+    assert len({image.tobytes() for image in three}) == 3
+    assert len({image.shape for image in three}) == 1
+    pipeline = Pipeline(NoDetector(), GistGrid(), **WHOLE)
+    settings = {"copies": 1, "others": 1, "drawings": 3, "strength": (0.0, 0.1), "seed": 5}
+    table = calibration_pairs(references, negatives, pipeline, **settings)
+    queries = table.drop_duplicates("query_id")
+    assert queries["kind"].value_counts().to_dict() == {"copy": 4, "form": 3, "other": 1}
+    copies = table[table["label"]]
+    assert set(copies["reference_id"]) & set(drawn) and set(copies["kind"]) == {"copy"}
+    assert set(table.loc[table["kind"] == "form", "reference_id"]) & set(
+        drawn
+    )  # what they resemble
+
+
+def test_a_threshold_is_tried_on_a_kind_of_negative_that_no_fit_has_seen():
+    rng = np.random.default_rng(0)
+    kinds = np.repeat(["copy", "other", "scene"], 60)
+    rows = pd.DataFrame(
+        {"query_id": [f"q{n}" for n in range(180)], "reference_id": "R", "kind": kinds}
+    )
+    rows["branch"], rows["score"], rows["mean_squared_distance"] = "local", 9.0, np.nan
+    for name, kind in COLUMNS.items():
+        rows[name] = {"str": "", "bool": False}.get(kind, 0.0)
+    # What tells copies from others is the same as what tells them from scenes, but for a few scenes.
+    chance = {"copy": 0.9, "other": 0.1, "scene": 0.4}
+    rows["copy_probability"] = np.clip(
+        rows["kind"].map(chance) + rng.normal(0, 0.05, 180), 0.01, 0.99
+    )
+    rows.loc[rows.index[-6:], "copy_probability"] = 0.95
+    labels = rows[["query_id", "reference_id"]].assign(label=kinds == "copy")
+    table = calibration.above_without(rows, labels, 0.99, seed=0).set_index("kind")
+    assert list(table.index) == ["other", "scene"] and (table["queries"] == 60).all()
+    assert table.loc["other", "above"] == 0 and table.loc["scene", "above"] == 6
+    assert table.loc["scene", "recall"] > 0.9
+
+
 def test_photographs_are_divided_without_overlap():
     ids = [f"{i:03d}" for i in range(40)]
     groups = ["a"] * 3 + ["b"] * 2 + ["c"] + [""] * 34
@@ -203,7 +250,7 @@ def test_files_become_a_round_of_pairs(references, negatives, tmp_path):
         "background": "",
         "pair_classifier": "",
     }
-    counts = {"scenes": 1, "negatives": 2, "copies": 1, "others": 0}
+    counts = {"scenes": 1, "negatives": 2, "copies": 1, "others": 0, "drawings": 0}
     settings = counts | {"pipeline": pipeline, "weights_hash": ""}
     assert calibration.load_pipeline(**pipeline, device="auto").devices == ["cpu", "cpu"]
     made = calibration.calibration_round(split, 7, "auto", devices=["cpu", "cpu"], **settings)

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from imgfp import viz
+from imgfp.scoring.thresholds import reliability
 
 
 def calls(name: str) -> dict:
@@ -16,7 +17,11 @@ def calls(name: str) -> dict:
         "curve": (viz.draw_precision_recall, (thirds, thirds, [(name, 0.5, 0.5)]), ([], [])),
         "bars": (viz.draw_bars, ([name, "b"], [1.0, np.nan]), ([], [])),
         "votes": (viz.draw_votes, ([name, "b"], [4, 2], 0, 3), ([], [], None, 3)),
-        "reliability": (viz.draw_reliability, (thirds, thirds, [1, 2, 3]), ([], [], [])),
+        "reliability": (
+            viz.draw_reliability,
+            (reliability(thirds, [0, 1, 1]),),
+            (reliability([], []),),
+        ),
         "breakdown": (viz.draw_breakdown, (some,), (some.head(0),)),
         "losses": (viz.draw_curve, ({name: thirds},), ({},)),
         "histograms": (viz.draw_histograms, ({name: thirds, "none": []},), ({},)),
