@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from imgfp.descriptors.registry import load_model
 from imgfp.scoring import fusion
 from imgfp.verify.evidence import COLUMNS
 
@@ -317,6 +319,26 @@ def test_a_file_with_former_names_of_features_is_the_same_model(cases, model):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere\.json"):
         fusion.load_model(str(tmp_path / "nowhere.json"))
+
+
+def test_a_model_knows_the_vectors_of_one_descriptor(tmp_path, model):
+    path = tmp_path / "own.json"
+    fitted = dataclasses.replace(model, origin={"descriptor": "gist-grid 0123"})
+    path.write_text(fusion.to_json(fitted))
+    for same in ("", "gist-grid", "gist-grid 0123"):
+        assert fusion.load_model(str(path), same) == fitted and not fusion.misfit(fitted, same)
+    for other in ("gist-grid 4567", "imgfp", "imgfp 0123"):
+        said = rf"own\.json': .*vectors of gist-grid 0123, and .* of {other}: calibrate again"
+        with pytest.raises(ValueError, match=said):
+            fusion.load_model(str(path), other)
+    path.write_text(fusion.to_json(model))  # as older versions wrote some
+    assert "does not name" in fusion.misfit(fusion.load_model(str(path), "imgfp"), "imgfp")
+
+
+def test_the_shipped_model_knows_the_shipped_descriptor():
+    shipped = fusion.load_model("", "imgfp")
+    assert not fusion.misfit(shipped, load_model().identity)
+    assert "vectors of imgfp" in fusion.misfit(fusion.load_model("", "phash"), "phash")
 
 
 def test_the_shipped_model_ranks_copies_first():
