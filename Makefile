@@ -66,7 +66,7 @@ docs: setup  ## write the API reference to build/api
 
 lock: $(UV)  ## resolve the dependencies of pyproject.toml again, for every supported Python
 	$(UV) pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 pyproject.toml \
-	  --extra dev --extra lab --extra peers --extra train --generate-hashes \
+	  --extra dev --extra lab --extra peers --extra sscd --extra train --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header -o requirements.lock
 
 clean:  ## delete what runs made (library, runs, data), keep .venv

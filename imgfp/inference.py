@@ -278,6 +278,11 @@ def _absent(module: str, extra: str, feature: str) -> ModuleNotFoundError:
     )
 
 
+def same_model(one: str, other: str) -> bool:
+    """Whether two texts can name one model: "name weights" or, where the weights are not known, "name"."""
+    return all(a == b for a, b in zip(one.split(), other.split(), strict=False))
+
+
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file's bytes as hexadecimal text."""
     with open(path, "rb") as file:

@@ -59,6 +59,11 @@ class Model(ABC):
     weights_hash: str
     device: str = "cpu"
 
+    @property
+    def identity(self) -> str:
+        """Name and weights in one text, "imgfp e77c6d28c2de": what vectors and fusion models are recorded with."""
+        return f"{self.name} {self.weights_hash[:12]}"
+
     @abstractmethod
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """(H,W,3) uint8 RGB -> the image's row of a batch."""

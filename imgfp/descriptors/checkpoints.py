@@ -23,6 +23,7 @@ from torch import nn
 
 from imgfp.descriptors.base import PUBLISHED, Model, ModelError, Preprocessing
 from imgfp.descriptors.networks import CopyNet, EsViT, IscNet
+from imgfp.descriptors.onnx_models import PACKAGED
 from imgfp.inference import SHIPPED, sha256_of, torch_device
 
 #: The shipped weights.
@@ -254,8 +255,8 @@ def load(name: str, weights: str, device: str) -> TorchModel:
         if timm.is_model(name.split(".")[0]):
             return _load_timm(name, paths, device)
         raise ModelError(
-            f"unknown descriptor model {name!r}; choose gist-grid, {', '.join(PUBLISHED)}, phash, pdq "
-            "or a name of timm.list_models()"
+            f"unknown descriptor model {name!r}; choose gist-grid, {', '.join((*PUBLISHED, *PACKAGED))}, "
+            "phash, pdq or a name of timm.list_models()"
         )
     if name == "imgfp" and not paths:
         paths = [str(DESCRIPTOR_WEIGHTS)]

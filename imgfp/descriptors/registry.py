@@ -10,7 +10,13 @@ from pathlib import Path
 from imgfp.descriptors import hashes
 from imgfp.descriptors.base import PUBLISHED, Model, ModelError
 from imgfp.descriptors.gist import GistGrid
-from imgfp.descriptors.onnx_models import DESCRIPTOR_ONNX, OnnxModel
+from imgfp.descriptors.onnx_models import (
+    DESCRIPTOR_ONNX,
+    PACKAGED,
+    OnnxModel,
+    load_packaged,
+    packaged_file,
+)
 from imgfp.inference import check_installed, check_model_file, torch_sees
 
 #: Models that an ONNX file holds whole, with its preprocessing.
@@ -20,10 +26,12 @@ ONNX_ONLY = ("sscd", "onnx")
 def load_model(name: str = "imgfp", weights: str = "", device: str = "cpu") -> Model:
     """A model by name; `weights`: path of its weights file, "" for the model's own.
 
-    Names: "imgfp" (shipped), "gist-grid", "phash" and "pdq" (no weights), the published models of
-    `imgfp.descriptors.base.PUBLISHED`, all of `timm.list_models()`, and "onnx", any file that `imgfp convert` made.
+    Names: "imgfp" (shipped), "gist-grid", "phash" and "pdq" (no weights), "sscd-student" and "sscd-int8" (of the extra
+    `sscd`), the published models of `imgfp.descriptors.base.PUBLISHED`, all of `timm.list_models()`, and "onnx", any
+    file that `imgfp convert` made.
     "imgfp" runs on onnxruntime where its weights are an `.onnx` file of notebook 21, or the shipped ones and torch has
-    no GPU to use, "sscd" and "onnx" always do; the other learned models run on torch. device: see `imgfp.inference`.
+    no GPU to use, "sscd", "onnx" and those of the extra always do; the other learned models run on torch. device: see
+    `imgfp.inference`.
     Raises ModelError for an unknown name, a missing file, a file of another layout or one that can run code, or a
     package that is not installed.
     """
@@ -32,6 +40,8 @@ def load_model(name: str = "imgfp", weights: str = "", device: str = "cpu") -> M
         return GistGrid()
     if name in hashes.NAMES:
         return hashes.load(name)
+    if name in PACKAGED:
+        return load_packaged(name, device)
     # The shipped weights are there for both libraries; only torch's wheels hold what a GPU needs.
     on_torch = find_spec("timm") is not None and torch_sees(device)
     if weights.endswith(".onnx") or (_is_shipped(name, weights) and not on_torch):
@@ -42,9 +52,9 @@ def load_model(name: str = "imgfp", weights: str = "", device: str = "cpu") -> M
 
 
 def check_model(name: str = "imgfp", weights: str = "") -> None:
-    """Raises what `load_model` raises for weights that the model does not take or lacks, and for a package
-    that is not installed; reads no file and imports nothing."""
-    if weights and name in (GistGrid.name, *hashes.NAMES):
+    """Raises what `load_model` raises for weights that the model does not take or lacks, for a package
+    that is not installed, and for a file of one that has changed; reads no other file."""
+    if weights and name in (GistGrid.name, *hashes.NAMES, *PACKAGED):
         raise ModelError(f"model {name!r} takes no weights, got {weights!r}; leave weights empty")
     if not weights and name in PUBLISHED and name != "imgfp":
         raise ModelError(f"model {name!r} needs a weights file. {PUBLISHED[name]}")
@@ -53,6 +63,9 @@ def check_model(name: str = "imgfp", weights: str = "") -> None:
             check_model_file(Path(path), ".onnx" if name in ONNX_ONLY else ".safetensors")
         except ValueError as error:
             raise ModelError(str(error)) from None
+    if name in PACKAGED:
+        packaged_file(name)
+        return
     is_onnx = weights.endswith(".onnx")
     if is_onnx != (name in ONNX_ONLY) and name != "imgfp":
         kind = ".onnx" if name in ONNX_ONLY else ".safetensors"

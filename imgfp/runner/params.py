@@ -307,6 +307,7 @@ def check_extras(needed: dict[str, str]) -> None:
 def _check_models(values: dict[str, Any]) -> None:
     from imgfp.crops.detectors import DETECTORS, check_detector
     from imgfp.descriptors.registry import check_model
+    from imgfp.scoring.fusion import load_model
     from imgfp.store import check_seal, located
 
     name = "crop_detector"
@@ -323,6 +324,10 @@ def _check_models(values: dict[str, Any]) -> None:
         for name, ending in TARGETS.items():
             if values.get(name):
                 check_model_file(Path(located(values[name])), ending)
+        name = "fusion_model"
+        if values.get(name) and values.get("fusion") != "sum":
+            known = "" if values.get("descriptor_file") else values.get("descriptor_model", "")
+            load_model(located(values[name]), known)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         raise ParameterError(f"{name}: {error}") from None
 

@@ -168,7 +168,7 @@ class Parameters(BaseModel):
 
     # 06, 07 global descriptors and search
     descriptor_model: str = _of(
-        "imgfp", "imgfp, gist-grid, sscd, esvit-swin-b, isc21-dt1, any timm model"
+        "imgfp", "imgfp, sscd-student, sscd-int8, gist-grid, isc21-dt1, any of timm"
     )
     descriptor_weights: str = _of("", "file of weights; blank takes those that come with the model")
     descriptor_file: str = _of("", "challenge HDF5 of vectors made elsewhere; blank computes them")
@@ -218,8 +218,8 @@ class Parameters(BaseModel):
         "calibrated", "calibrated probability, or sum of match counts over the branches"
     )
     fusion_model: str = _of("", "JSON file of a fitted fusion model; blank takes the shipped one")
-    expected_copies: Annotated[float, Field(ge=0, lt=1)] = _of(
-        0.0, "share of queries that are copies; 0 is that of the fusion model's fit"
+    expected_copies: Share = _of(
+        0.0, "share of queries that are copies; 0 is that of the model's fit"
     )
     target_precision: Annotated[float, Field(gt=0, le=1)] = _of(
         0.9, "precision that the threshold reaches on the truth"

@@ -18,12 +18,13 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from imgfp.inference import SHIPPED
+from imgfp.inference import SHIPPED, same_model
 from imgfp.scoring.metrics import are_in
 
 _Counts = TypeVar("_Counts", np.ndarray, pd.Series)
 _PAIR = ["query_id", "reference_id"]
-_SHIPPED_MODEL = SHIPPED / "fusion.json"
+#: Shipped models, by the name of the descriptor that they were fitted with.
+_SHIPPED_MODELS = {"imgfp": SHIPPED / "fusion.json"}
 _FORMAT = "imgfp fusion 1"
 
 #: Mean difference of the aligned colours, grey levels, from which a pair with too little structure to tell shows no
@@ -91,7 +92,8 @@ class Model:
 
     weights: feature -> weight, none below 0; intercept; neutral: feature -> the value that
     contributes nothing and replaces a missing one; scores: 101 quantiles of the best score of each
-    fitted query, for `thresholds.drift`; origin: what it was fitted on, in words and counts.
+    fitted query, for `thresholds.drift`; origin: what it was fitted on, in words and counts, with `descriptor`, the
+    identity of the model whose vectors it knows (`imgfp.descriptors.base.Model`).
     """
 
     weights: Mapping[str, float]
@@ -366,13 +368,14 @@ def from_json(text: str) -> Model:
         model = Model(**{**data, "scores": tuple(data["scores"])})
         numbers = [*model.weights.values(), model.intercept, *model.neutral.values()]
         known = set(model.weights) <= set(FEATURES) and set(model.weights) == set(model.neutral)
+        known &= isinstance(model.origin, dict)
         numeric = all(isinstance(x, (int, float)) for x in [*numbers, *model.scores])
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"not a fusion model ({_FORMAT!r}): {error}; fit one again") from None
     if not (known and numeric):
         raise ValueError(
             f"fusion model: its features must be among {', '.join(FEATURES)}, with numbers for "
-            "weights and neutral values; fit it again"
+            "weights and neutral values, and names in its origin; fit it again"
         )
     return model
 
@@ -381,18 +384,32 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"fusion model contains {name} instead of a number; fit it again")
 
 
-def load_model(path: str = "", expected_copies: float = 0.0) -> Model:
-    """The model in a JSON file of `to_json`; "": the shipped one.
+def load_model(path: str = "", descriptor: str = "") -> Model:
+    """The model in a JSON file of `to_json`; "": the shipped one, for this descriptor where there is one.
 
-    expected_copies: share of the queries that are copies, 0..1, for which its scores are to be probabilities;
-    0: the share in the queries of the fit. Raises ValueError naming the file.
+    descriptor: identity or name of the model that makes the vectors; "": not known. Raises ValueError naming the
+    file, also for one that was fitted with another descriptor. Others of which `misfit` tells are loaded.
     """
-    file = Path(path) if path else _SHIPPED_MODEL
+    file = Path(path or _SHIPPED_MODELS.get(descriptor.split(" ")[0], _SHIPPED_MODELS["imgfp"]))
     try:
         model = from_json(file.read_text("utf-8"))
-        return _with_expected_copies(model, expected_copies) if expected_copies else model
+        if path and "descriptor" in model.origin and (reason := misfit(model, descriptor)):
+            raise ValueError(reason)
     except (OSError, ValueError) as error:
         raise ValueError(f"fusion model {str(file)!r}: {error}") from None
+    return model
+
+
+def misfit(model: Model, descriptor: str) -> str:
+    """In one line, that a model does not say that it was fitted with this descriptor, and what to do; else ""."""
+    fitted = str(model.origin.get("descriptor", ""))
+    if not descriptor or (fitted and same_model(fitted, descriptor)):
+        return ""
+    return (
+        f"it was fitted with vectors of {fitted or 'a descriptor that it does not name'}, and those of this run are of "
+        f"{descriptor}: calibrate again (params/calibrate.yaml)"
+        + (f", or set descriptor_model: {fitted.split(' ')[0]}" if fitted else "")
+    )
 
 
 def share_of_copies(model: Model) -> float:
@@ -402,13 +419,15 @@ def share_of_copies(model: Model) -> float:
     return copies / queries if known else 0.5  # type: ignore[operator]
 
 
-def _with_expected_copies(model: Model, share: float) -> Model:
-    """The model for another share of copies among the same kinds of queries.
+def with_expected_copies(model: Model, share: float) -> Model:
+    """The model for another share of copies, 0..1, among the same kinds of queries; 0: that of its fit.
 
     The likelihoods stay, so by Bayes' rule the log-odds of all scores move by the difference of the two priors
     (Saerens et al. 2002, Adjusting the outputs of a classifier to new a priori probabilities, section 2.1).
     """
-    move = float(_odds(share) - _odds(share_of_copies(model)))
+    if not share:
+        return model
+    move = float(_odds(np.clip(share, 1e-6, 1 - 1e-6)) - _odds(share_of_copies(model)))
     scores = _probability(_odds(np.clip(model.scores, 1e-9, 1 - 1e-9)) + move)
     return replace(
         model, intercept=model.intercept + move, scores=tuple(float(score) for score in scores)

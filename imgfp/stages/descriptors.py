@@ -179,9 +179,12 @@ def describe(
 
 
 @store.produces("imported_descriptors", formerly=["imgfp.stages.vectors.imported"])
-def imported(images: Iterable[dict], *, path: str, file_hash: str, side: str) -> ShardResult:
+def imported(
+    images: Iterable[dict], *, path: str, file_hash: str, side: str, descriptor: str
+) -> ShardResult:
     """One vector per image, computed elsewhere: the `side` ("query" or "reference") of a challenge
-    HDF5 file. An image without one is rejected. `file_hash` distinguishes states of the file."""
+    HDF5 file. An image without one is rejected. `file_hash` distinguishes states of the file; descriptor: identity of
+    the model that it names, which is only recorded."""
     held, row_of = _file_side(path, file_hash, side)
     found, rejects = [], []
     for record in images:
@@ -197,7 +200,12 @@ def imported(images: Iterable[dict], *, path: str, file_hash: str, side: str) ->
 def file_settings(path: str, side: Literal["query", "reference"]) -> dict[str, str]:
     """Settings of `imported`. Raises FileNotFoundError."""
     whole = store.project_path(path)
-    return {"path": str(whole), "file_hash": store.sha256_of(whole), "side": side}
+    return {
+        "path": str(whole),
+        "file_hash": store.sha256_of(whole),
+        "side": side,
+        "descriptor": formats.descriptor_of(whole),
+    }
 
 
 @lru_cache(maxsize=2)
@@ -209,6 +217,17 @@ def _file_side(path: str, file_hash: str, side: str) -> tuple[Descriptors, dict[
 @lru_cache(maxsize=1)
 def _model(name: str, weights: str, device: str, weights_hash: str):
     return load_model(name, weights, device)
+
+
+def described_by(collection: Collection) -> str:
+    """Identity of the model that made the vectors of a library or run, see `imgfp.descriptors.base.Model`; "" before
+    there are any, or where they come from a file that does not tell."""
+    for path in store.shards(collection.descriptors, ".h5"):
+        made = store.describe(path)["settings"]
+        if "model" in made:
+            return f"{made['model']} {made['weights_hash'][:12]}"
+        return made.get("descriptor", "")
+    return ""
 
 
 def read_descriptors(collection: Collection) -> Descriptors:

@@ -18,7 +18,7 @@ from imgfp.runner.cluster import MapReport, Piece, ShardResult, Task, client, ma
 from imgfp.runner.params import check_choice
 from imgfp.search import index, propose
 from imgfp.search.gpu import search_device
-from imgfp.stages.descriptors import query_of_each_view, view_of_vector
+from imgfp.stages.descriptors import described_by, query_of_each_view, view_of_vector
 from imgfp.stages.identical import identical_pairs, own_pairs, put_first
 from imgfp.stages.index import (
     Owners,
@@ -224,8 +224,11 @@ def global_search(
 ) -> MapReport:
     """Candidates of the branch global: the references whose vectors are most similar to those of each
     query and its crops. device: as in `local_search`; settings: of `search_global`."""
+    background = settings["background"]
+    if background:
+        formats.check_descriptor(store.project_path(background), described_by(library))
     count = propose.neighbours_of_vectors(
-        settings["candidates"], settings["normalise_neighbours"], not settings["background"]
+        settings["candidates"], settings["normalise_neighbours"], not background
     )
     return _map(search_global, run, library, "global", count, device, cluster, workers, settings)
 

@@ -51,6 +51,7 @@ def verify_first(
     match_ratio: float = 1.8,
     pair_classifier: str = "",
     fusion_model: str = "",
+    descriptor_model: str = "imgfp",
     cluster: str = "local",
     workers: int = 0,
 ) -> MapReport:
@@ -58,11 +59,12 @@ def verify_first(
     answer, see `read_certain`.
 
     certain_score: probability of a copy, by `fusion.calibrated`, that makes a query certain; at 1 nothing is
-    verified and no query is. The other settings are those of `verify_pairs`. Raises StoreError before the local
+    verified and no query is. fusion_model, descriptor_model: file of the fusion model, and name of the descriptor of this
+    run, whose shipped fusion model is taken for ""; the other settings are those of `verify_pairs`. Raises StoreError before the local
     search.
     """
     _need_candidates(run, "local")
-    model = load_model(fusion_model)
+    model = load_model(fusion_model, descriptor_model)
     candidates = read_candidates(run, "local")
     many = candidates["score"] > vote_min_hits
     many |= are_identical(run, library, candidates)

@@ -26,6 +26,7 @@ import pandas as pd
 from imgfp import sift, store, urls
 from imgfp.datatypes import Descriptors, table
 from imgfp.images import printable
+from imgfp.inference import same_model
 from imgfp.store.files import undefused
 
 #: A keypoint line of the seed takes about 400 bytes, a path at most 4,096.
@@ -279,14 +280,38 @@ def read_descriptors(path: Path) -> tuple[Descriptors, Descriptors]:
         raise FormatError(path, None, f"not a readable HDF5 file: {error}") from None
 
 
+def descriptor_of(path: Path) -> str:
+    """Identity of the model whose vectors `write_descriptors` wrote; "" where a file does not tell. Raises
+    FormatError."""
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs.get("descriptor", ""))
+    except FileNotFoundError:
+        raise FormatError(path, None, "no such file") from None
+    except (OSError, RuntimeError, UnicodeDecodeError, ValueError, KeyError) as error:
+        raise FormatError(path, None, f"not a readable HDF5 file: {error}") from None
+
+
+def check_descriptor(path: Path, wanted: str) -> None:
+    """Raises FormatError for a descriptor file that tells of another model than `wanted`, an identity or a name."""
+    held = descriptor_of(path)
+    if not same_model(held, wanted):
+        raise FormatError(path, None, f"its vectors are of {held}, expected those of {wanted}")
+
+
 def write_descriptors(
-    path: Path, query: Iterable[Descriptors], reference: Iterable[Descriptors]
+    path: Path,
+    query: Iterable[Descriptors],
+    reference: Iterable[Descriptors],
+    descriptor: str = "",
 ) -> None:
     """Write an ISC descriptor file with checksums on its vectors. Each side comes in parts, of which one at a time
-    is in memory. Ids must not hold a NUL. Raises FormatError for a side without parts."""
+    is in memory. Ids must not hold a NUL. descriptor: identity of the model that made the vectors, kept as an
+    attribute. Raises FormatError for a side without parts."""
     store.make_folder(path.parent)
     with tempfile.TemporaryFile(dir=path.parent) as out:
         with h5py.File(out, "w") as file:
+            file.attrs["descriptor"] = descriptor
             for name, parts in (("query", query), ("reference", reference)):
                 for part in parts:
                     _refuse_breaks(path, part.image_ids, "\0")

@@ -148,15 +148,13 @@ def load_pipeline(
             f"{crop_detector}: known boxes exist for the queries of a run, not for those that "
             "calibration makes; give the detector that found them"
         )
-    return Pipeline(
-        detector,
-        load_model(descriptor_model, located(descriptor_weights), device),
-        load_classifier(located(pair_classifier)),
-        background=formats.read_descriptors(project_path(background))[1].vectors
-        if background
-        else None,
-        **settings,
-    )
+    model = load_model(descriptor_model, located(descriptor_weights), device)
+    vectors = None
+    if background:
+        formats.check_descriptor(project_path(background), model.identity)
+        vectors = formats.read_descriptors(project_path(background))[1].vectors
+    classifier = load_classifier(located(pair_classifier))
+    return Pipeline(detector, model, classifier, background=vectors, **settings)
 
 
 class CandidateGenerator:

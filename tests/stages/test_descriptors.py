@@ -39,6 +39,8 @@ def test_a_sure_crop_is_described_in_place_of_its_query(sides, address):
 def test_a_query_and_all_its_crops_are_described_in_their_views(sides, address):
     run, library = sides
     assert stages.describe_references(library, **GRID, cluster=address).computed == 6
+    assert descriptors.described_by(library) == "gist-grid gist-grid-1"
+    assert descriptors.described_by(run) == ""  # yet
     references = descriptors.read_descriptors(library)
     assert list(references.image_ids) == list(read_images(library)["image_id"])
     crop = read_crops(run).iloc[0]
@@ -114,7 +116,7 @@ def test_vectors_computed_elsewhere_are_read_from_a_file(sides, address, tmp_pat
     references, queries = descriptors.read_descriptors(library), descriptors.first_views(run, 0)
     short = Descriptors(queries.image_ids[1:], queries.vectors[1:])
     path = tmp_path / "d.h5"
-    formats.write_descriptors(path, [short], [references])
+    formats.write_descriptors(path, [short], [references], "another 0123")
     from_file = {"file": str(path), "cluster": address} | GRID
     assert not stages.describe_references(library, **from_file).rejects
     ((missing, reason),) = stages.describe_queries(run, **from_file).rejects
@@ -122,6 +124,7 @@ def test_vectors_computed_elsewhere_are_read_from_a_file(sides, address, tmp_pat
     read = descriptors.read_descriptors(run)
     assert set(read.image_ids) == set(short.image_ids)
     np.testing.assert_array_equal(descriptors.read_descriptors(library).vectors, references.vectors)
+    assert descriptors.described_by(library) == "another 0123"
     with pytest.raises(FileNotFoundError):
         stages.describe_references(library, **from_file | {"file": str(tmp_path / "absent.h5")})
 

@@ -217,6 +217,9 @@ def test_scores_are_normalised_by_the_library_or_by_a_named_background(sides, ad
     named = proposed(sides, address, **named).set_index("query_id").score
     means = dict(zip(asked.image_ids, (asked.vectors @ far.vectors.T).max(axis=1), strict=True))
     np.testing.assert_allclose(named, plain.score[named.index] - named.index.map(means), atol=1e-5)
+    formats.write_descriptors(path, [asked], [far], "imgfp 0123")
+    with pytest.raises(formats.FormatError, match="of imgfp 0123, expected those of gist-grid"):
+        proposed(sides, address, normalise_neighbours=1, background=str(path))
 
 
 # -------------------------------------------------------------------------------------------- GPU

@@ -242,6 +242,19 @@ def test_descriptors_round_trip(tmp_path, rng):
     assert len(formats.read_descriptors(path)[0]) == 0
 
 
+def test_a_file_tells_whose_vectors_it_holds(tmp_path, rng):
+    path = tmp_path / "d.h5"
+    both = [descriptors(["q"], rng)], [descriptors(["r"], rng)]
+    formats.write_descriptors(path, *both)
+    assert formats.descriptor_of(path) == ""
+    formats.check_descriptor(path, "imgfp 0123")  # it does not tell
+    formats.write_descriptors(path, *both, "sscd-student 4567")
+    assert formats.descriptor_of(path) == "sscd-student 4567"
+    formats.check_descriptor(path, "sscd-student")
+    with pytest.raises(FormatError, match=r"d\.h5: .* of sscd-student 4567, expected .* of imgfp"):
+        formats.check_descriptor(path, "imgfp 0123")
+
+
 def test_foreign_vectors_are_normalised(tmp_path):
     path = tmp_path / "d.h5"
     with h5py.File(path, "w") as file:
