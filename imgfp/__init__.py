@@ -19,7 +19,19 @@ stages                  what each numbered notebook does to one shard
 training                crop detector, descriptor, pair classifier; calibration
 results, benchmarks     a finished run, read and compared; speed and capacity
 report, widgets         report.html; browsers for notebook 10
+lookup                  pictures looked up in a library, in one process
 __main__                the command line
 """
 
+from typing import Any
+
 __version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`imgfp.Library`, imported when it is first used: the command line starts without it."""
+    if name == "Library":
+        from imgfp.lookup import Library
+
+        return Library
+    raise AttributeError(f"module 'imgfp' has no attribute {name!r}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Command line: `imgfp run PARAMS.yaml`, `retry`, `init`, `lab`, `app`, `doctor`, `verify` and others."""
+"""Command line: `imgfp run PARAMS.yaml`, `look`, `retry`, `init`, `lab`, `app`, `doctor`, `verify` and others."""
 
 from __future__ import annotations
 
@@ -69,6 +69,12 @@ def main(words: list[str] | None = None) -> int:
         return 0
     from imgfp.runner import notebooks, params
 
+    if options.command == "look":
+        try:
+            return _look(options)
+        except (store.StoreError, params.ParameterError, ValueError) as error:
+            print(f"imgfp: {error}", file=sys.stderr)
+            return 2
     if options.command == "retry":
         if options.profile.is_dir():
             options.profile /= "params.yaml"
@@ -176,6 +182,17 @@ def _plan(prepared: notebooks.Plan) -> int:
     return 0
 
 
+def _look(options: argparse.Namespace) -> int:
+    """Look pictures up in a library and print the answers; returns 0, or 1 where a picture could not be read."""
+    from imgfp.lookup import Library
+
+    found = Library(options.library).look(*options.pictures)
+    if options.html:
+        found.save(options.html)
+    print(found.to_json() if options.json else found)
+    return 1 if len(found.rejects) else 0
+
+
 def _convert(options: argparse.Namespace) -> str:
     from imgfp.descriptors.base import Preprocessing
     from imgfp.training.convert import convert
@@ -237,6 +254,11 @@ def _parser() -> argparse.ArgumentParser:
     runner.add_argument(
         "--plan", action="store_true", help="measure a sample and tell what the run will cost"
     )
+    looker = commands.add_parser("look", help="look pictures up in a finished library, now")
+    looker.add_argument("pictures", nargs="+", metavar="PICTURE", help="a file or a folder of them")
+    looker.add_argument("--library", required=True, metavar="DIR")
+    looker.add_argument("--json", action="store_true", help="print the answers as JSON")
+    looker.add_argument("--html", default="", metavar="FILE", help="write them as a page, too")
     starter = commands.add_parser("init", help="lay out notebooks and params in a folder to change")
     starter.add_argument("folder", type=Path, metavar="DIR")
     commands.add_parser("lab", help="open the notebooks in JupyterLab")

@@ -469,6 +469,13 @@ def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
     return out.getvalue()
 
 
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode (H,W,3) uint8 RGB as PNG, without loss."""
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
 def list_folder(folder: Path) -> list[str]:
     """The name below a folder of every file, and, with a slash at the end, of every folder that is not
     entered: links, names that begin with a dot, and what may not be listed. In a stable order.

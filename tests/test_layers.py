@@ -29,6 +29,7 @@ LAYERS = [
     {"results", "benchmarks"},
     {"report"},
     {"widgets"},
+    {"lookup"},
     {"__main__"},
 ]
 #: Modules of a package (or of a package inside one), each may import those before it.

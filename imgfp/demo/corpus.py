@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The demo corpus: photographs that ship with the dependencies, painted distractors, edited queries.
+"""The demo corpus: photographs that ship with the dependencies, flat drawings, painted distractors, edited queries.
 
 Everything is generated from one seed; nothing is downloaded and no photograph is part of this package.
 Images are (H,W,3) uint8 RGB.
@@ -21,10 +21,11 @@ from PIL import Image
 
 from imgfp import decoding, images, store
 from imgfp.demo import painting
+from imgfp.demo.painting.flat import FLAT
 from imgfp.edits import families, record
 
 #: Increased when the same seed gives another corpus, so that an older corpus is generated again.
-VERSION = 1
+VERSION = 2
 #: Photographs by id: the package that ships it, path in the package, content and author or licence.
 PHOTOGRAPHS: dict[str, tuple[str, str, str]] = {
     "astronaut": ("skimage", "data/astronaut.png", "Eileen Collins; NASA, public domain"),
@@ -90,11 +91,23 @@ def painted(seed: int, number: int) -> tuple[str, np.ndarray]:
     return name, painting.procedural(rng, kind, (int(size[0]), int(size[1])))
 
 
+def drawing(seed: int, kind: str, contents: int) -> np.ndarray:
+    """A flat drawing of a seed: one template for each kind of FLAT; `contents` 0 is the reference, others fill its
+    template otherwise and are no copies of it."""
+    template, own = (
+        np.random.default_rng([seed, 4, list(FLAT).index(kind), n]) for n in (0, contents + 1)
+    )
+    return FLAT[kind](_SHORT_SIDE, _SHORT_SIDE * 4 // 3, template, own)
+
+
 def references(seed: int, n_painted: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Ids and images of all references: the photographs that are not held out, then painted ones."""
+    """Ids and images of all references: the photographs that are not held out, a flat drawing of each kind, then
+    painted ones."""
     for photograph_id in PHOTOGRAPHS:
         if photograph_id not in HELD_OUT:
             yield photograph_id, _photograph(photograph_id)
+    for kind in FLAT:
+        yield kind, drawing(seed, kind, 0)
     for number in range(n_painted):
         yield painted(seed, number)
 
@@ -111,7 +124,7 @@ class Query:
 
 
 def queries(seed: int, n_positive: int, n_negative: int, n_painted: int) -> Iterator[Query]:
-    """Queries in shuffled order: positives from all references that are photographs, and negatives.
+    """Queries in shuffled order: positives from all references that are photographs or drawings, and negatives.
 
     Each has one to four edits; the families alternate, so that all of them occur. Every eighth
     positive is a hard one: mirrored and pasted at a small size, among other edits. Images that queries
@@ -126,7 +139,10 @@ def queries(seed: int, n_positive: int, n_negative: int, n_painted: int) -> Iter
     for place, number in enumerate(order):
         rng = np.random.default_rng([seed, 3, int(number)])
         query_id, same = f"Q{place:03d}", ""
-        if number < n_positive:
+        if number < n_positive and number % 11 == 10:
+            reference_id = list(FLAT)[number // 11 % len(FLAT)]
+            source = drawing(seed, reference_id, 0)
+        elif number < n_positive:
             reference_id = originals[number % len(originals)]
             source = _photograph(reference_id)
         else:
@@ -143,10 +159,14 @@ def queries(seed: int, n_positive: int, n_negative: int, n_painted: int) -> Iter
 
 
 def _without_reference(seed: int, number: int, first: int) -> tuple[np.ndarray, str]:
-    """The source of a negative query (every fifth a photograph), and the reference of the same scene."""
+    """The source of a negative query (of five, one a photograph and one a drawing with other contents than a
+    reference's), and the reference of the same scene or template."""
     if number % 5 == 0:
         name = HELD_OUT[number // 5 % len(HELD_OUT)]
         return _photograph(name), SAME_SCENE.get(name, "")
+    if number % 5 == 1:
+        kind = list(FLAT)[number // 5 % len(FLAT)]
+        return drawing(seed, kind, 1 + number // 5), kind
     return painted(seed, first + number)[1], ""
 
 

@@ -28,7 +28,7 @@ from imgfp.scoring.errors import sort_errors
 from imgfp.scoring.metrics import are_in, true_pairs
 from imgfp.stages.crops import box_of_each
 from imgfp.stages.descriptors import described_by
-from imgfp.stages.inventory import limits_of, read_column, read_thumbnails
+from imgfp.stages.inventory import limits_of, read_column, read_thumbnails, resolved_paths
 from imgfp.stages.verification import ViewReader, frame_short_side_px, join_evidence
 from imgfp.store import Collection
 from imgfp.verify.evidence import COLUMNS
@@ -191,6 +191,10 @@ class Results(Files):
         ((width, height),) = store.open_catalogue(self._collection(side)).sizes_of([image_id])
         return int(width), int(height)
 
+    def path(self, side: Side, image_id: str) -> str:
+        """Where the file of one image lies now, or its URL. Raises KeyError for an unknown id."""
+        return resolved_paths(self._collection(side), [image_id])[0]
+
     def jpeg(self, side: Side, image_id: str) -> bytes:
         """The thumbnail of one image as JPEG bytes. Raises KeyError for an unknown id."""
         return read_thumbnails(self._collection(side), [image_id])[0]
@@ -225,9 +229,7 @@ class Results(Files):
 
     def _read_image(self, side: Side, image_id: str) -> np.ndarray:
         try:
-            collection = self._collection(side)
-            path = read_column(collection, [image_id], "path")[0]
-            image = read_image(path, limits_of(collection))
+            image = read_image(self.path(side, image_id), limits_of(self._collection(side)))
         except ImageError:
             return self.thumbnail(side, image_id)
         unchanged = (image.shape[1], image.shape[0]) == self.size(side, image_id)

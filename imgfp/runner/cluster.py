@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 #: Calls per thread of the cluster that are handed to it ahead: they hide the way to a worker, and what
 #: the scheduler and the workers hold stays as small with 100,000 tasks as with 10.
 CALLS_AHEAD = 3
+#: In place of an address: in this process, without a cluster.
+HERE = "here"
 #: Deaths of workers after which a task is given up.
 DEATHS = 40
 #: File by which a worker tells that it sees the folder which the client sees.
@@ -99,7 +101,7 @@ def map_shards(
     """Run `function(**task.arguments, **settings)` for every task whose artefact is not current.
 
     function: a module-level function marked by `store.produces`, which returns `ShardResult`; it runs
-    in worker processes. cluster: "local" or the address of a Dask scheduler, see `trusted`; workers: processes, 0 for
+    in worker processes. cluster: "local", the address of a Dask scheduler, see `trusted`, or `HERE`; workers: processes, 0 for
     one per core. lock_dir: the library or run folder that is locked against a second writer meanwhile.
     output_dir: a folder that holds the artefacts of these tasks and no others; shards that an earlier
     run with other settings left there are deleted.
@@ -136,7 +138,9 @@ def map_shards(
                 # Removed first, so that a killed redo resumes and keeps no half of the former shards.
                 for task, _ in todo:
                     store.remove(task.path)
-            if todo:
+            if todo and cluster == HERE:
+                _run_here(function, todo, settings)
+            elif todo:
                 _run(function, todo, settings, cluster, workers, title, unit)
     if output_dir:
         for stale in {*store.shards(output_dir, ".*")} - {task.path for task in tasks}:
@@ -156,6 +160,16 @@ class _Map:
     settings: dict[str, Any]
     attempt: str
     homes: int
+
+
+def _run_here(function, todo, settings) -> None:
+    """The tasks one after another in this process, which keeps its models and indexes in memory."""
+    for task, made in todo:
+        given = {}
+        if function.piece:
+            every = task.arguments | settings
+            given["pieces"] = [function.piece(**piece.arguments, **every) for piece in task.pieces]
+        _save(task, made, function(**given, **task.arguments, **settings))
 
 
 def _run(function, todo, settings, cluster, workers, title, unit) -> None:
@@ -272,6 +286,10 @@ def _make(common: _Map, task: Task, made: store.Origin, pieces: list[Any]) -> No
     result = common.function(**given, **task.arguments, **common.settings)
     # Once more: a client that has ended meanwhile no longer keeps other writers from this folder.
     _require_access(task.path.parent, common.attempt)
+    _save(task, made, result)
+
+
+def _save(task: Task, made: store.Origin, result: ShardResult) -> None:
     store.save(
         task.path,
         result.record,
@@ -396,8 +414,8 @@ _insecure: set[str] = set()
 
 
 def machines(cluster: str) -> int:
-    """Machines of a cluster: 1 for "local". Raises ValueError where no scheduler answers."""
-    if cluster == "local":
+    """Machines of a cluster: 1 for "local" and `HERE`. Raises ValueError where no scheduler answers."""
+    if cluster in ("local", HERE):
         return 1
     with client(cluster) as connected:
         workers = connected.scheduler_info(n_workers=-1)["workers"].values()

@@ -14,6 +14,7 @@ import pytest
 
 from imgfp import decoding, store
 from imgfp.demo import corpus
+from imgfp.demo.painting.flat import FLAT
 
 for package in {package for package, *_ in corpus.PHOTOGRAPHS.values()}:
     if importlib.util.find_spec(package) is None:
@@ -55,18 +56,27 @@ def test_painted_images_all_differ():
     assert len(set(names)) == 3
 
 
+def test_drawings_of_one_template_are_no_copies():
+    for kind in FLAT:
+        one, again, other = (corpus.drawing(3, kind, contents) for contents in (0, 0, 1))
+        assert (one == again).all() and (one != other).any()
+
+
 def test_a_corpus_has_its_parts(small):
     meta = corpus.read_demo_corpus(small)
     truth = pd.read_csv(small / "truth.csv", dtype=str, keep_default_na=False)
     assert list(truth) == ["query_id", "reference_id"]
     assert len(truth) == 33 and (truth.reference_id == "").sum() == 11
     references = {path.stem for path in (small / "references").iterdir()}
-    assert len(references) == len(corpus.PHOTOGRAPHS) - len(corpus.HELD_OUT) + 5
+    assert len(references) == len(corpus.PHOTOGRAPHS) - len(corpus.HELD_OUT) + len(FLAT) + 5
     positives = meta[meta.reference_id != ""]
-    assert set(positives.reference_id) == set(corpus.PHOTOGRAPHS) - set(corpus.HELD_OUT)
+    shown = set(positives.reference_id)
+    assert len(shown & set(corpus.PHOTOGRAPHS)) == 19 and shown & set(FLAT) == {"logo", "slide"}
+    assert not shown & set(corpus.HELD_OUT)
     assert {path.stem for path in (small / "masks").iterdir()} == set(positives.query_id)
     assert {path.stem for path in (small / "queries").iterdir()} == set(meta.query_id)
-    assert set(meta.hard_negative_of) <= {"", "motorcycle"} and meta.strength.between(0, 1).all()
+    assert set(meta.hard_negative_of) == {"", "motorcycle", "logo", "slide"}
+    assert meta.strength.between(0, 1).all()
     boxed = meta.dropna(subset="x0")
     assert len(boxed) and (boxed.x0 < boxed.x1).all() and (boxed.y0 < boxed.y1).all()
     assert boxed[["x0", "y0", "x1", "y1"]].to_numpy().min() >= 0

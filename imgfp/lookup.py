@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Look pictures up in a library now, in this process, by the stages of the notebooks.
+
+    from imgfp import Library
+
+    library = Library("library/mine")
+    found = library.look("picture.jpg")
+    found.table  # a row per answer: reference, score, edit in words, region
+    found.save("case.html")
+
+Index, descriptors and models stay in memory, so that the second look is fast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from imgfp import report, stages, store, viz
+from imgfp.decoding import Limits
+from imgfp.images import encode_png
+from imgfp.results import Results
+from imgfp.runner import params, project
+from imgfp.runner.cluster import HERE
+from imgfp.runner.schema import Parameters
+from imgfp.scoring import fusion
+from imgfp.stages.inventory import save_rejects
+from imgfp.store import formats
+
+#: A picture to look up: a file or a folder of them, its bytes, or its pixels (H,W,3) uint8 RGB.
+Picture = str | os.PathLike[str] | bytes | np.ndarray
+
+_SIFT = (
+    "short_side_px", "first_octave", "octave_layers", "contrast_threshold", "edge_threshold", "max_keypoints",
+    "min_keypoints",
+)  # fmt: skip
+
+
+class Library:
+    """A finished library, opened to look pictures up.
+
+    library_dir: the folder that notebooks 01 to 07 made. parameters: of the notebooks, where they are not to have their
+    defaults; what the references were made with (keypoints, descriptor, thumbnails) is taken from the library. Raises
+    StoreError for a folder that holds no finished library, ParameterError for a parameter that does not exist or is
+    not within its range.
+    """
+
+    def __init__(self, library_dir: str | os.PathLike[str], **parameters: Any) -> None:
+        self._library = store.Library(store.project_path(library_dir))
+        made_with = _made_with(self._library)
+        known = {}
+        for path in sorted(project.notebooks().glob("0[1-9]_*.ipynb")) if parameters else ():
+            known |= params.declared_by(path)
+        given = params.check(parameters, known)
+        if fixed := sorted(given.keys() & made_with.keys()):
+            raise params.ParameterError(
+                f"parameter '{fixed[0]}': {store.show(self._library.root)} was made with "
+                f"{made_with[fixed[0]]!r}, and what is looked up must be made in the same way; leave it out"
+            )
+        defaults = {name: entry.default for name, entry in Parameters.model_fields.items()}
+        self._values = defaults | made_with | given
+
+    def look(self, *pictures: Picture) -> Found:
+        """Look up one picture or several. Raises StoreError for a file that does not exist; what is no picture
+        stands in `Found.rejects`."""
+        place = tempfile.TemporaryDirectory(prefix="imgfp-look-")
+        folder = Path(place.name)
+        rows = list(_manifest(folder, pictures))
+        manifest = folder / "queries.csv"
+        store.write_sheet(manifest, pd.DataFrame(rows, columns=["image_id", "path"]))
+        run = store.Run(folder / "run")
+        with redirect_stdout(open(os.devnull, "w")):
+            library = self._search(run, str(manifest))
+        results = Results(run, library, **self._fusion())
+        predictions = stages.name_copies(
+            fusion.merge(results.proposals, self._values["fusion"], results.fusion_model),
+            run,
+            library,
+        )
+        formats.write_predictions(run.predictions_csv, predictions)
+        save_rejects(run, library)
+        return Found(results, place)
+
+    def _fusion(self) -> dict[str, Any]:
+        return {name: self._values[name] for name in ("fusion", "fusion_model", "expected_copies")}
+
+    def _search(self, run: store.Run, manifest: str) -> store.Library:
+        """Notebooks 01 to 08 on the queries of a manifest; returns the snapshot of the library that they saw."""
+        value = self._values
+        here: dict[str, Any] = {"cluster": HERE}
+
+        def named(*names: str, prefix: str = "", strip: str = "") -> dict[str, Any]:
+            return {name.removeprefix(strip): value[prefix + name] for name in names}
+
+        limits = Limits(
+            *named(
+                "max_file_mb", "max_megapixels", "max_decode_seconds", "max_decode_memory_mb"
+            ).values()
+        )
+        listed = named("shard_images", "thumbnail_short_side_px", "most_lost_share")
+        stages.list_images(run, manifest, limits=limits, **listed, **here)
+        library = store.begin(run, self._library)
+        stages.extract_local_features(run, **named(*_SIFT, prefix="sift_"), **here)
+        rules = named(
+            "rule",
+            "ratio",
+            "min_hits",
+            "min_hits_single",
+            "max_mean_squared_distance",
+            prefix="vote_",
+        )
+        rules |= named("nprobe", "neighbours", "candidates", prefix="local_")
+        rules |= {"variants": value["descriptor_variants"], "device": value["device"]}
+        stages.local_search(run, library, **rules, **here)
+        scoring = named("match_ratio", "pair_classifier")
+        first = named("certain_score", "vote_min_hits", "fusion_model", "descriptor_model")
+        stages.verify_first(run, library, **first, **scoring, **here)
+        stages.detect_crops(run, **named("crop_detector", "device"), **here)
+        points = named("local_min_confidence", "global_min_confidence", "max_crops")
+        points |= named("max_area", "max_aspect", prefix="crop_")
+        stages.choose_crops(run, **points)
+        stages.extract_crop_features(run, **here)
+        stages.crop_search(run, library, **rules, **here)
+        model = named(
+            "descriptor_model", "descriptor_weights", "descriptor_batch_size", strip="descriptor_"
+        )
+        views = named("global_views", "global_described", strip="global_")
+        views |= {"crop_views": value["global_crop_views"], "device": value["device"], "file": ""}
+        stages.describe_queries(run, **views, **model, **here)
+        similar = named("nprobe", "candidates", prefix="global_")
+        similar |= named("normalise_neighbours", "background", "device")
+        stages.global_search(run, library, **similar, **here)
+        stages.verify_pairs(
+            run, library, **named("candidates_scored", "candidates_verified"), **scoring, **here
+        )
+        return library
+
+
+@dataclass
+class Found:
+    """What a look found. It holds a temporary folder, which is deleted with it.
+
+    results: the run of these pictures, for `imgfp.report` and the widgets.
+    """
+
+    results: Results
+    _place: tempfile.TemporaryDirectory = field(repr=False)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The answers of each picture that could be read, best first: query and reference (paths), score (probability
+        of a copy), copy (it is reported as one), transform (the edit in words), query_region and reference_region
+        (polygons (k,2) of the overlap in pixels, or None), other_copies (paths of references with the same picture)."""
+        results = self.results
+        pairs = results.pairs
+        rows = []
+        for query_id, reference_id, score in pairs[
+            ["query_id", "reference_id", "score"]
+        ].itertuples(index=False):
+            evidence = results.best_evidence(query_id, reference_id)
+            regions = results.outlines(query_id, reference_id)
+            copies = results.groups.others(reference_id)
+            rows.append(
+                (
+                    results.path("query", query_id),
+                    results.path("reference", reference_id),
+                    score,
+                    score >= (results.threshold or 0.5),
+                    "" if evidence is None else str(evidence.get("transform") or ""),
+                    *regions,
+                    [results.path("reference", other) for other in copies],
+                )
+            )
+        columns = "query reference score copy transform query_region reference_region other_copies"
+        return pd.DataFrame(rows, columns=columns.split())
+
+    @property
+    def rejects(self) -> pd.DataFrame:
+        """Pictures that could not be searched: path, reason."""
+        return self.results.rejects
+
+    def __str__(self) -> str:
+        """The copies, a line each, the pictures without any, and those that could not be read."""
+        answers: dict[str, list[str]] = {path: [] for path in sorted(self.results.queries["path"])}
+        for row in self.table[self.table["copy"]].to_dict("records"):
+            line = f"{viz.number(row['score'])}  {viz.label(row['reference'], 0)}"
+            if count := len(row["other_copies"]):
+                line += f" (and {count:,} with the same picture)"
+            answers[row["query"]].append(line + f": {row['transform']}" * bool(row["transform"]))
+        for row in self.rejects.to_dict("records"):
+            answers[row["path"]] = [f"not searched: {row['reason']}"]
+        lines = []
+        for path, found in answers.items():
+            lines += [viz.label(path, 0), *(f"  {line}" for line in found or ["no copy is known"])]
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """`table` and `rejects` as a JSON object; regions are lists of points x, y in pixels."""
+        found = self.table.to_dict("records")
+        for row in found:
+            for name in ("query_region", "reference_region"):
+                row[name] = None if row[name] is None else np.round(row[name], 1).tolist()
+        answer = {"found": found, "rejects": self.rejects.to_dict("records")}
+        return json.dumps(answer, indent=1, allow_nan=False)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the answers as one HTML page, which loads nothing from elsewhere."""
+        store.write_bytes(Path(path), report.build(self.results, rounds=0).encode())
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write `table` for a spreadsheet, without the regions."""
+        store.write_sheet(Path(path), self.table.drop(columns=["query_region", "reference_region"]))
+
+    def _ipython_display_(self) -> None:
+        """In a notebook: the inspector of the pairs."""
+        from IPython.display import display
+
+        from imgfp import widgets
+
+        display(widgets.show(widgets.MatchInspector, self.results))
+
+
+def _made_with(library: store.Library) -> dict[str, Any]:
+    """The parameters that the references were made with. Raises StoreError where a part of the library is missing."""
+    parts = {
+        "images": (library.images, ".parquet"),
+        "keypoints": (library.local_features, ".h5"),
+        "descriptors": (library.descriptors, ".h5"),
+    }
+    settings = {}
+    for name, (folder, suffix) in parts.items():
+        shards = store.shards(folder, suffix)
+        if not shards:
+            raise store.StoreError(
+                f"{store.show(library.root)} is no finished library: it has no {name}; "
+                f"imgfp run params/mine.yaml library_dir={store.show(library.root)} makes it"
+            )
+        settings[name] = store.describe(shards[0])["settings"]
+    for branch in ("local", "global"):
+        if not library.index(branch).manifest.exists():
+            raise store.StoreError(
+                f"{store.show(library.root)} is no finished library: it has no {branch} index"
+            )
+    vectors = settings["descriptors"]
+    if "model" not in vectors:
+        raise store.StoreError(
+            f"{store.show(library.root)}: its vectors come from a file (descriptor_file), so that no other picture can "
+            "be described; run notebook 06 with a descriptor_model"
+        )
+    return {
+        "thumbnail_short_side_px": settings["images"]["thumbnail_short_side_px"],
+        "descriptor_model": vectors["model"],
+        "descriptor_weights": vectors["weights"],
+        **{f"sift_{name}": settings["keypoints"][name] for name in _SIFT},
+    }
+
+
+def _manifest(folder: Path, pictures: tuple[Picture, ...]) -> Iterator[tuple[str, str]]:
+    """Id and path of each picture; bytes and pixels are written into the folder first."""
+    for number, picture in enumerate(pictures):
+        if isinstance(picture, (bytes, np.ndarray)):
+            path = folder / f"picture-{number:04d}"
+            data = picture if isinstance(picture, bytes) else encode_png(picture)
+            store.write_bytes(path, data)
+            yield path.name, str(path)
+            continue
+        path = Path(picture).absolute()
+        if not path.exists():
+            raise store.StoreError(
+                f"{store.show(path)} does not exist; name a picture or a folder of pictures"
+            )
+        inside = (
+            sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        )
+        for file in inside:
+            yield f"{number:04d}-{file.name}", str(file)
