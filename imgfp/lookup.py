@@ -58,7 +58,7 @@ class Library:
     def __init__(self, library_dir: str | os.PathLike[str], **parameters: Any) -> None:
         self._library = store.Library(store.project_path(library_dir))
         made_with = _made_with(self._library)
-        known = {}
+        known: dict[str, params.Declared] = {}
         for path in sorted(project.notebooks().glob("0[1-9]_*.ipynb")) if parameters else ():
             known |= params.declared_by(path)
         given = params.check(parameters, known)
