@@ -19,6 +19,7 @@ from imgfp.datatypes import Boxes, LocalFeatures, table
 from imgfp.images import encode_jpeg, resize_short_side
 from imgfp.scoring import fusion
 from imgfp.scoring.metrics import evaluate
+from imgfp.scoring.relations import relations
 from imgfp.stages.inventory import save_rejects
 from imgfp.verify.classifier import load_classifier
 from imgfp.verify.evidence import score_query
@@ -90,7 +91,8 @@ def build(
     joined = candidates.drop(columns="mirrored").merge(
         evidence, on=["query_id", "view_id", "reference_id"]
     )
-    predictions = fusion.merge(joined, rule)
+    told = relations(joined, fusion.merge(joined, "calibrated"))
+    predictions = fusion.merge(joined, rule).merge(told)
     store.write_sheet(run / "predictions.csv", predictions)
     save_rejects(store.Run(run), store.Library(library))
     values = {

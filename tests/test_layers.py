@@ -44,6 +44,7 @@ ORDER = {
         "million",
         "keypoint_budget",
         "distractors",
+        "relations",
     ],
     "crops": ["boxes", "edges", "box_features", "ultralytics_models", "rule", "detectors"],
     "demo": ["painting", "corpus"],
@@ -79,7 +80,7 @@ ORDER = {
         "notebooks",
         "serving",
     ],
-    "scoring": ["metrics", "truth", "thresholds", "errors", "fusion"],
+    "scoring": ["metrics", "truth", "thresholds", "errors", "fusion", "relations"],
     "search": ["gpu", "index", "plan", "voting", "normalisation", "propose"],
     "stages": [
         "certain",

@@ -30,6 +30,7 @@ from imgfp.results import Results
 from imgfp.scoring import fusion
 from imgfp.scoring.errors import branch_breakdown, breakdown, duplicate_references, edit_groups
 from imgfp.scoring.metrics import bootstrap, true_pairs
+from imgfp.scoring.relations import RELATIONS
 from imgfp.scoring.thresholds import ThresholdCard, drift, threshold_for_precision
 
 #: Target precisions in the table of thresholds.
@@ -64,6 +65,8 @@ def build(
         _add_with_truth(facts, results, truth, target_precision, rounds, seed)
     else:
         _add_without_truth(facts, results)
+    if results.pairs["relation"].ne("").any():
+        facts["tables"].append(_relation_table(results))
     if results.groups:
         facts["tables"].append(_group_table(results.groups))
     facts["warning"] = " ".join(filter(None, [_misfit_warning(results), _drift_warning(results)]))
@@ -296,6 +299,20 @@ def _group_table(groups: store.Groups) -> dict:
     }
 
 
+def _relation_table(results: Results) -> dict:
+    best = best_of_each_query(results)["relation"].value_counts()
+    return {
+        "title": "Relations",
+        "note": "How each query is related to the reference of its best pair.",
+        "head": ["relation", "meaning", "queries"],
+        "rows": [
+            [name, meaning, f"{best[name]:,}"]
+            for name, meaning in RELATIONS.items()
+            if name in best
+        ],
+    }
+
+
 def _rejects(results: Results) -> dict:
     shown = results.rejects.head(50)
     return {
@@ -369,8 +386,11 @@ def _summary(results: Results) -> str:
     kept = results.pairs[results.pairs["score"] >= threshold]
     reported = kept["query_id"].nunique()
     summary += (
-        f". {reported:,} queries are reported as copies (score {viz.number(threshold)} or more)."
+        f". {reported:,} queries are reported as copies (score {viz.number(threshold)} or more)"
     )
+    kinds = kept.loc[kept["rank"].eq(0) & kept["relation"].ne(""), "relation"].value_counts()
+    kinds = ", ".join(f"{name} {count:,}" for name, count in kinds.items())
+    summary += f": {kinds}." if kinds else "."
     positives = results.metrics.get("positives")
     if positives and "is_true" in kept:
         true = int(kept["is_true"].fillna(False).sum())

@@ -14,7 +14,7 @@ from imgfp import viz
 from imgfp.datatypes import BRANCHES
 from imgfp.images import DAMAGED
 from imgfp.results import Results, Side
-from imgfp.scoring.fusion import COLOURS_DIFFER
+from imgfp.scoring.fusion import COLOURS_DIFFER, lacks_structure
 from imgfp.store import decisions
 from imgfp.verify.estimation import REFUSALS
 from imgfp.viz import svg
@@ -92,6 +92,7 @@ def _pair(
             "reference": _picture(results, "reference", reference_id, overlaps[1]),
         },
         "score": "not scored" if pd.isna(row.score) else viz.number(row.score),
+        "relation": results.relation_of(query_id, reference_id),
         "branches": " + ".join(b for b in BRANCHES if b in proposers) or "no branch",
         "other": _other(row),
         "evidence": evidence_in_words(
@@ -123,6 +124,7 @@ def duplicate_sheet(results: Results, duplicates: pd.DataFrame) -> dict[str, Any
                 **{side: viz.label(image_id, 44) for side, image_id in ids.items()},
                 "pictures": {s: _picture(results, "reference", i) for s, i in ids.items()},
                 "score": viz.number(row["score"]),
+                "relation": "",
                 "branches": "",
                 "other": "",
                 "reviewed": "",
@@ -178,7 +180,7 @@ def _in_words(evidence: pd.Series | None) -> str:
         words.append(f"{differing:,} of {compared:,} blocks differ at full resolution")
     if evidence.get("copy_probability"):
         words.append(f"pair classifier: {evidence['copy_probability']:.2f} probability of a copy")
-    if pd.notna(evidence.get("colour_difference")):
+    if "colour_difference" in evidence and lacks_structure(evidence):
         colours = "differ" if evidence["colour_difference"] >= COLOURS_DIFFER else "agree"
         words.append(f"too little structure to tell; the colours {colours}")
     return "; ".join(words)

@@ -179,6 +179,16 @@ class Results(Files):
         rows = join_evidence(self.candidates_of(query_id), self.evidence_of(query_id))
         return explain.contributions(rows, reference_id, self.fusion_model)
 
+    def relation_of(self, query_id: str, reference_id: str) -> str:
+        """How a pair is related, in words with the probability; "" where it was not scored, or by an older version."""
+        rows = self.pairs.iloc[self._rows_of("pairs", query_id)]
+        rows = rows[(rows["reference_id"] == reference_id) & rows["relation"].ne("")]
+        if not len(rows):
+            return ""
+        row = rows.iloc[0]
+        words = f"{row['relation']} ({row['relation_probability']:.2f})"
+        return f"{words}, too little structure to tell" if row["too_little_structure"] else words
+
     def boxes_of(self, query_id: str) -> Boxes:
         """The detections in one query, most confident first."""
         rows = self.detections.iloc[self._rows_of("detections", query_id)]

@@ -14,6 +14,7 @@ from imgfp import store
 from imgfp.datatypes import table
 from imgfp.images import DAMAGED
 from imgfp.runner.params import read_profile
+from imgfp.scoring import relations
 from imgfp.stages.crops import read_crops, read_detections
 from imgfp.stages.identical import own_pairs
 from imgfp.stages.inventory import gather_rejects, read_images
@@ -84,13 +85,16 @@ class Files:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """Scored pairs, best first: query_id, reference_id, score. Raises StoreError before stage 09."""
+        """Scored pairs, best first: query_id, reference_id, score and `relations.COLUMNS`, "" or NaN for a run of an
+        older version. Raises StoreError before stage 09."""
         path = self.run.predictions_csv
         if not path.exists():
             raise store.StoreError(f"{store.show(path)} is missing; run notebook 09")
-        store.read_sealed(path)
         predictions = formats.read_predictions(path)
-        return predictions.sort_values(
+        told = store.read_sheet(path).reindex(columns=[*relations.COLUMNS], fill_value="")
+        told["relation_probability"] = pd.to_numeric(told["relation_probability"])
+        told["too_little_structure"] = told["too_little_structure"].eq("True")
+        return predictions.join(told).sort_values(
             ["score", "query_id", "reference_id"], ascending=[False, True, True], ignore_index=True
         )
 

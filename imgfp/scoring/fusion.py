@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -166,6 +166,13 @@ def have_other_content(evidence: pd.DataFrame) -> pd.Series:
     share = evidence["differing_blocks"] / evidence["compared_blocks"].where(compared)
     least = share.groupby([evidence[name] for name in _PAIR]).transform("min")
     return of_form & least.gt(OTHER_CONTENT)
+
+
+def lacks_structure(evidence: pd.DataFrame | pd.Series) -> Any:
+    """Which rows of evidence, or whether one row, had neither an exact inlier nor a localisable block to tell, only
+    colours: bool."""
+    nothing = (evidence["exact_inliers"] == 0) & (evidence["localisable_blocks"] == 0)
+    return nothing & pd.notna(evidence["colour_difference"])
 
 
 def _predictions(table: pd.DataFrame) -> pd.DataFrame:

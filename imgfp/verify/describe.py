@@ -12,7 +12,7 @@ WHOLE = 0.9
 
 
 def direction(query_area: float, reference_area: float) -> str:
-    """Which image contains the other, from the fraction of each that the overlap covers."""
+    """Which image contains the other, from the fraction of each that the overlap, or its bounding box, covers."""
     if query_area >= WHOLE and reference_area >= WHOLE:
         return "same extent"
     if reference_area >= WHOLE:
@@ -32,7 +32,8 @@ def in_words(
     """What turned the reference into the query: "mirrored, 43 % crop, pasted top right".
 
     homography (3,3): query -> reference pixels; query_size (width, height); reference_overlap
-    (k,2): the overlap in reference pixels; areas: the fractions 0..1 of the images that it covers.
+    (k,2): the overlap in reference pixels; areas: the fractions 0..1 of the images that it covers, of the query with
+    its bounding box.
     """
     edit = np.linalg.inv(homography)  # reference -> query, the direction of the edit
     centre = reference_overlap.mean(axis=0)

@@ -62,14 +62,14 @@ COLUMNS: dict[str, str] = {
     "displaced_blocks": "int32",  # localisable blocks that match elsewhere: parallax or motion
     "model_consistency": "float32",  # fraction of the matching blocks consistent with the model
     "copy_probability": "float32",  # of the pair classifier, 0..1; 0: it did not run
-    "colour_difference": "float32",  # mean, grey levels, where neither an exact inlier nor a localisable block tells
+    "colour_difference": "float32",  # mean of the aligned colours, grey levels; NaN: not refined
     "compared_blocks": "int32",  # textured blocks at full resolution, where several references match one view
     "differing_blocks": "int32",  # those of them that show something else; set by the stage, which reads the files
     "hypothesis_source": "str",  # what gave the transform: matches, frame, or "" for no transform
     "model": "str",  # the simplest that fits: axis_aligned, similarity, affine, homography, or ""
     "identical": "bool",  # the files have the same bytes; set by the stage, which knows the files
     "refused": "str",  # why there is no transform: a key of REFUSALS, shared_by_many, or ""
-    "direction": "str",  # which image contains the other
+    "direction": "str",  # which image contains the other; the query's part is the overlap's bounding box
     "transform": "str",  # the transform in words
     **{f"h{row}{column}": "float64" for row in range(3) for column in range(3)},
 }
@@ -207,6 +207,8 @@ def _alignment_columns(hypothesis: Hypothesis, classifier: Classifier | None) ->
     strict = matches.ratio_test & inside
     tilt, shear, perspective = camera_signs(homography, back)
     size = query.width, query.height
+    # Corners that a rotation leaves free are nothing that contains the reference.
+    extent = min(float(np.ptp(back, axis=0).prod()) / (size[0] * size[1]), 1.0)
     return {
         "mirrored": hypothesis.mirrored,
         "contrast_reversed": float(matches.contrast_reversed[inliers].mean()) if count else 0.0,
@@ -225,28 +227,25 @@ def _alignment_columns(hypothesis: Hypothesis, classifier: Classifier | None) ->
         "query_area": query_area,
         "reference_area": reference_area,
         **{f"ncc_{name}": value for name, value in asdict(hypothesis.correlation).items()},
-        **_refinement_columns(hypothesis, classifier, exact),
+        **_refinement_columns(hypothesis, classifier),
         "hypothesis_source": hypothesis.source,
         "model": hypothesis.model,
-        "direction": direction(query_area, reference_area),
-        "transform": in_words(homography, size, overlap, query_area, reference_area),
+        "direction": direction(extent, reference_area),
+        "transform": in_words(homography, size, overlap, extent, reference_area),
         **{f"h{i}{j}": float(homography[i, j]) for i in range(3) for j in range(3)},
     }
 
 
-def _refinement_columns(hypothesis: Hypothesis, classifier: Classifier | None, exact: int) -> dict:
+def _refinement_columns(hypothesis: Hypothesis, classifier: Classifier | None) -> dict:
     """The columns that a refined alignment gives."""
     refinement = hypothesis.refinement
     if refinement is None:
         return {}
     alignment = refinement.alignment
     planes = None if classifier is None else pair_planes(alignment)
-    colours: dict[str, float] = {}
-    if not exact and not refinement.localisable_blocks:
-        difference = colour_difference(hypothesis.query, hypothesis.reference, alignment)
-        colours["colour_difference"] = difference
-    return colours | {
+    return {
         "copy_probability": 0.0 if classifier is None or planes is None else classifier(planes),
+        "colour_difference": colour_difference(hypothesis.query, hypothesis.reference, alignment),
         "aligned_blocks": refinement.aligned_blocks,
         "localisable_blocks": refinement.localisable_blocks,
         "displaced_blocks": refinement.displaced_blocks,

@@ -15,6 +15,7 @@ from imgfp.report import evidence_in_words
 from imgfp.results import Results, homography_of
 from imgfp.results.compare import MatchedPoints, PairMatcher, pair_matcher, warp_query
 from imgfp.scoring.fusion import FEATURES
+from imgfp.scoring.relations import RELATIONS
 from imgfp.verify.estimation import REFUSALS
 from imgfp.viz import svg
 from imgfp.viz.pictures import overlay
@@ -63,7 +64,7 @@ SHOWN = {
     ),
     "colour_difference": (
         "colour difference",
-        "mean difference of the aligned colours, grey levels, where there is too little structure to tell",
+        "mean difference of the aligned colours, grey levels",
     ),
     "compared_blocks": (
         "blocks compared",
@@ -290,13 +291,16 @@ class MatchInspector(ipw.VBox):
                 text += f" Ground truth: {'a copy' if row['is_true'] else 'not a copy'}."
         self.summary.value = sentence(text, strong=True)
         facts: list[tuple[str, object]] = [("query", key[0]), ("reference", key[1])]
+        if relation := self._results.relation_of(*key):
+            facts.append(("relation", relation))
         for name, (label, _) in SHOWN.items():
             value = None if evidence is None else evidence.get(name)
             if value is None or value == "" or pd.isna(value):
                 continue
             decimal = isinstance(value, float | np.floating)
             facts.append((label, f"{value:.3g}" if decimal else str(value).replace("_", " ")))
-        self.facts.value = facts_table(facts, dict(SHOWN.values()))
+        meanings = "; ".join(f"{name}: {meaning}" for name, meaning in RELATIONS.items())
+        self.facts.value = facts_table(facts, {"relation": meanings, **dict(SHOWN.values())})
         contributions, hints = self._contribution_rows(*key)
         self.branches.value = facts_table([*self._branch_rows(*key), *contributions], hints)
 

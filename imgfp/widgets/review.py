@@ -199,7 +199,9 @@ class ReviewQueue(ipw.VBox):
         self.query.value = self._picture("query", query_id, outlines[0])
         self.reference.value = self._picture("reference", reference_id, outlines[1])
         score = self._score.get(self.current)
-        text = "" if score is None else f"Score {viz.number(score)}. Evidence: "
+        relation = results.relation_of(query_id, reference_id)
+        text = f"{relation[:1].upper()}{relation[1:]}. " if relation else ""
+        text += "" if score is None else f"Score {viz.number(score)}. Evidence: "
         evidence = results.best_evidence(query_id, reference_id)
         copies = len(results.groups.others(reference_id))
         text += evidence_in_words(evidence, results.damaged(query_id, reference_id), copies)

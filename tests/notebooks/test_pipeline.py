@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 
 from imgfp import store
+from imgfp.scoring import relations
 from imgfp.stages.inventory import read_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +72,11 @@ def test_figures_and_artefacts(finished):
     assert metrics["positives"] == 24 and metrics["queries"] == 32
     golden.check(finished / "run", "demo")
     predictions = pd.read_csv(finished / "run/predictions.csv")
-    assert [*predictions] == ["query_id", "reference_id", "score", "other_copies"]
+    columns = ["query_id", "reference_id", "score", "other_copies", *relations.COLUMNS]
+    assert [*predictions] == columns and set(predictions["relation"]) <= set(relations.RELATIONS)
+    copies = predictions["relation"].isin(relations.COPIES)
+    assert (copies == predictions["score"].ge(0.5)).all()
+    assert predictions["relation_probability"].between(0, 1).all()
     assert predictions["score"].is_monotonic_decreasing
     report = (finished / "run/report.html").read_text()
     assert len(report) < 5e6 and "http://" not in report.replace("http://www.w3.org", "")

@@ -37,13 +37,20 @@ def test_what_did_not_run_is_not_described():
 
 
 def test_too_little_structure_is_said():
+    flat = EVIDENCE | {"exact_inliers": 0, "localisable_blocks": 0}
     words = [
-        report.evidence_in_words(pd.Series(EVIDENCE | {"colour_difference": difference}))
-        for difference in (40.0, 2.0, np.nan)
+        report.evidence_in_words(pd.Series(flat | changed))
+        for changed in (
+            {"colour_difference": 40.0},
+            {"colour_difference": 2.0},
+            {"colour_difference": np.nan},
+            {"colour_difference": 40.0, "localisable_blocks": 300},
+            {"colour_difference": 40.0, "exact_inliers": 1},
+        )
     ]
     assert words[0].endswith("; too little structure to tell; the colours differ")
     assert words[1].endswith("; too little structure to tell; the colours agree")
-    assert "structure" not in words[2]
+    assert not any("structure" in word for word in words[2:])
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
+import skimage.data
 from flat_drawings import ring
 
 from imgfp.geometry import project
+from imgfp.scoring.relations import relations
 from imgfp.verify.classifier import SIDE_PX
-from imgfp.verify.evidence import COLUMNS, score_pair, score_query
+from imgfp.verify.evidence import COLUMNS, evidence_table, score_pair, score_query
 from imgfp.verify.view import View
 
 
@@ -165,7 +168,8 @@ def test_flat_drawings_are_told_by_their_colours(make_bare_view, reference):
         row = score_pair(query, orange, **certain)
         assert row["exact_inliers"] == row["localisable_blocks"] == 0
         assert row["copy_probability"] == 0.99 and low <= row["colour_difference"] < high
-    assert np.isnan(score_pair(reference, reference, **certain)["colour_difference"])
+    row = score_pair(reference, reference, **certain)
+    assert row["colour_difference"] < 0.1 and row["exact_inliers"] and row["localisable_blocks"]
 
 
 def test_colours_are_compared_inside_the_searched_part(make_view):
@@ -177,3 +181,59 @@ def test_colours_are_compared_inside_the_searched_part(make_view):
     drawn = make_view(ring((90, 90, 90), (200, 200, 200)), 150, **nothing)
     drawn = replace(drawn, thumbnail=drawn.thumbnail[..., 0])
     assert score_pair(pasted, drawn)["colour_difference"] < 4
+
+
+def _saved(image: np.ndarray) -> np.ndarray:
+    return cv2.imdecode(
+        cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], cv2.IMREAD_COLOR
+    )
+
+
+def _pasted(image: np.ndarray) -> np.ndarray:
+    board = np.random.default_rng(0).integers(0, 255, (500, 800, 3), dtype=np.uint8)
+    board = cv2.GaussianBlur(board, (0, 0), 9)
+    board[150:400, 300:675] = cv2.resize(image, (375, 250), interpolation=cv2.INTER_AREA)
+    return board
+
+
+def _turned(image: np.ndarray) -> np.ndarray:
+    """Turned by 15 degrees, as large as it then is, with black corners."""
+    matrix = cv2.getRotationMatrix2D((320, 213.5), 15, 1)
+    matrix[:, 2] += 44, 76
+    return cv2.warpAffine(image, matrix, (728, 578))
+
+
+@pytest.mark.parametrize(
+    ("edit", "relation"),
+    [
+        (_saved, "re-encoded"),
+        (lambda image: cv2.resize(image, (301, 201), interpolation=cv2.INTER_AREA), "re-encoded"),
+        (lambda image: image[:, ::-1], "edited copy"),
+        (lambda image: np.rot90(image), "edited copy"),
+        (lambda image: np.dstack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)] * 3), "edited copy"),
+        (lambda image: np.clip(image.astype(int) + 40, 0, 255).astype(np.uint8), "edited copy"),
+        (lambda image: cv2.rectangle(image.copy(), (60, 330), (560, 400), (255, 255, 255), -1), "edited copy"),
+        (_turned, "edited copy"),
+        (lambda image: image[60:330, 200:600], "part of"),
+        (_pasted, "contains"),
+        (lambda image: np.vstack([np.full((90, 640, 3), 255, np.uint8), image]), "contains"),
+    ],
+)  # fmt: skip
+def test_the_relation_of_edited_photographs(make_view, photograph, reference, edit, relation):
+    assert (
+        relation_of(make_view(np.ascontiguousarray(edit(photograph))), reference, 0.9) == relation
+    )
+
+
+def test_the_relation_of_other_photographs(make_view, photograph, other_photograph):
+    left, right = map(make_view, skimage.data.stereo_motorcycle()[:2])
+    assert relation_of(left, right, 0.1) == "same scene, other photograph"
+    views = make_view(photograph), make_view(other_photograph)
+    assert relation_of(*views, 0.1) == "unrelated"
+
+
+def relation_of(query: View, reference: View, score: float) -> str:
+    row = {"query_id": "q", "reference_id": "r", **score_pair(query, reference)}
+    copies = pd.DataFrame({"query_id": ["q"], "reference_id": ["r"], "score": [score]})
+    (told,) = relations(evidence_table([row]).assign(score=9.0), copies)["relation"]
+    return told

@@ -14,6 +14,7 @@ def test_a_pair_is_shown_and_explained(results):
     assert "pasted" in inspector.summary.value and "Ground truth: a copy" in inspector.summary.value
     assert "<polygon" in inspector.matches.value and "branch local" in inspector.branches.value
     assert "without local" in inspector.branches.value
+    assert ">relation</td>" in inspector.facts.value and ">contains (" in inspector.facts.value
     lines = inspector.matches.value.count("<line")
     inspector.ratio.value = 3.0
     assert 0 < inspector.matches.value.count("<line") < lines
