@@ -206,6 +206,17 @@ class Parameters(BaseModel):
     candidates_verified: Count = _of(
         6, "best of each branch and view that are verified; 0 is all", "references"
     )
+    local_min_votes: Count = _of(
+        0, "candidates of the branch with fewer votes are not verified; 0 is off", "votes"
+    )
+    crop_min_votes: Count = _of(
+        0, "candidates of the branch with fewer votes are not verified; 0 is off", "votes"
+    )
+    global_min_similarity: Annotated[float, Field(ge=-2, le=2)] = _of(
+        -2.0,
+        "candidates of the branch below it are not verified; -2 is off",
+        "difference of cosines",
+    )
     match_ratio: Annotated[float, Field(ge=1, le=100)] = _of(
         1.8,
         "second over first squared distance in the match count; 1 is off",

@@ -186,9 +186,9 @@ def draw_votes(
     title: str = "",
     branch: str = "local",
 ) -> Axes:
-    """Votes of the references that a query's keypoints matched, most first. winner: row of the accepted
-    reference, None without one; needed: number of votes that must be exceeded. In the global branch
-    the values are similarities."""
+    """Votes of the references that a query's keypoints matched, most first. winner: row of the reference
+    that is good enough, None without one; needed: least votes of such a one. In the global branch the values are
+    similarities."""
     colours = [BLUE if row == winner else LINE for row in range(len(names))]
     counted = branch != "global"
     number_format, axis = ("{:.0f}", "votes") if counted else ("{:.3f}", "similarity")
@@ -198,7 +198,7 @@ def draw_votes(
     if len(names) and counted:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if needed is not None and len(names):
-        ax.axvline(needed, label=f"more than {needed} needed", **_THRESHOLD_LINE)
+        ax.axvline(needed, label=f"{needed} needed", **_THRESHOLD_LINE)
         put_legend(ax, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     return ax
 
