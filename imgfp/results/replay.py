@@ -149,7 +149,10 @@ class Replay:
         self._keep_boxes()
         self._cut_out = lru_cache(maxsize=16)(self._cut_out_of)
         self._keep_labels(labels, groups, seed)
-        self._model = fusion.load_model(store.located(results.parameter("fusion_model")))
+        path = store.located(results.parameter("fusion_model"))
+        self._certain_model = fusion.load_model(path, results.parameter("descriptor_model"))
+        model = fusion.load_model(path, results.descriptor)
+        self._model = fusion.with_expected_copies(model, results.parameter("expected_copies"))
         certain = read_certain(results.run)
         query = _numbers(certain["query_id"], self.query_ids)
         self._certain = pd.DataFrame({"query_id": query, "query_area": certain["query_area"]})
@@ -410,7 +413,7 @@ class Replay:
         distinct, refused = self._shared(first, none)
         compared = self._compared(first, none, refused)
         proposals = self._joined(asked, first, distinct, refused, compared)
-        found = certain_pairs(proposals, settings.certain_score, self._model)
+        found = certain_pairs(proposals, settings.certain_score, self._certain_model)
         return pd.concat([unchanged, found[list(unchanged)]], ignore_index=True)
 
     def _joined(
