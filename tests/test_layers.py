@@ -67,7 +67,7 @@ ORDER = {
         "families",
     ],
     "report": ["figures", "pairs", "page"],
-    "results": ["files", "explain", "compare", "sheets", "replay"],
+    "results": ["files", "explain", "compare", "sheets", "replay", "sweep"],
     "runner": [
         "schema",
         "params",

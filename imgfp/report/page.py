@@ -66,7 +66,8 @@ def build(
         _add_without_truth(facts, results)
     if results.groups:
         facts["tables"].append(_group_table(results.groups))
-    facts["warning"] = " ".join(filter(None, [_misfit_warning(results), _drift_warning(results)]))
+    warnings = _misfit_warning(results), _drift_warning(results), _tuned_warning(results)
+    facts["warning"] = " ".join(filter(None, warnings))
     facts["rejects"] = _rejects(results)
     facts["settings"] = sorted((name, _text(value)) for name, value in results.params.items())
     facts["stages"] = [_stage(*item) for item in results.status.items()]
@@ -335,6 +336,14 @@ def _misfit_warning(results: Results) -> str:
     model = results.fusion_model
     reason = model and fusion.misfit(model, results.descriptor)
     return f"The scores may be no probabilities of the fusion model: {reason}." if reason else ""
+
+
+def _tuned_warning(results: Results) -> str:
+    """A warning if settings of this run were chosen by the truth that measures it, else ""."""
+    tuned = results.parameter("tuned_on")
+    if not tuned or tuned != results.truth_hash:
+        return ""
+    return "Settings of this run were chosen by the truth that it is measured by: expect less of other queries."
 
 
 def _drift_warning(results: Results) -> str:

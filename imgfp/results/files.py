@@ -116,6 +116,11 @@ class Files:
         store.read_sealed(path)
         return formats.read_truth(path)
 
+    @property
+    def truth_hash(self) -> str:
+        """SHA-256 of `truth`; "" for a run without."""
+        return store.sha256_of(self.run.truth_csv) if self.truth is not None else ""
+
     @cached_property
     def meta(self) -> pd.DataFrame | None:
         """What is known of each query beyond its reference, from `meta.csv` beside the truth: query_id,

@@ -300,6 +300,16 @@ class Replay:
             pairs=pairs,
         )
 
+    def predictions(self, preview: Preview) -> pd.DataFrame:
+        """The scored pairs of a preview, best first: query_id, reference_id, score."""
+        return pd.DataFrame(
+            {
+                "query_id": self.query_ids[preview.pairs["query_id"]],
+                "reference_id": self.reference_ids[preview.pairs["reference_id"]],
+                "score": preview.pairs["score"],
+            }
+        )
+
     def changes(self, preview: Preview) -> pd.DataFrame:
         """The pairs that only one of the run and the preview reports, each at its own cut: query_id, reference_id, score (in the one
         that reports it), is_true (NA: not known), change ("lost" or "gained"); copies first, then by score."""

@@ -347,3 +347,34 @@ def draw_points(ax: Axes, x: np.ndarray, y: np.ndarray, *, axes: tuple[str, str]
     ax.set(xlabel=axes[0], ylabel=axes[1])
     grid(ax, "both")
     return ax
+
+
+def draw_front(
+    ax: Axes,
+    cost: ArrayLike,
+    quality: ArrayLike,
+    on_front: ArrayLike,
+    *,
+    chosen: int,
+    axes: tuple[str, str],
+) -> Axes:
+    """Quality against cost, one dot per setting: those that no other beats on a line (bool, one per dot), a ring around the
+    chosen row."""
+    cost, quality = np.asarray(cost, float), np.asarray(quality, float)
+    front = np.flatnonzero(on_front)
+    front = front[np.argsort(cost[front])]
+    ax.plot(cost, quality, ".", color=MUTED, alpha=0.5, markersize=6, markeredgewidth=0)
+    ax.plot(
+        cost[front],
+        quality[front],
+        ".-",
+        color=BLUE,
+        drawstyle="steps-post",
+        label="no other is better",
+    )
+    ring: dict[str, Any] = {"markersize": 12, "markerfacecolor": "none", "markeredgecolor": FALSE}
+    ax.plot(cost[[chosen]], quality[[chosen]], "o", label="chosen", **ring)
+    ax.set(xlabel=axes[0], ylabel=axes[1])
+    grid(ax, "both")
+    put_legend(ax, loc="lower right")
+    return ax

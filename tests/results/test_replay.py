@@ -113,10 +113,7 @@ def test_a_run_with_fewer_candidates_measures_what_was_previewed(
 def assert_measured(prepared: Replay, results: Results, preview: Preview) -> None:
     """The scores of all queries but those that the preview names, and, where it names none, the figures."""
     names = ["query_id", "reference_id"]
-    pairs = preview.pairs.assign(
-        query_id=prepared.query_ids[preview.pairs["query_id"]],
-        reference_id=prepared.reference_ids[preview.pairs["reference_id"]],
-    )
+    pairs = prepared.predictions(preview)
     both = pairs.merge(results.predictions, "outer", on=names, suffixes=("", "_run"))
     sure = both[~both["query_id"].isin(preview.uncertain)]
     assert sure["query_id"].nunique() >= 6 and sure.notna().all(axis=None)
