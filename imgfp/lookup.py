@@ -44,6 +44,10 @@ _SIFT = (
     "short_side_px", "first_octave", "octave_layers", "contrast_threshold", "edge_threshold", "max_keypoints",
     "min_keypoints",
 )  # fmt: skip
+#: Parameters that are the limits of `propose.within_limits`.
+_LIMITS = (
+    "candidates_scored", "candidates_verified", "local_min_votes", "crop_min_votes", "global_min_similarity",
+)  # fmt: skip
 
 
 class Library:
@@ -123,7 +127,8 @@ class Library:
         rules |= {"variants": value["descriptor_variants"], "device": value["device"]}
         stages.local_search(run, library, **rules, **here)
         scoring = named("match_ratio", "pair_classifier")
-        first = named("certain_score", "vote_min_hits", "fusion_model", "descriptor_model")
+        first = named("certain_score", "fusion_model", "descriptor_model")
+        first |= named("candidates_scored", "local_min_votes")
         stages.verify_first(run, library, **first, **scoring, **here)
         stages.detect_crops(run, **named("crop_detector", "device"), **here)
         points = named("local_min_confidence", "global_min_confidence", "max_crops")
@@ -140,9 +145,7 @@ class Library:
         similar = named("nprobe", "candidates", prefix="global_")
         similar |= named("normalise_neighbours", "background", "device")
         stages.global_search(run, library, **similar, **here)
-        stages.verify_pairs(
-            run, library, **named("candidates_scored", "candidates_verified"), **scoring, **here
-        )
+        stages.verify_pairs(run, library, **named(*_LIMITS), **scoring, **here)
         return library
 
 

@@ -69,7 +69,8 @@ def build(
         facts["tables"].append(_relation_table(results))
     if results.groups:
         facts["tables"].append(_group_table(results.groups))
-    facts["warning"] = " ".join(filter(None, [_misfit_warning(results), _drift_warning(results)]))
+    warnings = _misfit_warning(results), _drift_warning(results), _tuned_warning(results)
+    facts["warning"] = " ".join(filter(None, warnings))
     facts["rejects"] = _rejects(results)
     facts["settings"] = sorted((name, _text(value)) for name, value in results.params.items())
     facts["stages"] = [_stage(*item) for item in results.status.items()]
@@ -354,6 +355,14 @@ def _misfit_warning(results: Results) -> str:
     return f"The scores may be no probabilities of the fusion model: {reason}." if reason else ""
 
 
+def _tuned_warning(results: Results) -> str:
+    """A warning if settings of this run were chosen by the truth that measures it, else ""."""
+    tuned = results.parameter("tuned_on")
+    if not tuned or tuned != results.truth_hash:
+        return ""
+    return "Settings of this run were chosen by the truth that it is measured by: expect less of other queries."
+
+
 def _drift_warning(results: Results) -> str:
     """A warning if the scores of this run are distributed unlike those of the fit, else ""."""
     model = results.fusion_model
@@ -388,9 +397,9 @@ def _summary(results: Results) -> str:
     summary += (
         f". {reported:,} queries are reported as copies (score {viz.number(threshold)} or more)"
     )
-    kinds = kept.loc[kept["rank"].eq(0) & kept["relation"].ne(""), "relation"].value_counts()
-    kinds = ", ".join(f"{name} {count:,}" for name, count in kinds.items())
-    summary += f": {kinds}." if kinds else "."
+    told = kept.loc[kept["rank"].eq(0) & kept["relation"].ne(""), "relation"]
+    kinds = [f"{name} {count:,}" for name, count in told.value_counts().items()]
+    summary += f": {', '.join(kinds)}." if kinds else "."
     positives = results.metrics.get("positives")
     if positives and "is_true" in kept:
         true = int(kept["is_true"].fillna(False).sum())

@@ -8,19 +8,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from imgfp import store
 from imgfp.datatypes import table
 from imgfp.images import DAMAGED
 from imgfp.runner.params import read_profile
+from imgfp.runner.schema import Parameters
 from imgfp.scoring import relations
+from imgfp.search.propose import within_limits
 from imgfp.stages.crops import read_crops, read_detections
-from imgfp.stages.identical import own_pairs
+from imgfp.stages.identical import are_identical, own_pairs
 from imgfp.stages.inventory import gather_rejects, read_images
 from imgfp.stages.search import read_candidates
 from imgfp.stages.verification import join_evidence, read_evidence
 from imgfp.store import Library, Run, formats
+
+#: Parameters that say which candidates are verified: the settings of `propose.within_limits`.
+LIMITS = (
+    "candidates_scored", "candidates_verified", "local_min_votes", "crop_min_votes", "global_min_similarity",
+)  # fmt: skip
 
 
 class Files:
@@ -58,6 +66,10 @@ class Files:
             return dict(self._changed)
         store.read_sealed(path)
         return read_profile(path) | self._changed
+
+    def parameter(self, name: str) -> Any:
+        """The value that a parameter had in the run: that of its file, or the default."""
+        return self.params.get(name, Parameters.model_fields[name].default)
 
     @cached_property
     def status(self) -> dict[str, Any]:
@@ -107,6 +119,11 @@ class Files:
             return None
         store.read_sealed(path)
         return formats.read_truth(path)
+
+    @property
+    def truth_hash(self) -> str:
+        """SHA-256 of `truth`; "" for a run without."""
+        return store.sha256_of(self.run.truth_csv) if self.truth is not None else ""
 
     @cached_property
     def meta(self) -> pd.DataFrame | None:
@@ -169,6 +186,13 @@ class Files:
     def candidates(self) -> pd.DataFrame:
         """What every branch proposed, one row per (view, reference, branch)."""
         return read_candidates(self.run)
+
+    @cached_property
+    def good_enough(self) -> np.ndarray:
+        """Which candidates (n,) are within the limits of the run, so that they may be verified: bool."""
+        identical = are_identical(self.run, self.library, self.candidates)
+        limits = {name: self.parameter(name) for name in LIMITS}
+        return within_limits(self.candidates, identical, **limits)
 
     @cached_property
     def evidence(self) -> pd.DataFrame:

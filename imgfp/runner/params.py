@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ FILES = (
 )  # fmt: skip
 FOLDERS = (
     "reference_dir", "query_dir", "photo_dir", "check_dir", "check_references", "other_run_dir",
-    "before_run", "after_run",
+    "before_run", "after_run", "tuned_run",
 )  # fmt: skip
 #: Parameters that may be a URL.
 URLS = ("reference_dir", "query_dir", "library_dir")
@@ -109,21 +109,28 @@ def read_profile(path: Path) -> dict[str, Any]:
     return renamed(values)
 
 
-def write_value(path: Path, name: str, value: Any) -> None:
-    """Set one key of a parameter file, leaving its comments and its order as they are."""
+def write_values(path: Path, values: Mapping[str, Any]) -> None:
+    """Set keys of a parameter file, leaving its comments and its order as they are; new ones get their meaning as a
+    comment. A file that is not there is made."""
     import io
 
     from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
 
     from imgfp import store
+    from imgfp.runner import schema
 
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 200
-    values = yaml.load(path.read_text("utf-8"))
-    values[name] = value
+    written = (yaml.load(path.read_text("utf-8")) if path.is_file() else None) or CommentedMap()
+    for name, value in values.items():
+        is_new = name not in written
+        written[name] = value
+        if is_new and name in schema.Parameters.model_fields:
+            written.yaml_add_eol_comment(schema.comment(name), name, column=0)
     out = io.StringIO()
-    yaml.dump(values, out)
+    yaml.dump(written, out)
     store.write_bytes(path, out.getvalue().encode())
 
 

@@ -206,6 +206,17 @@ class Parameters(BaseModel):
     candidates_verified: Count = _of(
         6, "best of each branch and view that are verified; 0 is all", "references"
     )
+    local_min_votes: Count = _of(
+        0, "candidates of the branch with fewer votes are not verified; 0 is off", "votes"
+    )
+    crop_min_votes: Count = _of(
+        0, "candidates of the branch with fewer votes are not verified; 0 is off", "votes"
+    )
+    global_min_similarity: Annotated[float, Field(ge=-2, le=2)] = _of(
+        -2.0,
+        "candidates of the branch below it are not verified; -2 is off",
+        "difference of cosines",
+    )
     match_ratio: Annotated[float, Field(ge=1, le=100)] = _of(
         1.8,
         "second over first squared distance in the match count; 1 is off",
@@ -231,6 +242,7 @@ class Parameters(BaseModel):
     score_threshold: Share = _of(
         0.0, "lowest score that is reported; 0 takes the measured threshold"
     )
+    tuned_on: str = _of("", "SHA-256 of the truth that values were chosen by; blank is none")
     reviewer: str = _of("", "name in the decision log; can be typed in later")
     decisions_log: str = _of(
         "", "a decision log that several runs share; blank is one in the run folder"
@@ -354,6 +366,14 @@ class Parameters(BaseModel):
     )
     save_dir: str = _of("", "folder for the tables as CSV; blank saves none")
 
+    # 33 sweep
+    tuned_run: str = _of("runs/demo", "a finished run with truth")
+    tried: Annotated[list[str], Field(min_length=1)] = _of(
+        ["candidates_verified: 6,3,2,1"], "values by name; every combination is tried"
+    )
+    allowed_loss: Share = _of(0.002, "of micro-AP, for the cheapest setting within it")
+    written_profile: str = _of("", "parameter file that the chosen values go to; blank is none")
+
 
 #: Defaults of single notebooks that differ from those above: notebook number -> name -> value.
 PER_NOTEBOOK: dict[str, dict[str, Any]] = {
@@ -374,6 +394,7 @@ PER_NOTEBOOK: dict[str, dict[str, Any]] = {
     },
     "31": {"references": 1_000_000},
     "32": {"bootstrap_rounds": 1000},
+    "33": {"bootstrap_rounds": 1000},
 }
 
 

@@ -10,18 +10,17 @@ similar.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from imgfp.inference import SHIPPED, same_model
-from imgfp.scoring.metrics import are_in
 
-_Counts = TypeVar("_Counts", np.ndarray, pd.Series)
 _PAIR = ["query_id", "reference_id"]
 #: Shipped models, by the name of the descriptor that they were fitted with.
 _SHIPPED_MODELS = {"imgfp": SHIPPED / "fusion.json"}
@@ -45,6 +44,9 @@ _NUMERIC = (
     "ncc_p80", "ncc_inlier_blocks", "aligned_blocks", "localisable_blocks", "displaced_blocks",
     "model_consistency", "copy_probability", "query_area", "reference_area",
 )  # fmt: skip
+
+#: Columns of numbers of the evidence that the calibrated score reads.
+EVIDENCE = (*_NUMERIC, "colour_difference", "compared_blocks", "differing_blocks")
 
 #: Features of the calibrated score. Each rises with the similarity of the pair and is about 0..1.
 FEATURES: dict[str, str] = {
@@ -131,26 +133,31 @@ def calibrated(evidence: pd.DataFrame, model: Model) -> pd.DataFrame:
     of copies or the one given to `load_model`. Elsewhere the ranking is still valid, but the threshold must be set
     again. Pairs without evidence are left out.
     """
-    table = features(evidence)
-    return _predictions(table[_PAIR].assign(score=_score(evidence, table, model)))
+    table, score = _scored(evidence, model)
+    return _predictions(table[_PAIR].assign(score=score))
 
 
-def _score(evidence: pd.DataFrame, table: pd.DataFrame, model: Model) -> np.ndarray:
-    """The score (n,) of each pair of `table`, which are the features of this evidence."""
+def _scored(evidence: pd.DataFrame, model: Model) -> tuple[pd.DataFrame, np.ndarray]:
+    """The features of this evidence, and the score (n,) of each of their pairs."""
+    pairs = _Pairs.of(evidence)
+    table = _features(evidence, pairs)
     score = _probability(_logit(table, model))
+
+    def with_a_row(rows: pd.Series) -> np.ndarray:
+        return pairs.with_a_row(rows.to_numpy(bool))[table.index.to_numpy()]
+
     if "colour_difference" in evidence:  # tables of older versions have none
         difference = evidence["colour_difference"]
         tells = evidence["exact_inliers"].gt(0) | evidence["localisable_blocks"].gt(0)
         tells |= difference.lt(COLOURS_DIFFER)
-        blind = are_in(table, evidence[difference.ge(COLOURS_DIFFER)])
-        blind &= ~are_in(table, evidence[tells])
+        blind = with_a_row(difference.ge(COLOURS_DIFFER)) & ~with_a_row(tells)
         score = np.where(blind, np.minimum(score, MOST_IN_DOUBT), score)
     if "compared_blocks" in evidence:
-        other = are_in(table, evidence[have_other_content(evidence)])
+        other = with_a_row(have_other_content(evidence))
         score = np.where(other, np.minimum(score, MOST_IN_DOUBT), score)
     if "identical" in evidence:
-        score = np.where(are_in(table, evidence[evidence["identical"].eq(True)]), 1.0, score)
-    return score
+        score = np.where(with_a_row(evidence["identical"].eq(True)), 1.0, score)
+    return table, score
 
 
 def have_other_content(evidence: pd.DataFrame) -> pd.Series:
@@ -159,13 +166,20 @@ def have_other_content(evidence: pd.DataFrame) -> pd.Series:
     Somewhere in the query the inliers of a pair are shared by other references, and those of the row lie in a picture
     that differs at full resolution in more than `OTHER_CONTENT` of its blocks, in every view that was compared.
     """
+    blocks = evidence["compared_blocks"].to_numpy(np.float64)
+    compared = np.flatnonzero(blocks > 0)
+    if not len(compared):
+        return pd.Series(False, evidence.index)
+    pairs = _Pairs.of(evidence)
     shared = evidence["inliers"].ge(FORM_INLIERS)
     shared &= evidence["distinct_inliers"] < (1 - SHARED) * evidence["inliers"]
-    of_form = evidence["query_id"].isin(evidence.loc[shared, "query_id"])
-    compared = evidence["compared_blocks"] > 0
-    share = evidence["differing_blocks"] / evidence["compared_blocks"].where(compared)
-    least = share.groupby([evidence[name] for name in _PAIR]).transform("min")
-    return of_form & least.gt(OTHER_CONTENT)
+    of_form = np.zeros(pairs.query.max() + 1, bool)
+    of_form[pairs.query[pairs.of_row[shared.to_numpy()]]] = True
+    share = evidence["differing_blocks"].to_numpy(np.float64)[compared] / blocks[compared]
+    least = np.full(len(pairs.query), np.inf)
+    np.minimum.at(least, pairs.of_row[compared], share)
+    other = of_form[pairs.query] & np.isfinite(least) & (least > OTHER_CONTENT)
+    return pd.Series(other[pairs.of_row], evidence.index)
 
 
 def lacks_structure(evidence: pd.DataFrame | pd.Series) -> Any:
@@ -176,11 +190,39 @@ def lacks_structure(evidence: pd.DataFrame | pd.Series) -> Any:
 
 
 def _predictions(table: pd.DataFrame) -> pd.DataFrame:
-    return (
-        table[[*_PAIR, "score"]]
-        .astype({"score": "float64"})
-        .sort_values(["score", *_PAIR], ascending=[False, True, True], ignore_index=True)
-    )
+    """The table, which is in the order of the ids, best first."""
+    scored = table[[*_PAIR, "score"]].astype({"score": "float64"})
+    order = np.argsort(-scored["score"].to_numpy(), kind="stable")
+    return scored.iloc[order].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The pairs of a table of evidence by number, in the order of their ids.
+
+    ids: query_id, reference_id of each; query (p,) int64: number of its query, in order; of_row (n,) int64: the pair of
+    each row of the table.
+    """
+
+    ids: pd.DataFrame
+    query: np.ndarray
+    of_row: np.ndarray
+
+    @classmethod
+    def of(cls, evidence: pd.DataFrame) -> _Pairs:
+        (query, queries), (reference, references) = (
+            pd.factorize(evidence[name], sort=True) for name in _PAIR
+        )
+        count = max(len(references), 1)
+        keys, of_row = np.unique(query * count + reference, return_inverse=True)
+        ids = {"query_id": queries[keys // count], "reference_id": references[keys % count]}
+        return cls(pd.DataFrame(ids), keys // count, of_row)
+
+    def with_a_row(self, chosen: np.ndarray) -> np.ndarray:
+        """Which pairs have a row among those chosen (n,) bool: (p,) bool."""
+        pairs = np.zeros(len(self.query), bool)
+        pairs[self.of_row[chosen]] = True
+        return pairs
 
 
 def features(evidence: pd.DataFrame) -> pd.DataFrame:
@@ -189,17 +231,48 @@ def features(evidence: pd.DataFrame) -> pd.DataFrame:
     The features of a pair are those of its view with the strongest evidence; votes and likeness of a
     branch that did not propose the pair are 0.
     """
-    rows = evidence.dropna(subset=["inliers"]).copy()
+    return _features(evidence, _Pairs.of(evidence)).reset_index(drop=True)
+
+
+def _features(evidence: pd.DataFrame, pairs: _Pairs) -> pd.DataFrame:
+    """`features`; the index is the number of the pair."""
+    verified = evidence["inliers"].notna().to_numpy()
+    rows = _row_features(evidence[verified])
+    pair = pairs.of_row[verified]
+    # The rows of each pair, strongest first.
+    order = np.lexsort((-rows["strength"], pair))
+    numbers, first, counts = np.unique(pair[order], return_index=True, return_counts=True)
+    best = order[first]
+    table = {name: values[best] for name, values in rows.items()}
+    # Branches that share a view repeat its evidence; a repetition is not a second view.
+    strongest = np.repeat(best, counts)
+    another = np.zeros(len(order), bool)
+    for name in ("ncc_excess", "inliers"):
+        another |= rows[name][order] != rows[name][strongest]
+    seconds, at = np.unique(pair[order[another]], return_index=True)
+    table["second_view"] = np.zeros(len(numbers))
+    table["second_view"][np.searchsorted(numbers, seconds)] = rows["ncc_excess"][order[another]][at]
+    table["votes"] = _votes(evidence, pairs, verified)[numbers]
+    table["confirmation"] = 1 - table["votes"] * (1 - table["stability"])
+    table["likeness"] = _likeness(evidence, pairs)[numbers]
+    table["margin"] = table["strength"] - _best_other(table["strength"], pairs.query[numbers])
+    named = pd.DataFrame({name: table[name] for name in FEATURES}, numbers, dtype="float64")
+    return pd.concat([pairs.ids.iloc[numbers], named], axis=1)
+
+
+def _row_features(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The features of each verified row (n,) by name, and its `strength`, by which the best view of a pair is chosen."""
     known = {name: rows[name].to_numpy(np.float64) for name in _NUMERIC}
     kept = (rows["refused"].fillna("") == "").to_numpy().astype(float)
     placed = kept * (known["inliers"] >= 3)  # fewer determine no homography
-    rows["inliers"] = kept * _log_share(
+    found: dict[str, np.ndarray] = {}
+    found["inliers"] = kept * _log_share(
         np.minimum(known["guided_inliers"], 2 * known["distinct_inliers"])
     )
-    rows["inlier_ratio"] = placed * known["inlier_ratio"]
-    rows["consistency"] = placed * known["consistency"]
-    rows["exactness"] = placed * np.exp(-np.nan_to_num(known["reprojection_error_px"], nan=np.inf))
-    rows["alignment"] = placed * np.exp(-np.nan_to_num(known["angle_error_deg"], nan=np.inf) / 5)
+    found["inlier_ratio"] = placed * known["inlier_ratio"]
+    found["consistency"] = placed * known["consistency"]
+    found["exactness"] = placed * np.exp(-np.nan_to_num(known["reprojection_error_px"], nan=np.inf))
+    found["alignment"] = placed * np.exp(-np.nan_to_num(known["angle_error_deg"], nan=np.inf) / 5)
     # Tilt and shear count only where many blocks are consistent with the homography: a single edge
     # fits many homographies.
     trust = (
@@ -208,76 +281,77 @@ def features(evidence: pd.DataFrame) -> pd.DataFrame:
     tilt, shear, perspective = (
         np.nan_to_num(known[name], nan=np.inf) for name in ("tilt_deg", "shear_deg", "perspective")
     )
-    rows["uprightness"] = trust * np.exp(-tilt)
-    rows["rigidity"] = trust * np.exp(-shear) / (1 + 20 * perspective)
-    rows["undisplaced"] = 1 - kept * known["displaced_blocks"] / (known["localisable_blocks"] + 5)
+    found["uprightness"] = trust * np.exp(-tilt)
+    found["rigidity"] = trust * np.exp(-shear) / (1 + 20 * perspective)
+    found["undisplaced"] = 1 - kept * known["displaced_blocks"] / (known["localisable_blocks"] + 5)
     with np.errstate(divide="ignore"):
         odds = np.log(known["copy_probability"]) - np.log1p(-known["copy_probability"])
-    rows["copy_probability"] = kept * (np.clip(odds, -6, 6) / 12 + 0.5)
-    rows["ncc_excess"] = kept * np.clip(known["ncc_inlier_ratio"] - known["ncc_chance"], 0, 1)
+    found["copy_probability"] = kept * (np.clip(odds, -6, 6) / 12 + 0.5)
+    found["ncc_excess"] = kept * np.clip(known["ncc_inlier_ratio"] - known["ncc_chance"], 0, 1)
     enough = np.minimum(known["ncc_inlier_blocks"] / 20, 1)
-    rows["ncc_rectangle_excess"] = kept * known["ncc_best_rectangle"] * enough
-    rows["ncc_fine"] = kept * known["ncc_fine"]
-    rows["ncc_edges"] = kept * np.clip(known["ncc_edges"], 0, 1)
-    rows["stability"] = kept * known["ncc_stable"]
-    rows["extent"] = kept * _log_share(known["ncc_inlier_blocks"])
-    rows["stable_extent"] = rows["stability"] * rows["extent"]
-    rows["query_area"] = kept * known["query_area"]
-    rows["reference_area"] = kept * known["reference_area"]
-    rows["sharpness"] = kept * known["ncc_p80"]
+    found["ncc_rectangle_excess"] = kept * known["ncc_best_rectangle"] * enough
+    found["ncc_fine"] = kept * known["ncc_fine"]
+    found["ncc_edges"] = kept * np.clip(known["ncc_edges"], 0, 1)
+    found["stability"] = kept * known["ncc_stable"]
+    found["extent"] = kept * _log_share(known["ncc_inlier_blocks"])
+    found["stable_extent"] = found["stability"] * found["extent"]
+    found["query_area"] = kept * known["query_area"]
+    found["reference_area"] = kept * known["reference_area"]
+    found["sharpness"] = kept * known["ncc_p80"]
     exact = placed * _log_share(known["exact_inliers"])
-    rows["strength"] = rows["ncc_excess"] * rows["stability"] + exact
-    rows = rows.sort_values([*_PAIR, "strength"], ascending=[True, True, False], kind="stable")
-    table = rows.groupby(_PAIR, sort=False).head(1).set_index(_PAIR)
-    # Branches that share a view repeat its evidence; a repetition is not a second view.
-    views = rows.drop_duplicates([*_PAIR, "ncc_excess", "inliers"])
-    second = views[views.groupby(_PAIR, sort=False).cumcount() == 1].set_index(_PAIR)
-    table["second_view"] = second["ncc_excess"].reindex(table.index).fillna(0.0)
-    table["votes"] = _votes(rows).reindex(table.index).fillna(0.0)
-    table["confirmation"] = 1 - table["votes"] * (1 - table["stability"])
-    table["likeness"] = _likeness(evidence).reindex(table.index).fillna(0.0)
-    table = table.reset_index()
-    table["margin"] = table["strength"] - _best_other(table)
-    return table[[*_PAIR, *FEATURES]].astype(dict.fromkeys(FEATURES, "float64"))
+    found["strength"] = found["ncc_excess"] * found["stability"] + exact
+    return found
 
 
-def _log_share(count: _Counts) -> _Counts:
+def _numbers(column: pd.Series) -> np.ndarray:
+    """A column in its own precision; one without rows may have no type."""
+    return column.to_numpy() if column.dtype != object else column.to_numpy(np.float64)
+
+
+def _log_share(count: np.ndarray) -> np.ndarray:
     """Counts as log(1 + n) / log(201), at most 1."""
-    return np.minimum(np.log1p(count) / np.log(201), 1)
+    return np.minimum(np.log1p(count) / math.log(201), 1)
 
 
-def _votes(rows: pd.DataFrame) -> pd.Series:
-    """Pair -> its most votes in a keypoint search, as `_log_share`."""
-    searched = rows[rows["branch"].isin(["local", "crop"])]
-    return _log_share(searched.groupby(_PAIR)["score"].max().fillna(0))
+def _votes(evidence: pd.DataFrame, pairs: _Pairs, verified: np.ndarray) -> np.ndarray:
+    """The most votes of each pair (p,) in the verified views (n,) bool, as `_log_share`; 0 where it has none."""
+    voted = evidence["branch"].isin(["local", "crop"]).to_numpy() & verified
+    score = _numbers(evidence["score"])
+    most = np.zeros(len(pairs.query), score.dtype)
+    np.maximum.at(most, pairs.of_row[voted], np.nan_to_num(score[voted]))
+    return _log_share(most)
 
 
-def _likeness(rows: pd.DataFrame) -> pd.Series:
-    """Pair -> its cosine, scaled so that the query's last candidate, verified or not, has 0 and an identical
-    vector 1.
+def _likeness(evidence: pd.DataFrame, pairs: _Pairs) -> np.ndarray:
+    """The cosine of each pair (p,), scaled so that the query's last candidate, verified or not, has 0 and an identical
+    vector 1; 0 for a pair that the branch did not propose.
 
     The scale makes descriptors comparable: they differ in the similarity of unrelated images, and so
     do their last candidates.
     """
-    proposed = rows[rows["branch"] == "global"]
-    cosine = 1 - proposed["mean_squared_distance"] / 2
-    last = cosine.groupby(proposed["query_id"]).transform("min")
-    lead: pd.Series = (cosine - last) / np.maximum(1 - last, 1e-6)
-    return lead.groupby([proposed[name] for name in _PAIR]).max()
+    distance = _numbers(evidence["mean_squared_distance"])
+    proposed = np.flatnonzero((evidence["branch"] == "global").to_numpy() & ~np.isnan(distance))
+    cosine, pair = 1 - distance[proposed] / 2, pairs.of_row[proposed]
+    query = pairs.query[pair]
+    last = np.full(len(pairs.query), np.inf, cosine.dtype)
+    np.minimum.at(last, query, cosine)
+    lead = (cosine - last[query]) / np.maximum(1 - last[query], 1e-6)
+    likeness = np.zeros(len(pairs.query), lead.dtype)
+    np.maximum.at(likeness, pair, lead)
+    return likeness
 
 
-def _best_other(table: pd.DataFrame) -> np.ndarray:
-    """For each pair, the highest strength among the query's other references, 0 without any."""
-    ranked = table.sort_values(["query_id", "strength"], ascending=[True, False], kind="stable")
-    place = ranked.groupby("query_id", sort=False).cumcount()
-    first, second = (
-        ranked[place == n]
-        .set_index("query_id")["strength"]
-        .reindex(table["query_id"], fill_value=0)
-        for n in (0, 1)
+def _best_other(strength: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """For each pair, the highest strength among its query's other pairs (n,), 0 without any; query (n,) ascending."""
+    order = np.lexsort((-strength, query))
+    _, first, of_pair, counts = np.unique(
+        query, return_index=True, return_inverse=True, return_counts=True
     )
-    leads = table.index.isin(ranked.index[place == 0])
-    return np.where(leads, second, first)
+    other = strength[order[first]][of_pair]
+    several = counts > 1
+    other[order[first]] = 0
+    other[order[first[several]]] = strength[order[first[several] + 1]]
+    return other
 
 
 def _filled(table: pd.DataFrame, model: Model) -> pd.DataFrame:
@@ -300,12 +374,12 @@ def contributions(evidence: pd.DataFrame, model: Model) -> pd.DataFrame:
     score. The features and the base sum to the log-odds of the score, except of identical files and of pairs with too
     little structure to tell.
     """
-    table = features(evidence)
+    table, score = _scored(evidence, model)
+    table = table.reset_index(drop=True)
     weights = pd.Series(dict(model.weights))
     neutral = pd.Series(dict(model.neutral))[weights.index]
     parts = (_filled(table, model) - neutral) * weights
     parts["base"] = model.intercept + float(neutral.to_numpy() @ weights.to_numpy())
-    score = _score(evidence, table, model)
     return pd.concat([table[_PAIR], parts, pd.Series(score, table.index, name="score")], axis=1)
 
 

@@ -139,11 +139,8 @@ def evaluate(
     ranked = rank_predictions(predictions, truth)
     expected = true_pairs(truth)
     positives = len(expected)
-    curve = precision_recall_curve(predictions, truth)
-    enough = curve[(curve["precision"] >= target_precision) & (curve["true"] > 0)]
-    best = enough.iloc[enough["recall"].argmax()] if positives and len(enough) else None
     is_true = ranked["is_true"].to_numpy()
-    precision = np.cumsum(is_true) / np.arange(1, len(is_true) + 1)
+    measured = measure(ranked["score"].to_numpy(), is_true, positives, target_precision)
 
     def found_first(count: int) -> float | None:
         first = ranked[is_true & (ranked["rank"] < count)]
@@ -153,9 +150,9 @@ def evaluate(
     if positives and candidates is not None:
         found_by = float(are_in(expected, candidates).mean())
     return Metrics(
-        micro_ap=float(precision[is_true].sum() / positives) if positives else None,
-        recall_at_p90=None if best is None else float(best["recall"]),
-        threshold_at_p90=None if best is None else float(best["threshold"]),
+        micro_ap=measured[0],
+        recall_at_p90=measured[1],
+        threshold_at_p90=measured[2],
         recall_at_1=found_first(1),
         recall_at_10=found_first(10),
         candidate_recall=found_by,
@@ -163,6 +160,26 @@ def evaluate(
         positives=positives,
         target_precision=float(target_precision),
     )
+
+
+def measure(
+    scores: np.ndarray, is_true: np.ndarray, positives: int, target_precision: float = 0.9
+) -> tuple[float | None, float | None, float | None]:
+    """micro_ap, recall_at_p90 and threshold_at_p90, see `Metrics`, of scored pairs in any order: scores (n,), is_true
+    (n,) bool; positives: number of true pairs, scored or not."""
+    if not positives:
+        return None, None, None
+    order = np.lexsort((is_true, -scores))
+    scores, is_true = scores[order], is_true[order]
+    true = np.cumsum(is_true)
+    precision = true / np.arange(1, len(true) + 1)
+    micro_ap = float(precision[is_true].sum() / positives)
+    last = _last_of_ties(scores)
+    enough = last[(precision[last] >= target_precision) & (true[last] > 0)]
+    if not len(enough):
+        return micro_ap, None, None
+    best = enough[true[enough].argmax()]
+    return micro_ap, float(true[best] / positives), float(scores[best])
 
 
 def bootstrap(

@@ -333,3 +333,31 @@ def _best_of_each_group(scores: np.ndarray, ids: np.ndarray, groups: np.ndarray)
     named = np.empty_like(ids).ravel()
     named[order] = ids.ravel()[order][first][of_each]
     return named.reshape(ids.shape)
+
+
+def within_limits(
+    candidates: pd.DataFrame,
+    identical: np.ndarray,
+    *,
+    candidates_scored: str = "all",
+    candidates_verified: int = 0,
+    local_min_votes: int = 0,
+    crop_min_votes: int = 0,
+    global_min_similarity: float = -2.0,
+) -> np.ndarray:
+    """Which candidates (n,) are good enough to be verified: bool. identical (n,) bool: two files of the same bytes, which
+    need neither votes nor a rule.
+
+    candidates_scored: "all", or "accepted" for those that their branch's own rule accepted; candidates_verified: the
+    best of each branch and view, 0 for all; the others: lowest score of a candidate of a branch.
+    """
+    least = {"local": local_min_votes, "crop": crop_min_votes, "global": global_min_similarity}
+    branch = candidates["branch"].astype(pd.CategoricalDtype([*least])).cat.codes.to_numpy()
+    score = candidates["score"].to_numpy()
+    kept = score >= np.array([*least.values()], np.float32)[branch]
+    if candidates_scored == "accepted":
+        kept &= candidates["accepted"].to_numpy()
+    kept |= identical
+    if candidates_verified:
+        kept &= (candidates["rank"] < candidates_verified).to_numpy()
+    return kept

@@ -330,17 +330,27 @@ def read_candidates(run: Run, *branches: Branch) -> pd.DataFrame:
     """The candidates of these branches, by default of all in the order local, crop, global; no rows
     where no branch has proposed anything. `group_id` names the group of a reference, its own id where it has no
     copies; for one query all branches name the member that the first of them has proposed."""
+    return one_member_each(stored_candidates(run, *branches))
+
+
+def stored_candidates(run: Run, *branches: Branch) -> pd.DataFrame:
+    """`read_candidates`, each branch with the member of a group that it has found itself."""
     folders = [run.candidates(branch) for branch in branches or BRANCHES]
     parts = [store.load(path) for folder in folders for path in store.shards(folder, ".parquet")]
     filled = [part for part in parts if len(part)]
-    return _one_member_each(table("candidates", pd.concat(filled))) if filled else no_candidates()
+    if not filled:
+        return no_candidates()
+    stored = table("candidates", pd.concat(filled))
+    if "group_id" not in stored:  # an older version wrote them
+        return stored.assign(group_id=stored["reference_id"])
+    return stored
 
 
-def _one_member_each(candidates: pd.DataFrame) -> pd.DataFrame:
-    if "group_id" not in candidates:  # an older version wrote them
-        return candidates.assign(group_id=candidates["reference_id"])
+def one_member_each(candidates: pd.DataFrame) -> pd.DataFrame:
+    """Candidates of `stored_candidates`, all or some, with one member of a group per query. The ids may be numbers."""
     member = candidates.groupby(["query_id", "group_id"], sort=False)["reference_id"]
-    named = candidates.assign(reference_id=member.transform("first").astype("str"))
+    kind = candidates["reference_id"].dtype
+    named = candidates.assign(reference_id=member.transform("first").astype(kind))
     return named.drop_duplicates(["view_id", "reference_id", "branch"], ignore_index=True)
 
 

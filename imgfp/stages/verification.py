@@ -23,6 +23,7 @@ from imgfp.images import ImageError
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
 from imgfp.scoring.fusion import FORM_INLIERS, Model, calibrated, load_model, to_json
+from imgfp.search.propose import within_limits
 from imgfp.stages.certain import explained_queries
 from imgfp.stages.crops import box_of_each, read_crops
 from imgfp.stages.features import feature_settings, stored_features
@@ -38,6 +39,8 @@ from imgfp.verify.view import View
 
 #: Columns that identify a row of evidence.
 KEYS = ["query_id", "view_id", "reference_id"]
+#: Votes from which a candidate of the local branch is verified before the other branches search.
+FIRST_VOTES = 4
 #: Queries whose images and candidates are in memory together.
 QUERIES_AT_ONCE = 16
 
@@ -47,28 +50,29 @@ def verify_first(
     library: Library,
     *,
     certain_score: float,
-    vote_min_hits: int = 3,
     match_ratio: float = 1.8,
     pair_classifier: str = "",
     fusion_model: str = "",
     descriptor_model: str = "imgfp",
     cluster: str = "local",
     workers: int = 0,
+    **limits: Any,
 ) -> MapReport:
-    """Verify the candidates of the local branch that are identical or have more than `vote_min_hits` votes, and write which queries they
-    answer, see `read_certain`.
+    """Verify those candidates of the local branch that `are_first`, within the `limits` of `propose.within_limits`, and write
+    which queries they answer, see `read_certain`.
 
     certain_score: probability of a copy, by `fusion.calibrated`, that makes a query certain; at 1 nothing is
     verified and no query is. fusion_model, descriptor_model: file of the fusion model, and name of the descriptor of this
     run, whose shipped fusion model is taken for ""; the other settings are those of `verify_pairs`. Raises StoreError before the local
     search.
     """
+    check_choice("candidates_scored", limits.get("candidates_scored", "all"))
     _need_candidates(run, "local")
     model = load_model(fusion_model, descriptor_model)
     candidates = read_candidates(run, "local")
-    many = candidates["score"] > vote_min_hits
-    many |= are_identical(run, library, candidates)
-    first = candidates[many] if certain_score < 1 else candidates.head(0)
+    identical = are_identical(run, library, candidates)
+    chosen = within_limits(candidates, identical, **limits) & are_first(candidates, identical)
+    first = candidates[chosen] if certain_score < 1 else candidates.head(0)
     scoring = scoring_settings(library, match_ratio, pair_classifier)
     where: dict[str, Any] = {
         "title": "verify first candidates",
@@ -89,34 +93,38 @@ def verify_first(
 @store.produces("certain")
 def certain_of(proposals: pd.DataFrame, certain_score: float, model: Model) -> pd.DataFrame:
     """The best pair of each query that scores at least `certain_score`, as the `certain` table."""
+    certain = table("certain", certain_pairs(proposals, certain_score, model))
+    return certain.sort_values("query_id", ignore_index=True)
+
+
+def certain_pairs(proposals: pd.DataFrame, certain_score: float, model: Model) -> pd.DataFrame:
+    """The columns of `certain_of`, by query; the ids may be numbers. proposals: of `join_evidence`."""
     scored = calibrated(proposals, model)
     best = scored[scored["score"] >= certain_score].drop_duplicates("query_id")
-    covered = proposals["query_area"].where(~proposals["identical"], 1.0)
-    shown = proposals.assign(query_area=covered)
+    identical = proposals["identical"].eq(True)
+    shown = proposals.assign(query_area=proposals["query_area"].where(~identical, 1.0))
     areas = shown.groupby(["query_id", "reference_id"], as_index=False)["query_area"].max()
-    return table("certain", best.merge(areas).sort_values("query_id", ignore_index=True))
+    return best.merge(areas).sort_values("query_id", ignore_index=True)
 
 
 def verify_pairs(
     run: Run,
     library: Library,
     *,
-    candidates_scored: str = "all",
-    candidates_verified: int = 0,
     match_ratio: float = 1.8,
     pair_classifier: str = "",
     cluster: str = "local",
     workers: int = 0,
+    **limits: Any,
 ) -> MapReport:
-    """Measure the evidence of every (view, reference) that a branch proposed and notebook 03 has not verified, each
-    once; none of explained queries.
+    """Measure the evidence of every (view, reference) that a branch proposed within the `limits` of `propose.within_limits` and
+    notebook 03 has not verified, each once; none of explained queries.
 
-    candidates_scored, candidates_verified: see `candidates_to_verify`; match_ratio, pair_classifier: see
-    `scoring_settings`. Raises StoreError before notebooks 03 to 07.
+    match_ratio, pair_classifier: see `scoring_settings`. Raises StoreError before notebooks 03 to 07.
     """
-    check_choice("candidates_scored", candidates_scored)
+    check_choice("candidates_scored", limits.get("candidates_scored", "all"))
     _need_candidates(run, *BRANCHES)
-    candidates = candidates_to_verify(run, candidates_scored, candidates_verified)
+    candidates = candidates_to_verify(run, library, **limits)
     scoring = scoring_settings(library, match_ratio, pair_classifier)
     where: dict[str, Any] = {"title": "verify", "cluster": cluster, "workers": workers}
     return _score(run, library, candidates, run.evidence, scoring, **where)
@@ -142,19 +150,21 @@ def _score(
     )
 
 
-def candidates_to_verify(run: Run, scored: str = "all", best: int = 0) -> pd.DataFrame:
-    """The candidates that notebook 08 verifies: of queries that are not explained, the `best` of each branch
-    and view, 0 for all, less the pairs that notebook 03 has verified. scored: "all", or "accepted" for those that
-    their branch's own rule accepted."""
+def candidates_to_verify(run: Run, library: Library, **limits: Any) -> pd.DataFrame:
+    """The candidates that notebook 08 verifies: of queries that are not explained, those within the `limits` of
+    `within_limits`, less the pairs that notebook 03 has verified."""
     candidates = read_candidates(run)
     kept = ~candidates["query_id"].isin(explained_queries(run))
     verified = pd.MultiIndex.from_frame(_read(run.first_evidence)[KEYS])
     kept &= ~pd.MultiIndex.from_frame(candidates[KEYS]).isin(verified)
-    if scored == "accepted":
-        kept &= candidates["accepted"]
-    if best:
-        kept &= candidates["rank"] < best
+    kept &= within_limits(candidates, are_identical(run, library, candidates), **limits)
     return candidates[kept]
+
+
+def are_first(candidates: pd.DataFrame, identical: np.ndarray) -> np.ndarray:
+    """Which candidates (n,) of the local branch are verified before the other branches search: bool; identical: as in
+    `propose.within_limits`."""
+    return identical | (candidates["score"] >= FIRST_VOTES).to_numpy()
 
 
 def _need_candidates(run: Run, *branches: Branch) -> None:

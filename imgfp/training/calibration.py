@@ -63,6 +63,14 @@ VOTE_RULES: dict[str, Any] = {
 }
 #: The defaults of notebook 07: `propose.from_vectors`.
 SIMILARITY_RULES: dict[str, Any] = {"nprobe": 0, "candidates": 10, "normalise_neighbours": 10}
+#: The defaults of notebook 08: `propose.within_limits`.
+LIMITS: dict[str, Any] = {
+    "candidates_scored": "all",
+    "candidates_verified": 6,
+    "local_min_votes": 0,
+    "crop_min_votes": 0,
+    "global_min_similarity": -2.0,
+}
 
 
 @dataclass(frozen=True)
@@ -72,9 +80,8 @@ class Pipeline:
     crop_rules: of `rule.crop_table`; sift: of `sift.extract`; vote_rules: of `propose.from_keypoints`;
     similarity_rules: of `propose.from_vectors`, without its background; local_index, global_index: Faiss
     factory strings or "auto"; views, crop_views: of a described query and crop; described: "all" describes
-    the query and its crops, "sure" the global crop in place of the query; scored: "all" candidates or those
-    that their branch has "accepted"; verified: the best of each branch and view, 0 for all; match_ratio: of
-    `score_query`.
+    the query and its crops, "sure" the global crop in place of the query; limits: of `propose.within_limits`, which
+    candidates are verified; match_ratio: of `score_query`.
     """
 
     detector: Detector
@@ -90,8 +97,7 @@ class Pipeline:
     crop_views: Sequence[str] = CROP_VIEWS
     described: str = "all"
     background: np.ndarray | None = None
-    scored: str = "all"
-    verified: int = 6
+    limits: Mapping[str, Any] = field(default_factory=lambda: LIMITS)
     match_ratio: float = 1.8
     thumbnail_short_side_px: int = 192
     batch_size: int = 32
@@ -202,14 +208,15 @@ class ReferenceSet:
         views = {view_id: self._pipeline.view(image, box) for view_id, box in boxes.items()}
         found = [self._by_keypoints(query_id, views), self._by_vectors(image, crops, boxes)]
         candidates = table("candidates", pd.concat(found).assign(query_id=query_id))
-        if self._pipeline.scored == "accepted":
-            candidates = candidates[candidates["accepted"]]
+        good = propose.within_limits(
+            candidates, np.zeros(len(candidates), bool), **self._pipeline.limits
+        )
         tables = []
         for view_id, view in views.items():
-            rows = candidates[candidates["view_id"] == view_id]
+            of_view = (candidates["view_id"] == view_id).to_numpy()
+            rows, verified = candidates[of_view], candidates[of_view & good]
             if rows.empty:
                 continue
-            verified = rows[rows["rank"] < (self._pipeline.verified or len(self.ids))]
             among = {i: self.views[i] for i in sorted(set(verified["reference_id"]))}
             scored = score_query(
                 view,

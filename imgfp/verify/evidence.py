@@ -43,6 +43,7 @@ COLUMNS: dict[str, str] = {
     "consistency": "float32",  # ratio-test matches in the overlap: (exact inliers) / (1 + all)
     "angle_error_deg": "float32",  # median error of the inliers' angles, degrees
     "distinct_inliers": "float32",  # inliers, each over the number of references that share it
+    "inlier_keypoints": "str",  # numbers of the view's keypoints that are inliers, between blanks
     "reprojection_error_px": "float32",  # median reprojection error of the inliers, frame pixels
     "tilt_deg": "float32",  # rotation against the nearest image axis, degrees; 0 for most edits
     "shear_deg": "float32",  # deviation of the image axes from a right angle, degrees
@@ -81,7 +82,9 @@ MATCH_RATIO = 1.8
 _EXACT_PX, _CONSISTENT_PX = 1.0, 1.5
 #: If the inlier keypoints are shared by this many references on average, they lie in text, a logo
 #: or a texture; the pair is refused unless the NCC inlier ratio reaches the second value.
-_SHARED_BY_MANY, _MATCHING_PIXELS = 2.5, 0.3
+_CROWDED, _MATCHING_PIXELS = 2.5, 0.3
+#: Value of `refused` for such a pair.
+SHARED_BY_MANY = "shared_by_many"
 
 
 def score_pair(query: View, reference: View, *, classifier: Classifier | None = None) -> dict:
@@ -135,13 +138,35 @@ def score_rows(
         row, inliers = _score(query, reference, ratio, classifier)
         rows.append({"reference_id": reference_id, **row})
         kept.append(inliers)
-    shared = np.bincount(np.concatenate([*kept, []]).astype(int), minlength=1)
-    for row, inliers in zip(rows, kept, strict=True):
-        row["distinct_inliers"] = float((1 / shared[inliers]).sum())
-        crowded = row["inliers"] > _SHARED_BY_MANY * row["distinct_inliers"]
-        if crowded and row["ncc_inlier_ratio"] < _MATCHING_PIXELS:
-            row["refused"] = "shared_by_many"
+    distinct = distinct_inliers(kept, np.zeros(len(kept), np.int64))
+    for row, inliers, count in zip(rows, kept, distinct.tolist(), strict=True):
+        row |= {"distinct_inliers": count, "inlier_keypoints": " ".join(map(str, inliers))}
+        if are_shared_by_many(row["inliers"], count, row["ncc_inlier_ratio"]):
+            row["refused"] = SHARED_BY_MANY
     return rows
+
+
+def distinct_inliers(inliers: Sequence[np.ndarray], view: np.ndarray) -> np.ndarray:
+    """`distinct_inliers` (n,) of n pairs, from the query keypoints (k,) int that are the inliers of each, and the number of the
+    view (n,) int64 of each: the pairs of one view, verified together, share them."""
+    row = np.repeat(np.arange(len(inliers)), [len(keypoints) for keypoints in inliers])
+    keypoint = np.concatenate([*inliers, np.empty(0, np.int64)]).astype(np.int64)
+    place = view[row] * (keypoint.max(initial=0) + 1) + keypoint
+    _, number, references = np.unique(place, return_inverse=True, return_counts=True)
+    return np.bincount(row, 1 / references[number], minlength=len(inliers))
+
+
+def inlier_keypoints(evidence: pd.DataFrame) -> list[np.ndarray]:
+    """The column of that name, as int64 (k,) of each row."""
+    column = evidence["inlier_keypoints"]
+    keypoints = np.array(" ".join(column).split(), np.int64)
+    return np.split(keypoints, np.cumsum([len(text.split()) for text in column])[:-1])
+
+
+def are_shared_by_many(inliers: Any, distinct: Any, ncc_inlier_ratio: Any) -> Any:
+    """Whether a pair, or which pairs (n,), with these values of COLUMNS are refused as SHARED_BY_MANY: bool."""
+    crowded = inliers > _CROWDED * distinct
+    return crowded & (ncc_inlier_ratio < _MATCHING_PIXELS)
 
 
 def _score(

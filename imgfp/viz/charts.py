@@ -186,9 +186,9 @@ def draw_votes(
     title: str = "",
     branch: str = "local",
 ) -> Axes:
-    """Votes of the references that a query's keypoints matched, most first. winner: row of the accepted
-    reference, None without one; needed: number of votes that must be exceeded. In the global branch
-    the values are similarities."""
+    """Votes of the references that a query's keypoints matched, most first. winner: row of the reference
+    that is good enough, None without one; needed: least votes of such a one. In the global branch the values are
+    similarities."""
     colours = [BLUE if row == winner else LINE for row in range(len(names))]
     counted = branch != "global"
     number_format, axis = ("{:.0f}", "votes") if counted else ("{:.3f}", "similarity")
@@ -198,7 +198,7 @@ def draw_votes(
     if len(names) and counted:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if needed is not None and len(names):
-        ax.axvline(needed, label=f"more than {needed} needed", **_THRESHOLD_LINE)
+        ax.axvline(needed, label=f"{needed} needed", **_THRESHOLD_LINE)
         put_legend(ax, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     return ax
 
@@ -346,4 +346,35 @@ def draw_points(ax: Axes, x: np.ndarray, y: np.ndarray, *, axes: tuple[str, str]
     ax.set_xscale("symlog", linthresh=1)
     ax.set(xlabel=axes[0], ylabel=axes[1])
     grid(ax, "both")
+    return ax
+
+
+def draw_front(
+    ax: Axes,
+    cost: ArrayLike,
+    quality: ArrayLike,
+    on_front: ArrayLike,
+    *,
+    chosen: int,
+    axes: tuple[str, str],
+) -> Axes:
+    """Quality against cost, one dot per setting: those that no other beats on a line (bool, one per dot), a ring around the
+    chosen row."""
+    cost, quality = np.asarray(cost, float), np.asarray(quality, float)
+    front = np.flatnonzero(on_front)
+    front = front[np.argsort(cost[front])]
+    ax.plot(cost, quality, ".", color=MUTED, alpha=0.5, markersize=6, markeredgewidth=0)
+    ax.plot(
+        cost[front],
+        quality[front],
+        ".-",
+        color=BLUE,
+        drawstyle="steps-post",
+        label="no other is better",
+    )
+    ring: dict[str, Any] = {"markersize": 12, "markerfacecolor": "none", "markeredgecolor": FALSE}
+    ax.plot(cost[[chosen]], quality[[chosen]], "o", label="chosen", **ring)
+    ax.set(xlabel=axes[0], ylabel=axes[1])
+    grid(ax, "both")
+    put_legend(ax, loc="lower right")
     return ax

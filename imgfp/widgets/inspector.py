@@ -310,13 +310,16 @@ class MatchInspector(ipw.VBox):
         if not len(candidates):
             return [("proposed by", "no branch")]
         columns = ["rank", "score", "mirrored", "accepted"]
+        by_rule = self._results.parameter("candidates_scored") == "accepted"
         rows = []
         for branch in BRANCHES:
             of_branch = candidates.loc[candidates["branch"] == branch, columns]
             for rank, score, mirrored, accepted in of_branch.itertuples(index=False):
                 value = f"similarity {score:.3f}" if branch == "global" else f"{score:g} votes"
                 text = f"rank {rank + 1}, {value}{' mirrored' if mirrored else ''}"
-                rows.append((f"branch {branch}", text + (", accepted" if accepted else "")))
+                rows.append(
+                    (f"branch {branch}", text + (", accepted" if accepted and by_rule else ""))
+                )
         for name, score in self._results.scores_without(query_id, reference_id).items():
             rows.append((f"score, {name}", "not proposed" if score is None else viz.number(score)))
         return rows

@@ -365,7 +365,7 @@ class ThresholdTuner(ipw.VBox):
             self.written.value = f"no parameter file in {store.show(self._folder)}"
             return
         value = self.value.value
-        params.write_value(self._folder / self.profile.value, NAME, value)
+        params.write_values(self._folder / self.profile.value, {NAME: value})
         self.written.value = f"{self.profile.value}: {NAME} set to {value!r}"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The vote view: the references that a query's keypoints voted for, and why one was accepted or none."""
+"""The vote view: the references that a query's keypoints voted for, and why one is verified or none."""
 
 from __future__ import annotations
 
@@ -18,35 +18,48 @@ from imgfp.widgets.base import Pager, pane, sentence
 
 #: Number of references whose matched keypoints are shown in the query, and of bars in the chart.
 COLOURED, BARS = 3, 10
+NO_VOTES = "No keypoint of this query matched any reference."
+#: Parameters of the rule that counts where `candidates_scored` is "accepted".
+RULES = "vote_min_hits", "vote_min_hits_single", "vote_max_mean_squared_distance"
 NOTE = (
     "A dot is a keypoint that passes the ratio test against this reference alone. "
     "To vote, it must also be the nearest neighbour in the whole library."
 )
 
 
-def explain_vote(candidates: pd.DataFrame, rules: Mapping[str, float]) -> str:
-    """Why the best reference of a branch was accepted, or why none was, as text.
+def explain_vote(candidates: pd.DataFrame, needed: float) -> str:
+    """Whether the best reference of a keypoint branch is verified, as text, where candidates need only votes.
+
+    candidates: of one query and branch, best first; needed: least votes.
+    """
+    if not len(candidates):
+        return NO_VOTES
+    best = candidates.iloc[0]
+    name, votes = viz.label(best["reference_id"]), best["score"]
+    if votes < needed:
+        return f"No reference is verified. The best is {name}, but it has {votes:.0f} votes and needs {needed:g}."
+    return f"{name} is verified with {votes:.0f} votes{_ahead(candidates)}."
+
+
+def explain_rule(candidates: pd.DataFrame, rules: Mapping[str, float]) -> str:
+    """Why the rule of the 2021 system accepted the best reference of a keypoint branch, or why it accepted none, as text.
 
     candidates: of one query and branch, best first; rules: the parameters vote_min_hits,
     vote_min_hits_single and vote_max_mean_squared_distance.
     """
     if not len(candidates):
-        return "No keypoint of this query matched any reference."
+        return NO_VOTES
     best, alone = candidates.iloc[0], len(candidates) == 1
     name, votes = viz.label(best["reference_id"]), best["score"]
     if best["accepted"]:
-        if alone:
-            return f"{name} is accepted with {votes:.0f} votes; no other reference has any."
-        margin = votes - candidates["score"].iloc[1]
-        ahead = f", {margin:.0f} more than the next" if margin > 0 else ""
-        return f"{name} is accepted with {votes:.0f} votes{ahead}."
+        return f"{name} is accepted with {votes:.0f} votes{_ahead(candidates)}."
     reasons = []
-    needed = rules.get("vote_min_hits_single" if alone else "vote_min_hits", 5 if alone else 3)
+    needed = rules["vote_min_hits_single" if alone else "vote_min_hits"]
     if votes <= needed:
         reasons.append(f"it has {votes:.0f} votes and needs more than {needed:g}")
     if not alone and votes <= candidates["score"].iloc[1]:
         reasons.append("the next reference has as many")
-    limit = rules.get("vote_max_mean_squared_distance", 8000.0)
+    limit = rules["vote_max_mean_squared_distance"]
     distance = best["mean_squared_distance"]
     if distance >= limit:
         reasons.append(f"its mean squared distance {distance:,.0f} is not below {limit:,.0f}")
@@ -54,11 +67,21 @@ def explain_vote(candidates: pd.DataFrame, rules: Mapping[str, float]) -> str:
     return f"No reference is accepted. The best is {name}, but {because}."
 
 
+def _ahead(candidates: pd.DataFrame) -> str:
+    """How far the best reference is ahead of the next, to end a sentence."""
+    if len(candidates) == 1:
+        return "; no other reference has any"
+    margin = candidates["score"].iloc[0] - candidates["score"].iloc[1]
+    return f", {margin:.0f} more than the next" if margin > 0 else ""
+
+
 class VoteView(ipw.VBox):
     """One query: votes per reference as bars, and the matched keypoints of the best ones."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
+        self._by_rule = results.parameter("candidates_scored") == "accepted"
+        self._word = "accepted" if self._by_rule else "verified"
         candidates = results.candidates
         branches = [b for b in BRANCHES if (candidates["branch"] == b).any()] or ["local"]
         self.branch = ipw.ToggleButtons(options=branches, style={"button_width": "82px"})
@@ -68,8 +91,8 @@ class VoteView(ipw.VBox):
         self.pager = Pager(
             {
                 "all queries": lambda: results.queries.index,
-                "a reference accepted": lambda: self._with(True),
-                "no reference accepted": lambda: self._with(False),
+                f"a reference {self._word}": lambda: self._with(True),
+                f"no reference {self._word}": lambda: self._with(False),
             },
             self._show,
             "query id",
@@ -81,11 +104,11 @@ class VoteView(ipw.VBox):
         super().__init__([choice, self.explanation, pictures])
         self.pager.refresh()
 
-    def _with(self, accepted: bool) -> list[str]:
+    def _with(self, good: bool) -> list[str]:
         rows = self._results.candidates
-        rows = rows[(rows["branch"] == self.branch.value) & rows["accepted"]]
+        rows = rows[(rows["branch"] == self.branch.value) & self._results.good_enough]
         queries = set(rows["query_id"])
-        return [query for query in self._results.queries.index if (query in queries) == accepted]
+        return [query for query in self._results.queries.index if (query in queries) == good]
 
     def _show(self, query_id: str | None) -> None:
         if query_id is None:
@@ -99,17 +122,23 @@ class VoteView(ipw.VBox):
         candidates = candidates[candidates["branch"] == branch].sort_values(
             ["score", "rank"], ascending=[False, True], ignore_index=True
         )
+        needed = int(results.parameter(f"{branch}_min_votes")) if branch != "global" else 0
         if branch == "global":
-            text = "The global branch ranks whole images by descriptor similarity and accepts the first."
+            least = results.parameter("global_min_similarity")
+            limit = f", from {least:g} on" if least > -2 else ""
+            text = f"The global branch ranks whole images by descriptor similarity{limit}."
+        elif self._by_rule:
+            text = explain_rule(candidates, {name: results.parameter(name) for name in RULES})
+            needed = int(results.parameter("vote_min_hits")) + 1
         else:
-            text = explain_vote(candidates, results.params)
+            text = explain_vote(candidates, needed)
         self.explanation.value = sentence(text, strong=True)
         names = [viz.label(name) for name in candidates["reference_id"].head(BARS)]
-        winner = 0 if len(candidates) and candidates["accepted"].iloc[0] else None
+        good = candidates["accepted"] if self._by_rule else candidates["score"] >= needed
+        winner = 0 if len(candidates) and (branch == "global" or good.iloc[0]) else None
         fig, ax = viz.figure(5.6, 0.9 + 0.26 * max(len(names), 2))
-        needed = int(results.params.get("vote_min_hits", 3)) if branch != "global" else None
         votes = candidates["score"].head(BARS).tolist()
-        viz.draw_votes(ax, names, votes, winner, needed, branch=branch)
+        viz.draw_votes(ax, names, votes, winner, needed or None, branch=branch)
         self.bars.value = viz.to_png(fig)
         self._show_dots(query_id, candidates)
 

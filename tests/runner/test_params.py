@@ -109,10 +109,13 @@ def test_a_value_that_is_no_choice_is_refused_with_the_nearest(tmp_path):
             search.votes_of(run.local_features, library, "q", **settings, **right | {name: mistake})
 
 
-def test_write_value_keeps_comments(tmp_path):
+def test_values_are_written_beside_comments_and_new_ones_get_their_meaning(tmp_path):
     path = written(tmp_path, "# page\nmatch_ratio: 1.8  # squared\nmax_crops: 1\n")
-    params.write_value(path, "match_ratio", 1.5)
-    assert path.read_text() == "# page\nmatch_ratio: 1.5  # squared\nmax_crops: 1\n"
+    params.write_values(path, {"match_ratio": 1.5, "seed": 2})
+    kept = "# page\nmatch_ratio: 1.5  # squared\nmax_crops: 1\n"
+    assert path.read_text() == f"{kept}seed: 2 # of every random choice\n"
+    params.write_values(tmp_path / "new.yaml", {"max_crops": 2})
+    assert params.read_profile(tmp_path / "new.yaml") == {"max_crops": 2}
 
 
 def test_former_names_and_words_are_translated_with_a_warning(tmp_path, capsys):

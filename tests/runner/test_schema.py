@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from imgfp.__main__ import main
 from imgfp.descriptors.views import VIEWS
-from imgfp.runner import params, project, schema
+from imgfp.runner import notebooks, params, project, schema
 from imgfp.search.propose import DESCRIPTOR_VARIANTS
 
 NOTEBOOKS = sorted(project.shipped("notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -106,3 +108,42 @@ def test_a_value_out_of_range_is_one_line_on_the_command_line(given, says, tmp_p
     )
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and given.partition("=")[0] in said and says in said
+
+
+#: Parameters that only say where or by whom work is done.
+NO_RESULT = {"cluster", "insecure_cluster", "workers", "device"}
+#: Parameters that count only where another has a certain value.
+ONLY_WITH = {
+    "vote_min_hits": ("candidates_scored", "accepted"),
+    "vote_min_hits_single": ("candidates_scored", "accepted"),
+    "vote_max_mean_squared_distance": ("candidates_scored", "accepted"),
+    "vote_ratio": ("vote_rule", "robust"),
+    "fusion_model": ("fusion", "calibrated"),
+}
+
+
+def used_by(notebook: Path) -> set[str]:
+    """Names that the cells read which make the result, not those that show an example."""
+    names = set()
+    for cell in json.loads(notebook.read_bytes())["cells"]:
+        if cell["cell_type"] == "code" and not {"parameters", notebooks.EXAMPLE} & {
+            *cell["metadata"].get("tags", ())
+        }:
+            nodes = ast.walk(ast.parse("".join(cell["source"])))
+            names |= {node.id for node in nodes if isinstance(node, ast.Name)}
+    return names
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_every_value_of_a_profile_reaches_a_stage_that_it_changes(path):
+    values = params.read_profile(path)
+    stages = notebooks._numbers(values.get("stages", notebooks.DEFAULT_STAGES), list(DECLARED))
+    for name in values.keys() - NO_RESULT - {"stages", "run_dir", "library_dir"}:
+        declaring = [stage for stage in NOTEBOOKS if stage.stem[:2] in stages]
+        declaring = [stage for stage in declaring if name in DECLARED[stage.stem[:2]]]
+        assert any(name in used_by(stage) for stage in declaring), name
+        if name in ONLY_WITH:
+            other, value = ONLY_WITH[name]
+            assert values.get(other, FIELDS[other].default) == value, (
+                f"{name} needs {other}: {value}"
+            )

@@ -26,6 +26,7 @@ from imgfp.stages import index as stage_index
 from imgfp.training import calibration
 from imgfp.training.calibration import (
     CROP_RULES,
+    LIMITS,
     SIMILARITY_RULES,
     VOTE_RULES,
     Pipeline,
@@ -171,9 +172,12 @@ def test_pairs_are_labelled_and_repeat(references, negatives):
 
 
 def test_accepted_candidates_alone_are_scored_on_request(references, negatives):
-    pipeline = Pipeline(NoDetector(), GistGrid(), scored="accepted", **WHOLE)
+    limits = {"candidates_scored": "accepted"}
+    pipeline = Pipeline(NoDetector(), GistGrid(), limits=limits, **WHOLE)
     evidence = ReferenceSet(references, pipeline, seed=0).evidence("q", references["R1"])
-    assert evidence["accepted"].all() and set(evidence["reference_id"]) == {"R1"}
+    scored = evidence.dropna(subset="inliers")
+    assert set(scored["reference_id"]) == {"R1"} and len(scored) < len(evidence)
+    assert evidence.loc[evidence["accepted"], "inliers"].notna().all()
 
 
 def test_evidence_is_that_of_a_run(references, quarters, photograph, tmp_path):
@@ -280,7 +284,8 @@ def test_defaults_are_those_of_the_pipeline():
         **{name: f"vote_{name}" for name in ("rule", "ratio", "min_hits", "min_hits_single")},
         "max_mean_squared_distance": "vote_max_mean_squared_distance",
     }
-    for prefix, rules in (("", CROP_RULES), ("local_", VOTE_RULES), ("global_", SIMILARITY_RULES)):
+    every = ("", CROP_RULES), ("local_", VOTE_RULES), ("global_", SIMILARITY_RULES), ("", LIMITS)
+    for prefix, rules in every:
         for name, value in rules.items():
             parameter = names.get(name, name if name in declared else prefix + name)
             assert value == ast.literal_eval(declared[parameter].default), parameter
