@@ -55,6 +55,7 @@ ROLES = {
     "benchmarks": ("speed, estimators,", "capacity"),
     "report": ("report.html", ""),
     "widgets": ("browsers in notebook 10", ""),
+    "lookup": ("pictures looked up", "in one process"),
     "__main__": ("the command line", ""),
 }
 FORMER_NAMES = {"evaluation"}

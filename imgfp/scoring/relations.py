@@ -8,6 +8,7 @@ the score, or 1 less the score, times the share of such pairs for which the evid
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from imgfp.scoring.fusion import have_other_content, lacks_structure
@@ -72,7 +73,7 @@ def relations(evidence: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFrame:
     pairs = copies[[*_PAIR, "score"]].merge(views.drop(columns="score"), on=_PAIR, how="left")
     shown, is_copy = pairs["direction"], pairs["score"].ge(_IS_COPY)
     same_scene = pairs["aligned"] & pairs["inliers"].ge(_SCENE_INLIERS)
-    kinds: dict[str, pd.Series] = {
+    kinds: dict[str, np.ndarray | pd.Series] = {
         IDENTICAL: is_copy & pairs["identical"].eq(True),
         REENCODED: is_copy & _saved_again(pairs),
         PART: is_copy & shown.eq("reference contains query"),
@@ -83,7 +84,7 @@ def relations(evidence: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFrame:
     }
     told = pd.Series(UNRELATED, pairs.index)
     for kind, is_of in reversed(kinds.items()):  # the first of several holds
-        told[is_of.to_numpy(bool)] = kind
+        told[np.asarray(is_of, bool)] = kind
     sure = pairs["score"].where(is_copy, 1 - pairs["score"])
     blind = are_in(pairs, rows[lacks_structure(rows)])
     blind &= ~are_in(pairs, rows[rows["exact_inliers"].gt(0) | rows["localisable_blocks"].gt(0)])
