@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,9 +14,13 @@ import pandas as pd
 Branch = Literal["local", "crop", "global"]
 BRANCHES: tuple[Branch, ...] = ("local", "crop", "global")
 
+#: What the id of a frame or page, and of a crop of it, has after that of its file. No id of a file ends so.
+_FRAME = re.compile(r"#frame=(\d+)(?:#\d+)?\Z")
+
 #: Columns of every stored table, in order, with their pandas dtypes.
 TABLES: dict[str, dict[str, str]] = {
-    # One row per file. `reason` is blank for an image that could be read; otherwise the sizes are 0 and
+    # One row per file, and after them one per further frame or page that is searched, see `frame_id`; its `sha256` is
+    # of that of its file and its number. `reason` is blank for an image that could be read; otherwise the sizes are 0 and
     # there is no thumbnail. Sizes are of the upright image, in pixels. `thumbnail` is a small JPEG, so
     # that verification and browsing work without the originals.
     "images": {
@@ -43,7 +48,7 @@ TABLES: dict[str, dict[str, str]] = {
         "y1": "float32",
         "confidence": "float32",
     },
-    # The boxes kept by the rule. `crop_id` is `<query_id>#<number>`; it is joined on, never parsed.
+    # The boxes kept by the rule, in a query or a frame of one. `crop_id` is `<query_id>#<number>`; it is joined on.
     # `local_rank`: 0 for the best box at the local operating point, -1 for a box not chosen there.
     "crops": {
         "crop_id": "str",
@@ -128,6 +133,30 @@ def table(kind: str, rows: pd.DataFrame | Sequence | None = None, **columns) -> 
         )
     extra = [name for name in frame.columns if name not in declared]
     return frame[[*declared, *extra]].astype(declared).reset_index(drop=True)
+
+
+def frame_id(file_id: str, number: int) -> str:
+    """Id of a further frame or page of a file, numbered from 1; the first that is searched has the id of the file."""
+    return f"{file_id}#frame={number}"
+
+
+def frame_of(image_id: str) -> int:
+    """Number of the frame that an image, or a crop, is or lies in, by its id; 0 for the one with the id of its file."""
+    found = _FRAME.search(image_id)
+    return int(found[1]) if found else 0
+
+
+def file_of(image_id: str) -> str:
+    """Id of the file that an image, or a crop of a frame, is part of."""
+    return _FRAME.sub("", image_id)
+
+
+def files_of(image_ids: pd.Series) -> pd.Series:
+    """`file_of` of each."""
+    of_frames = image_ids.str.contains("#frame=", regex=False)
+    if not of_frames.any():
+        return image_ids
+    return image_ids.where(~of_frames, image_ids.map(file_of)).astype("str")
 
 
 def _ids(image_ids: Iterable[str]) -> np.ndarray:

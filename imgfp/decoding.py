@@ -18,6 +18,7 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import IO, Any
@@ -32,7 +33,10 @@ from imgfp.images import (
     Facts,
     ImageError,
     decode_image,
+    frame_print,
+    further_frames,
     read_bytes,
+    show_the_same,
 )
 
 #: Files after which a child is replaced, so that what a decoder leaks stays small.
@@ -64,13 +68,14 @@ _KEPT_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may take: bytes, pixels, processor time of decoding, and memory beyond that of the empty process.
-    Raises ValueError for a limit that is not above zero."""
+    """What one file may take: bytes, pixels, processor time of decoding, memory beyond that of the empty process, and
+    frames or pages that are searched. Raises ValueError for a limit that is not above zero."""
 
     max_file_mb: float = MAX_FILE_BYTES / 2**20
     max_megapixels: float = MAX_PIXELS / 1e6
     max_decode_seconds: float = 4
     max_decode_memory_mb: float = 800
+    max_frames: int = 1
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -94,13 +99,40 @@ class Picture:
 def read_picture(path: str | os.PathLike, limits: Limits | None = None) -> Picture:
     """Read and decode the first frame of a file, or of an object by URL. Raises ImageError with a reason of one
     line, also where the file takes more than `limits` or ends the process that decodes it."""
-    data, pixels, facts = _read(path, limits or Limits())
-    return Picture(pixels, facts, hashlib.sha256(data).hexdigest())
+    return next(read_frames(path, limits))[1]
 
 
-def read_image(path: str | os.PathLike, limits: Limits | None = None) -> np.ndarray:
-    """The pixels of `read_picture`."""
-    return _read(path, limits or Limits())[1]
+def read_frames(
+    path: str | os.PathLike, limits: Limits | None = None
+) -> Iterator[tuple[int, Picture]]:
+    """The picture of `read_picture` as number 0, and then each further frame or page that is searched, with its number
+    from 1: up to `max_frames` with the first, evenly spread, without those that are blank, cannot be decoded or show
+    what an earlier one does. All take no more processor time than one file may."""
+    limits = limits or Limits()
+    data, left = _bytes(path, limits), _Time(limits.max_decode_seconds)
+    digest = hashlib.sha256(data).hexdigest()
+    pixels, facts = _decoded(data, path, limits, left)
+    yield 0, Picture(pixels, facts, digest)
+    numbers = further_frames(facts, limits.max_frames)
+    seen = [frame_print(pixels)] if numbers else []
+    for number in numbers:
+        if left.seconds <= 0:
+            return
+        try:
+            pixels, facts = _decoded(data, path, limits, left, number)
+        except ImageError:
+            continue
+        shown = frame_print(pixels)
+        if shown is not None and not any(show_the_same(shown, one) for one in seen):
+            seen.append(shown)
+            yield number, Picture(pixels, facts, digest)
+
+
+def read_image(path: str | os.PathLike, limits: Limits | None = None, frame: int = 0) -> np.ndarray:
+    """The pixels of `read_picture`, or of a frame or page that `read_frames` has given, by its number."""
+    limits = limits or Limits()
+    left = _Time(limits.max_decode_seconds)
+    return _decoded(_bytes(path, limits), path, limits, left, frame)[0]
 
 
 def may_pass_later(reason: str) -> bool:
@@ -108,18 +140,31 @@ def may_pass_later(reason: str) -> bool:
     return any(part in reason for part in _NOT_FOR_EVER)
 
 
-def _read(path: str | os.PathLike, limits: Limits) -> tuple[bytes, np.ndarray, Facts]:
-    data = read_bytes(path, round(limits.max_file_mb * 2**20))
+def _bytes(path: str | os.PathLike, limits: Limits) -> bytes:
+    return read_bytes(path, round(limits.max_file_mb * 2**20))
+
+
+@dataclass
+class _Time:
+    """Processor time that a file may still take, seconds."""
+
+    seconds: float
+
+
+def _decoded(
+    data: bytes, path: str | os.PathLike, limits: Limits, left: _Time, frame: int = 0
+) -> tuple[np.ndarray, Facts]:
     deaths = 0
     while True:
         child = _child(limits)
         alone = child.files == 0
         try:
-            return data, *child.decode(data, path)
+            return child.decode(data, path, left, frame)
         except ConfinedError as end:
             deaths += alone
             killed = end.ended_by == "SIGKILL"
             if deaths == DEATHS:
+                left.seconds = 0  # no other frame of it is tried
                 by = ", by the system for want of memory, or by somebody" if killed else ""
                 raise ImageError(
                     path, f"ended the process that decodes it, {deaths} times: {end.ended_by}{by}"
@@ -172,19 +217,23 @@ class _Child:
         """False after a death, enough files, with other limits, and after a fork."""
         return self._process.is_usable and self.files < RECYCLED_AFTER and self.limits == limits
 
-    def decode(self, data: bytes, name: str | os.PathLike) -> tuple[np.ndarray, Facts]:
-        """As `images.decode_image`. Raises ConfinedError where the process has died, for another reason than too much
-        processor time."""
+    def decode(
+        self, data: bytes, name: str | os.PathLike, left: _Time, frame: int
+    ) -> tuple[np.ndarray, Facts]:
+        """As `images.decode_image`, in the time that is left, which is lowered. Raises ConfinedError where the process
+        has died, for another reason than too much processor time."""
         self.files += 1
         limits = self.limits
         try:
-            answer, _ = self._process.ask({}, [data], limits.max_decode_seconds)
+            answer, _ = self._process.ask({"frame": frame}, [data], left.seconds)
         except ConfinedError as error:
             if not error.took_too_long:
                 raise
+            left.seconds = 0
             raise ImageError(name, str(error).removeprefix("it ")) from None
         except RuntimeError as error:
             raise ImageError(name, f"cannot be decoded: {error}") from None
+        left.seconds -= answer["spent_s"]
         if "reason" in answer:
             if answer["memory"]:
                 self.close()  # what a decoder did not give back would be missed by the next
@@ -226,7 +275,9 @@ def handler() -> Handler:
     def answer(header: dict[str, Any], buffers: list[bytes]) -> tuple[dict[str, Any], list[Any]]:
         nonlocal limits, shared
         if buffers:
-            return _outcome(buffers[0], limits, shared), []
+            began = time.process_time()
+            outcome = _outcome(buffers[0], header["frame"], limits, shared)
+            return outcome | {"spent_s": time.process_time() - began}, []
         limits = Limits(**header["limits"])
         shared = mmap.mmap(header["shared"], 3 * limits.pixels)
         os.close(header["shared"])
@@ -236,9 +287,9 @@ def handler() -> Handler:
     return answer
 
 
-def _outcome(data: bytes, limits: Limits, shared: mmap.mmap) -> dict[str, Any]:
+def _outcome(data: bytes, frame: int, limits: Limits, shared: mmap.mmap) -> dict[str, Any]:
     try:
-        pixels, facts = decode_image(data, max_pixels=limits.pixels)
+        pixels, facts = decode_image(data, max_pixels=limits.pixels, frame=frame)
         np.frombuffer(shared, np.uint8, pixels.size)[:] = pixels.reshape(-1)
     except (ImageError, MemoryError) as error:
         no_memory = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)

@@ -41,6 +41,10 @@ DAMAGED = "damaged file, decoded in part"
 #: Frames or pages tried where the first is blank or cannot be decoded, and bytes before the start of a JPEG or PNG that
 #: are skipped.
 FRAMES_TRIED, MAX_LEADING_BYTES = 8, 4096
+#: Formats whose frames are decoded without those before them; of others, the pixels decoded to reach a frame.
+_SEPARATE_FRAMES, REACHED_PIXELS = ("TIFF", "HEIF"), 100_000_000
+#: Side in pixels at which frames are compared, and the correlation from which two show the same.
+_COMPARED_PX, _SAME_FRAME = 64, 0.95
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
 #: Values of a channel, of 256, that a frame has fewer than between its darkest and its lightest to be blank.
@@ -82,12 +86,25 @@ class ImageError(ValueError):
 @dataclass(frozen=True)
 class Facts:
     """Facts of a decoded file: format, upright size in pixels, and notes among `frames=12`,
-    `frame=2` (the first that is not blank), `more than 8 bit`, `transparent`, `turned by EXIF`, and `DAMAGED`, which is the first."""
+    `frame=2` (where it is not the first), `more than 8 bit`, `transparent`, `turned by EXIF`, and `DAMAGED`, which is the first."""
 
     format: str
     width: int
     height: int
     notes: tuple[str, ...]
+
+    @property
+    def frames(self) -> str:
+        """How many frames or pages the file has, in words; blank where it has one, or they were not counted."""
+        return self._told("frames=") or ""
+
+    @property
+    def frame(self) -> int:
+        """Which of them this is, from 1."""
+        return int(self._told("frame=") or 1)
+
+    def _told(self, name: str) -> str | None:
+        return next((note.removeprefix(name) for note in self.notes if note.startswith(name)), None)
 
 
 def printable(name: str | os.PathLike) -> str:
@@ -199,18 +216,24 @@ def _object_bytes(url: str, max_bytes: int) -> bytes:
 
 
 def decode_image(
-    data: bytes, name: str | os.PathLike = "image", *, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    name: str | os.PathLike = "image",
+    *,
+    max_pixels: int = MAX_PIXELS,
+    frame: int = 0,
 ) -> tuple[np.ndarray, Facts]:
     """Decode an image file's bytes to (H,W,3) uint8 RGB, upright, with its facts: the first frame, or the
-    first that is not blank.
+    first that is not blank. frame: number of another one, from 1.
 
     Of a file for which that fails, what can be decoded is returned, with the note `DAMAGED`: the rows before
-    the damage, the image after leading bytes of something else, or the next frame or page. Transparent images
+    the damage, the image after leading bytes of something else, or the next frame or page, if none was asked for. Transparent images
     are laid on the ground that shows them; values of more than 8 bits are scaled, see `_black_and_white`. name: for messages. Raises ImageError,
     caused by MemoryError where memory is short.
     """
     # `_lenient` holds for the whole process, so nothing else is decoded meanwhile.
     with _DECODING:
+        if frame:
+            return _decode_frame(data, name, max_pixels, frame - 1, False, f"frame={frame}")
         try:
             image, facts = _decode_frame(data, name, max_pixels)
         except ImageError as error:
@@ -220,7 +243,7 @@ def decode_image(
             if salvaged is None:
                 raise error from None
             return salvaged
-        if facts.notes and facts.notes[0].startswith("frames=") and _is_blank(image):
+        if facts.frames and _is_blank(image):
             for frame in range(1, FRAMES_TRIED):
                 with suppress(ImageError):
                     notes = facts.notes[0], f"frame={frame + 1}"
@@ -228,6 +251,31 @@ def decode_image(
                     if not _is_blank(later[0]):
                         return later
         return image, facts
+
+
+def further_frames(facts: Facts, max_frames: int) -> list[int]:
+    """Numbers of the frames or pages, from 1, that are looked at beside the one with these facts of `decode_image`: up
+    to `max_frames` - 1, evenly spread over those that can be reached, and the last."""
+    count = int((facts.frames or "1").split()[-1])
+    if facts.format not in _SEPARATE_FRAMES:
+        count = min(count, REACHED_PIXELS // (facts.width * facts.height))
+    spread = np.linspace(facts.frame, count, max_frames).round().astype(int)
+    return [number for number in np.unique(spread).tolist() if number > facts.frame]
+
+
+def frame_print(image: np.ndarray) -> np.ndarray | None:
+    """What two frames are compared by: (n,) float32, of norm 1; None for a blank one."""
+    if _is_blank(image):
+        return None
+    small = cv2.resize(image, (_COMPARED_PX, _COMPARED_PX), interpolation=cv2.INTER_AREA)
+    grey = small.mean(axis=2, dtype=np.float32).reshape(-1)
+    grey -= grey.mean()
+    return grey / max(float(np.linalg.norm(grey)), 1e-6)
+
+
+def show_the_same(frame: np.ndarray, other: np.ndarray | None) -> bool:
+    """Whether two frames, by their `frame_print`, differ in brightness or little else."""
+    return other is not None and bool(frame @ other >= _SAME_FRAME)
 
 
 def _is_blank(image: np.ndarray) -> bool:

@@ -108,7 +108,11 @@ class Library:
 
         limits = Limits(
             *named(
-                "max_file_mb", "max_megapixels", "max_decode_seconds", "max_decode_memory_mb"
+                "max_file_mb",
+                "max_megapixels",
+                "max_decode_seconds",
+                "max_decode_memory_mb",
+                "max_frames",
             ).values()
         )
         listed = named("shard_images", "thumbnail_short_side_px", "most_lost_share")

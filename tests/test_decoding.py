@@ -276,3 +276,59 @@ def test_a_file_made_to_cost_is_bounded_in_time_and_memory(make, photograph, fil
     said = subprocess.check_output([sys.executable, "-c", script, str(path)], text=True)
     seconds, megabytes = map(float, said.splitlines()[-1].split())
     assert seconds < 5.5 and megabytes < 1000, said
+
+
+def moving(kind: str, count: int, size: int = 64) -> bytes:
+    """An animation in which each frame shows something else."""
+    rng = np.random.default_rng(0)
+    shown = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
+    frames = [Image.fromarray(one).resize((size, size)) for one in shown]
+    out = io.BytesIO()
+    frames[0].save(out, kind, save_all=True, append_images=frames[1:])
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF", "TIFF"])
+def test_frames_are_spread_and_each_can_be_read_again(file, kind):
+    path = file(moving(kind, 10))
+    first, *others = decoding.read_frames(path, Limits(max_frames=4))
+    assert first[0] == 0 and first[1].facts.frames == "10"
+    assert [number for number, _ in others] == [4, 7, 10]
+    assert len({picture.pixels.tobytes() for _, picture in (first, *others)}) == 4
+    for number, picture in others:
+        assert picture.facts.frame == number and picture.sha256 == first[1].sha256
+        assert np.array_equal(decoding.read_image(path, frame=number), picture.pixels)
+    assert len([*decoding.read_frames(path, Limits())]) == 1
+
+
+def test_frames_that_show_nothing_else_are_left_out(file, photograph):
+    changed = photograph.copy()
+    changed[:40, :40] = 255
+    pages = [photograph, changed, photograph // 2, np.zeros_like(photograph), photograph[::-1]]
+    out = io.BytesIO()
+    first, *others = map(Image.fromarray, pages)
+    first.save(out, "TIFF", save_all=True, append_images=others)
+    frames = decoding.read_frames(file(out.getvalue()), Limits(max_frames=5))
+    assert [number for number, _ in frames] == [0, 5]
+
+
+def test_frames_of_a_long_file_cost_no_more_than_one_file_may(file, monkeypatch):
+    path = file(moving("GIF", 300))
+    monkeypatch.setattr(images, "REACHED_PIXELS", 100 * 64 * 64)
+    assert [n for n, _ in decoding.read_frames(path, Limits(max_frames=4))] == [0, 34, 67, 100]
+    spent = []
+    monkeypatch.setattr(
+        decoding._Child, "decode", lambda child, data, path, left, frame: busy(spent, left, frame)
+    )
+    frames = [n for n, _ in decoding.read_frames(path, Limits(max_frames=50, max_decode_seconds=4))]
+    assert len(frames) == len(spent) == 3
+
+
+def busy(spent: list[float], left: decoding._Time, frame: int):
+    """A frame that takes one and a half seconds."""
+    spent.append(left.seconds)
+    left.seconds -= 1.5
+    pixels = np.random.default_rng(frame).integers(0, 256, (64, 64, 3), np.uint8)
+    return pixels, images.Facts(
+        "GIF", 64, 64, ("frames=300",) if not frame else (f"frame={frame}",)
+    )

@@ -198,7 +198,7 @@ def _add_without_truth(facts: dict[str, Any], results: Results) -> None:
         {"title": "Queries", "value": f"{len(results.queries):,}", "meaning": "that could be read"},
         {
             "title": "References",
-            "value": f"{len(results.references):,}",
+            "value": f"{results.references.count_files():,}",
             "meaning": "in the library",
         },
         {"title": "Scored pairs", "value": f"{len(pairs):,}", "meaning": "proposed and verified"},
@@ -378,7 +378,7 @@ def _drift_warning(results: Results) -> str:
 
 def _summary(results: Results) -> str:
     """The result of the run in a few sentences."""
-    queries, references = len(results.queries), len(results.references)
+    queries, references = len(results.queries), results.references.count_files()
     summary = f"{queries:,} queries were compared with {references:,} references"
     if any(results.refused.values()):
         of_each = " and ".join(

@@ -12,7 +12,6 @@ from markupsafe import Markup
 
 from imgfp import viz
 from imgfp.datatypes import BRANCHES
-from imgfp.images import DAMAGED
 from imgfp.results import Results, Side
 from imgfp.scoring.fusion import COLOURS_DIFFER, lacks_structure
 from imgfp.store import decisions
@@ -83,13 +82,14 @@ def _pair(
     if query_id not in results.queries.index or reference_id not in results.references:
         return None
     overlaps = results.outlines(query_id, reference_id)
+    images = results.images_of(query_id, reference_id)
     proposers = set(results.candidates_of(query_id, reference_id)["branch"])
     return {
         "query": viz.label(query_id, 44),
         "reference": viz.label(reference_id, 44),
         "pictures": {
-            "query": _picture(results, "query", query_id, overlaps[0]),
-            "reference": _picture(results, "reference", reference_id, overlaps[1]),
+            "query": _picture(results, "query", images[0], overlaps[0]),
+            "reference": _picture(results, "reference", images[1], overlaps[1]),
         },
         "score": "not scored" if pd.isna(row.score) else viz.number(row.score),
         "relation": results.relation_of(query_id, reference_id),
@@ -97,7 +97,7 @@ def _pair(
         "other": _other(row),
         "evidence": evidence_in_words(
             results.best_evidence(query_id, reference_id),
-            results.damaged(query_id, reference_id),
+            results.remarks(query_id, reference_id),
             len(results.groups.others(reference_id)),
         ),
         "reviewed": decided.get((query_id, reference_id), "").replace("_", " "),
@@ -144,11 +144,11 @@ def _other(row: _Row) -> str:
 
 
 def evidence_in_words(
-    evidence: pd.Series | None, damaged: Sequence[Side] = (), other_copies: int = 0
+    evidence: pd.Series | None, remarks: Sequence[str] = (), other_copies: int = 0
 ) -> str:
-    """A row of the evidence table as one line; None: the pair was not verified. damaged: of
-    `Results.damaged`; other_copies: references that show the same picture as that of the pair."""
-    words = [_in_words(evidence), *(f"{side}: {DAMAGED}" for side in damaged)]
+    """A row of the evidence table as one line; None: the pair was not verified. remarks: of
+    `Results.remarks`; other_copies: references that show the same picture as that of the pair."""
+    words = [_in_words(evidence), *remarks]
     if other_copies:
         show = "reference shows" if other_copies == 1 else "references show"
         words.append(f"{other_copies:,} more {show} the same picture")

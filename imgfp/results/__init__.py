@@ -8,6 +8,7 @@ originals, or from the stored thumbnails if the originals are gone.
 from __future__ import annotations
 
 import os
+import re
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ import pandas as pd
 
 from imgfp import store
 from imgfp.crops.rule import CORNERS
-from imgfp.datatypes import Boxes, table
+from imgfp.datatypes import Boxes, file_of, files_of, frame_of, table
 from imgfp.decoding import read_image
 from imgfp.images import DAMAGED, ImageError, decode_image
 from imgfp.results import explain
@@ -30,7 +31,6 @@ from imgfp.stages.crops import box_of_each
 from imgfp.stages.descriptors import described_by
 from imgfp.stages.inventory import limits_of, read_column, read_thumbnails, resolved_paths
 from imgfp.stages.verification import ViewReader, frame_short_side_px, join_evidence
-from imgfp.store import Collection
 from imgfp.verify.evidence import COLUMNS
 from imgfp.verify.view import View
 
@@ -107,7 +107,9 @@ class Results(Files):
             truth,
             self.candidates,
             np.inf if self.threshold is None else self.threshold,
-            evidence=self.evidence if "inliers" in self.evidence else None,
+            evidence=self.evidence.assign(reference_id=files_of(self.evidence["reference_id"]))
+            if "inliers" in self.evidence
+            else None,
             meta=self.meta,
             **self._boxes(),
         )
@@ -119,24 +121,25 @@ class Results(Files):
         true = self.meta[["query_id", *CORNERS]].copy()
         true[CORNERS] = true[CORNERS].apply(pd.to_numeric, errors="coerce")
         crops = self.crops[["query_id", *CORNERS]].copy()
-        size = self.queries.loc[crops["query_id"], ["width", "height"]].to_numpy(float)
+        size = self.query_images.loc[crops["query_id"], ["width", "height"]].to_numpy(float)
         crops[CORNERS] = crops[CORNERS].to_numpy(float) / np.tile(size, 2)
+        crops["query_id"] = files_of(crops["query_id"])
         return {"true_boxes": true, "crops": crops}
 
     # -------------------------------------------------------------------------- per query or pair
 
     def candidates_of(self, query_id: str, reference_id: str = "") -> pd.DataFrame:
         """The candidates of a query (and one reference), per branch, best first."""
-        rows = self.candidates.iloc[self._rows_of("candidates", query_id)]
+        rows = self.image_candidates.iloc[self._rows_of("candidates", query_id)]
         if reference_id:
-            rows = rows[rows["reference_id"] == reference_id]
+            rows = rows[files_of(rows["reference_id"]) == file_of(reference_id)]
         return rows.sort_values(["branch", "rank"], ignore_index=True)
 
     def evidence_of(self, query_id: str, reference_id: str = "") -> pd.DataFrame:
-        """The evidence of a query (and one reference), one row per view and reference."""
+        """The evidence of a query (and one reference), one row per view and frame of a reference."""
         rows = self.evidence.iloc[self._rows_of("evidence", query_id)]
         if reference_id:
-            rows = rows[rows["reference_id"] == reference_id]
+            rows = rows[files_of(rows["reference_id"]) == file_of(reference_id)]
         return rows.reset_index(drop=True)
 
     def best_evidence(self, query_id: str, reference_id: str) -> pd.Series | None:
@@ -150,12 +153,24 @@ class Results(Files):
             else rows.iloc[0]
         )
 
+    def images_of(self, query_id: str, reference_id: str) -> tuple[str, str]:
+        """Ids of the images of a pair that its best evidence compares: frames, where a file has several."""
+        evidence = self.best_evidence(query_id, reference_id)
+        if evidence is None:
+            return query_id, reference_id
+        return self.image_of(evidence["view_id"]), evidence["reference_id"]
+
+    def image_of(self, view_id: str) -> str:
+        """The image that a view of a query is, or that a crop was cut from."""
+        return self._views["query"].image_of(view_id)
+
     def outlines(
         self, query_id: str, reference_id: str
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """The overlap of a pair as a polygon in each image, see `explain.outlines`."""
+        """The overlap of a pair as a polygon in each of `images_of`, see `explain.outlines`."""
         evidence = self.best_evidence(query_id, reference_id)
-        sizes = self.size("query", query_id), self.size("reference", reference_id)
+        query_image, reference_image = self.images_of(query_id, reference_id)
+        sizes = self.size("query", query_image), self.size("reference", reference_image)
         box = None if evidence is None else self.box_of(evidence["view_id"])
         return explain.outlines(homography_of(evidence), *sizes, box)
 
@@ -213,14 +228,17 @@ class Results(Files):
         """The thumbnail of one image, (h,w,3) uint8 RGB. Raises KeyError for an unknown id."""
         return decode_image(self.jpeg(side, image_id), image_id)[0]
 
-    def damaged(self, query_id: str, reference_id: str) -> list[Side]:
-        """The sides of a pair whose file is damaged and was decoded in part. Raises KeyError for an
-        unknown id."""
-        sides: list[tuple[Side, Collection, str]] = [
-            ("query", self.run, query_id),
-            ("reference", self.library, reference_id),
-        ]
-        return [side for side, at, name in sides if DAMAGED in read_column(at, [name], "notes")[0]]
+    def remarks(self, query_id: str, reference_id: str) -> list[str]:
+        """What is to be known of the files of a pair: which frames its best evidence compares, and which are damaged
+        and were decoded in part. Raises KeyError for an unknown id."""
+        said = []
+        sides: tuple[Side, Side] = ("query", "reference")
+        for side, image_id in zip(sides, self.images_of(query_id, reference_id), strict=True):
+            notes = read_column(self._collection(side), [image_id], "notes")[0]
+            frame = re.search(r"\bframe \d+ of [^,]+", notes)
+            said += [f"{side}: {frame[0]}"] if frame else []
+            said += [f"{side}: {DAMAGED}"] if DAMAGED in notes else []
+        return said
 
     def picture(self, side: Side, image_id: str) -> np.ndarray:
         """The original, or its thumbnail if the original cannot be read or its size has changed,
@@ -239,7 +257,8 @@ class Results(Files):
 
     def _read_image(self, side: Side, image_id: str) -> np.ndarray:
         try:
-            image = read_image(self.path(side, image_id), limits_of(self._collection(side)))
+            limits = limits_of(self._collection(side))
+            image = read_image(self.path(side, image_id), limits, frame_of(image_id))
         except ImageError:
             return self.thumbnail(side, image_id)
         unchanged = (image.shape[1], image.shape[0]) == self.size(side, image_id)

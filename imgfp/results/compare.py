@@ -110,8 +110,9 @@ def pair_matcher(
     """A matcher of the two views of a pair that gave the best evidence, the query being whole or a crop.
     keypoints: see `PairMatcher`."""
     evidence = results.best_evidence(query_id, reference_id)
-    query = results.view("query", query_id, "" if evidence is None else evidence["view_id"])
-    reference = results.view("reference", reference_id)
+    query_image, reference_image = results.images_of(query_id, reference_id)
+    query = results.view("query", query_image, "" if evidence is None else evidence["view_id"])
+    reference = results.view("reference", reference_image)
     return PairMatcher(
         (query.keypoints, query.descriptors),
         (reference.keypoints, reference.descriptors),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from imgfp import store
-from imgfp.datatypes import table
+from imgfp.datatypes import files_of, table
 from imgfp.images import DAMAGED
 from imgfp.runner.params import read_profile
 from imgfp.runner.schema import Parameters
@@ -138,10 +138,16 @@ class Files:
     # ----------------------------------------------------------------------------------- tables
 
     @cached_property
-    def queries(self) -> pd.DataFrame:
-        """Facts of every readable query, indexed by image id (no thumbnails)."""
+    def query_images(self) -> pd.DataFrame:
+        """Facts of every readable query and of its further frames, indexed by image id (no thumbnails)."""
         columns = ["image_id", "path", "width", "height"]
         return read_images(self.run, columns).set_index("image_id")
+
+    @cached_property
+    def queries(self) -> pd.DataFrame:
+        """`query_images` without further frames: one row per query."""
+        ids = self.query_images.index.to_series()
+        return self.query_images[(files_of(ids) == ids).to_numpy()]
 
     @cached_property
     def damaged_queries(self) -> int:
@@ -183,26 +189,32 @@ class Files:
         return nothing | {"max_area": 0.85, "max_aspect": 4.0} | stored
 
     @cached_property
-    def candidates(self) -> pd.DataFrame:
-        """What every branch proposed, one row per (view, reference, branch)."""
+    def image_candidates(self) -> pd.DataFrame:
+        """What every branch proposed, one row per (view, reference or frame of one, branch)."""
         return read_candidates(self.run)
+
+    @cached_property
+    def candidates(self) -> pd.DataFrame:
+        """`image_candidates` with the file of each frame in the place of its id."""
+        proposed = self.image_candidates
+        return proposed.assign(reference_id=files_of(proposed["reference_id"]))
 
     @cached_property
     def good_enough(self) -> np.ndarray:
         """Which candidates (n,) are within the limits of the run, so that they may be verified: bool."""
-        identical = are_identical(self.run, self.library, self.candidates)
+        identical = are_identical(self.run, self.library, self.image_candidates)
         limits = {name: self.parameter(name) for name in LIMITS}
-        return within_limits(self.candidates, identical, **limits)
+        return within_limits(self.image_candidates, identical, **limits)
 
     @cached_property
     def evidence(self) -> pd.DataFrame:
-        """What verification measured, one row per (view, reference)."""
+        """What verification measured, one row per (view, reference or frame of one)."""
         return read_evidence(self.run)
 
     @cached_property
     def proposals(self) -> pd.DataFrame:
         """Candidates with the evidence of their pair, see `verification.join_evidence`."""
-        return join_evidence(self.candidates, self.evidence)
+        return join_evidence(self.image_candidates, self.evidence)
 
     # -------------------------------------------------------------------------------- internals
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from imgfp import store
 from imgfp.crops.rule import CORNERS, box_facts, taken_boxes
-from imgfp.datatypes import BRANCHES
+from imgfp.datatypes import BRANCHES, files_of
 from imgfp.results import Results
 from imgfp.scoring import fusion
 from imgfp.scoring.metrics import measure, true_pairs
@@ -141,7 +141,8 @@ class Replay:
         groups = results.groups.of_ids(labels["reference_id"])
         self.query_ids = _sorted(results.queries.index)
         references = candidates["reference_id"], candidates["group_id"], evidence["reference_id"]
-        self.reference_ids = _sorted(*references, groups)
+        self.reference_ids = _sorted(*references, groups, files_of(candidates["reference_id"]))
+        self._file_of = _numbers(files_of(pd.Series(self.reference_ids)), self.reference_ids)
         self._view_ids = _sorted(candidates["view_id"], evidence["view_id"])
         self._is_crop = np.isin(self._view_ids, results.crops["crop_id"].to_numpy(object))
         self._keep_candidates(candidates)
@@ -439,6 +440,7 @@ class Replay:
         row[~verified[row]] = len(verified) - 1
         names = [*_PAIR, "branch", "score", "mean_squared_distance"]
         proposed = candidates[names].reset_index(drop=True)
+        proposed["reference_id"] = self._file_of[proposed["reference_id"]]
         evidence = self._evidence.iloc[row].reset_index(drop=True)
         evidence["distinct_inliers"] = distinct[row]
         evidence["compared_blocks"] = np.where(compared[row], evidence["compared_blocks"], 0)

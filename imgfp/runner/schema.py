@@ -85,6 +85,11 @@ class Parameters(BaseModel):
     max_decode_memory_mb: Annotated[float, Field(gt=0, le=1_000_000)] = _of(
         800.0, "memory that one file may take", "MB"
     )
+    max_frames: Annotated[int, Field(ge=1, le=1000)] = _of(
+        4,
+        "frames or pages of a file that are searched, evenly spread; 1 is the first only",
+        "frames",
+    )
 
     most_lost_share: Share = _of(
         0.5, "a folder that has lost more of its pictures is refused; 1 is off", "share"

@@ -3,7 +3,8 @@
 
 A query is *certain* when notebook 03 has found a reference with a score of at least `certain_score`: it is then
 described in one view. It is *explained* when that reference also covers at least `EXPLAINED` of it: nothing else can
-be inside, so that no crops are searched and no more pairs verified. An unexplained one may be a collage.
+be inside, so that no crops are searched and no more pairs verified. An unexplained one may be a collage, or have another
+frame.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import pandas as pd
 
 from imgfp import store
-from imgfp.datatypes import table
+from imgfp.datatypes import file_of, table
 from imgfp.store import Run
 
 #: Share of the query that the overlap with its certain reference covers.
@@ -29,6 +30,8 @@ def certain_queries(run: Run) -> frozenset[str]:
 
 
 def explained_queries(run: Run) -> frozenset[str]:
-    """Ids of the certain queries that are explained."""
+    """Ids of the certain queries that are explained; none that has several frames."""
     certain = read_certain(run)
-    return frozenset(certain.loc[certain["query_area"] >= EXPLAINED, "query_id"])
+    explained = certain.loc[certain["query_area"] >= EXPLAINED, "query_id"]
+    several = map(file_of, store.open_catalogue(run).frame_ids()) if len(explained) else ()
+    return frozenset(explained).difference(several)

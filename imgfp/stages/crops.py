@@ -13,7 +13,7 @@ import pandas as pd
 from imgfp import store
 from imgfp.crops.detectors import DETECTORS, load_detector
 from imgfp.crops.rule import CORNERS, crop_table
-from imgfp.datatypes import Boxes, table
+from imgfp.datatypes import Boxes, frame_of, table
 from imgfp.decoding import Limits, read_image
 from imgfp.images import cut_box
 from imgfp.inference import check_device
@@ -143,4 +143,7 @@ def cut_all(crops: pd.DataFrame, queries: pd.DataFrame) -> list[np.ndarray]:
     """The pixels of each row of a `crops` table, from the files of its queries."""
     paths = queries.set_index("image_id")["path"].loc[crops["query_id"]]
     boxes = crops[CORNERS].to_numpy()
-    return [cut_box(read_image(path), box) for path, box in zip(paths, boxes, strict=True)]
+    return [
+        cut_box(read_image(path, frame=frame_of(image_id)), box)
+        for image_id, path, box in zip(crops["query_id"], paths, boxes, strict=True)
+    ]

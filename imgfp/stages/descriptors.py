@@ -14,7 +14,7 @@ import pandas as pd
 
 from imgfp import store
 from imgfp.crops.rule import CORNERS
-from imgfp.datatypes import Descriptors, table
+from imgfp.datatypes import Descriptors, file_of, files_of, frame_of, table
 from imgfp.decoding import Limits
 from imgfp.descriptors.registry import load_model
 from imgfp.descriptors.views import CROP_VIEWS, QUERY_VIEWS, query_views
@@ -120,13 +120,13 @@ def query_tasks(
     check_choice("global_described", described)
     certain = certain_queries(run)
     crops = crops if described == "all" else crops[crops["is_global"]]
-    crops = crops[~crops["query_id"].isin(certain)]
+    crops = crops[~files_of(crops["query_id"]).isin(certain)]
     boxes_of = dict(tuple(crops.groupby("query_id")))
     tasks = []
     for task in image_tasks(run, run.descriptors, ".h5"):
         items = []
         for record in task.arguments["images"]:
-            if record["image_id"] in certain:
+            if file_of(record["image_id"]) in certain:
                 record["views"] = list(views[:1])
             boxes = boxes_of.get(record["image_id"], crops.head(0))
             if described == "all" or boxes.empty:
@@ -183,14 +183,14 @@ def imported(
     images: Iterable[dict], *, path: str, file_hash: str, side: str, descriptor: str
 ) -> ShardResult:
     """One vector per image, computed elsewhere: the `side` ("query" or "reference") of a challenge
-    HDF5 file. An image without one is rejected. `file_hash` distinguishes states of the file; descriptor: identity of
-    the model that it names, which is only recorded."""
+    HDF5 file. An image without one is rejected, unless it is a further frame of a file. `file_hash` distinguishes states
+    of the file; descriptor: identity of the model that it names, which is only recorded."""
     held, row_of = _file_side(path, file_hash, side)
     found, rejects = [], []
     for record in images:
         if record["image_id"] in row_of:
             found.append(record["image_id"])
-        else:
+        elif not frame_of(record["image_id"]):
             rejects.append((record["path"], f"{Path(path).name} holds no {side} of this id"))
     rows = np.array([row_of[image_id] for image_id in found], np.int64)
     vectors = Descriptors(np.array(found, dtype=object), held.vectors[rows])
@@ -267,14 +267,14 @@ def _of_images(collection: Collection, path: Path) -> Descriptors:
 
 
 def query_of_each_view(run: Run, shard: str = "") -> dict[str, str]:
-    """The query of each view that can be searched with: of itself, and of its crops; of the queries of one
-    shard by its name, or of all."""
+    """The query, a file, of each view that can be searched with: of its frames, and of their crops; of the queries of
+    one shard by its name, or of all."""
     images = read_shard(run, shard, ["image_id"]) if shard else read_images(run, ["image_id"])
-    queries = images["image_id"]
+    frames = images["image_id"]
     crops = read_crops(run)
-    crops = crops[crops["query_id"].isin(queries)] if shard else crops
-    query_of = dict(zip(queries, queries, strict=True))
-    return query_of | dict(zip(crops["crop_id"], crops["query_id"], strict=True))
+    crops = crops[crops["query_id"].isin(frames)] if shard else crops
+    query_of = dict(zip(frames, files_of(frames), strict=True))
+    return query_of | dict(zip(crops["crop_id"], files_of(crops["query_id"]), strict=True))
 
 
 def view_of_vector(vector_id: str, query_of: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from imgfp import store
-from imgfp.datatypes import table
+from imgfp.datatypes import files_of, table
 from imgfp.scoring.metrics import are_in
 from imgfp.stages.inventory import resolved_paths
 from imgfp.store import Library, Run
@@ -25,6 +25,7 @@ def identical_pairs(run: Run, library: Library) -> pd.DataFrame:
     }
     asked = {"query_id": queries.ids_at(np.arange(len(queries))), "sha256": queries.digests}
     both = pd.DataFrame(asked).merge(pd.DataFrame(known), on="sha256")
+    both = both[files_of(both["query_id"]) == both["query_id"]]  # frames are no files
     return both[["query_id", "reference_id"]].sort_values(
         ["query_id", "reference_id"], ignore_index=True
     )
@@ -39,13 +40,17 @@ def are_identical(run: Run, library: Library, pairs: pd.DataFrame) -> np.ndarray
 
 def own_pairs(run: Run, library: Library) -> pd.DataFrame:
     """Those of `identical_pairs` that are one and the same file, which is no copy of itself: files of one resolved path
-    or URL, or, where one side is a copy of the other side's whole folder, of one id."""
+    or URL, or, where one side is a copy of the other side's whole folder, of one id. All frames of such a file follow."""
     pairs = identical_pairs(run, library)
     sides = (run, pairs["query_id"]), (library, pairs["reference_id"])
     paths = (np.array(resolved_paths(side, ids.tolist()), object) for side, ids in sides)
     same_id = (pairs["query_id"] == pairs["reference_id"]).to_numpy()
-    whole = {same_id.sum()} == {len(store.open_catalogue(side)) for side in (run, library)}
-    return pairs[(next(paths) == next(paths)) | (same_id & whole)].reset_index(drop=True)
+    whole = {same_id.sum()} == {store.open_catalogue(side).count_files() for side in (run, library)}
+    own = pairs[(next(paths) == next(paths)) | (same_id & whole)].reset_index(drop=True)
+    frames = pd.Series(store.open_catalogue(library).frame_ids(), dtype="str")
+    of_each = pd.DataFrame({"reference_id": files_of(frames), "frame_id": frames})
+    more = own.merge(of_each).drop(columns="reference_id")
+    return pd.concat([own, more.rename(columns={"frame_id": "reference_id"})], ignore_index=True)
 
 
 def put_first(candidates: pd.DataFrame, identical: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -20,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from imgfp import __version__, store, urls
-from imgfp.datatypes import table
-from imgfp.decoding import Limits, may_pass_later, read_image, read_picture
+from imgfp.datatypes import file_of, files_of, frame_id, frame_of, table
+from imgfp.decoding import Limits, Picture, may_pass_later, read_frames, read_image
 from imgfp.descriptors.views import VIEWS
 from imgfp.images import (
     ImageError,
@@ -131,14 +132,16 @@ def list_images(
         save_rows(collection)
         made = _with_hints(_made_rows(collection), rows[_have_moved(rows)])
         live = made["place"].isin(rows.loc[rows["live"], "place"]) | made["shard"].isin([*shards])
-        made["live"] = live
+        made = _frames_follow(made.assign(live=live))
         rejects = made.loc[live & (made["reason"] != ""), ["path", "reason"]]
         if isinstance(collection, Library) and not (live & (made["reason"] == "")).any():
             reason = rejects["reason"].iloc[0] if len(rejects) else "it is empty"
             raise ValueError(f"no readable picture in {source}: the first file {reason}")
         save_state(collection, made, limits)
+    made = made[~_are_frames(made)]
     now_made = made["shard"].isin([store.shard_number(task.path) for task in tasks])
     refused = list(rejects.itertuples(index=False, name=None))
+    live = made["live"]
     return MapReport(int((live & now_made).sum()), int((live & ~now_made).sum()), refused)
 
 
@@ -178,11 +181,12 @@ def _compared(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`survey` of files that are listed."""
     store.mend_state(collection)
-    rows = image_rows(collection)
+    every = image_rows(collection)
     if files is None:
-        return rows, rows.head(0)
+        return every, every.head(0)
     source = files["source"].iloc[0]
-    again = _asked_again(collection, rows, limits)
+    again = _asked_again(collection, every, limits)
+    rows = every[~_are_frames(every)]
     # A refused file may be read when it comes back.
     usable = ~rows["place"].isin([*again]) & (rows["live"] | (rows["reason"] == ""))
     place = match_files(rows, usable.to_numpy(), files)
@@ -204,7 +208,8 @@ def _compared(
     for hint in _HINTS:
         other |= np.asarray(files[hint].array[known] != rows[hint].array[at], bool)
     moved = files.iloc[known[other]].assign(place=place[known[other]])
-    now = _with_hints(rows, moved).assign(live=recognised | others)
+    live = every["place"].isin(rows.loc[recognised | others, "place"])
+    now = _frames_follow(_with_hints(every, moved).assign(live=live))
     return now, files.loc[place < 0, _STATE]
 
 
@@ -347,8 +352,8 @@ def new_shards(files: pd.DataFrame, shard_images: int, first: int) -> dict[int, 
 
 
 def listing_task(collection: Collection, number: int, rows: pd.DataFrame, limits: Limits) -> Task:
-    """The task that makes an image shard from rows of `list_files`."""
-    files = rows[_STATE]
+    """The task that makes an image shard from rows of `list_files`, or anew from those of its files."""
+    files = rows.loc[~_are_frames(rows), _STATE]
     return Task(
         _shard_path(collection, store.shard_name(number)),
         listed_from(files),
@@ -359,7 +364,29 @@ def listing_task(collection: Collection, number: int, rows: pd.DataFrame, limits
 
 def listed_from(rows: pd.DataFrame) -> tuple[str, ...]:
     """The inputs of the image shard that holds these files."""
-    return tuple(map(str, rows[_STATE].itertuples(index=False, name=None)))
+    files = rows.loc[~_are_frames(rows), _STATE]
+    return tuple(map(str, files.itertuples(index=False, name=None)))
+
+
+def _are_frames(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are frames of a file that is another row."""
+    return files_of(rows["image_id"]) != rows["image_id"]
+
+
+def _frames_follow(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `image_rows` in which each frame lies where its file does, in the same shard, and is as live."""
+    frames = _are_frames(rows)
+    if not frames.any():
+        return rows
+    followed = [*_HINTS, "live"]
+    named = rows.assign(file_id=files_of(rows["image_id"]))
+    files = named.loc[~frames, ["shard", "file_id", *followed]]
+    keys = named.loc[frames, ["shard", "file_id"]]
+    found = keys.merge(files, "left", ["shard", "file_id"], validate="many_to_one")
+    rows = rows.copy()
+    for name in followed:
+        rows.loc[frames, name] = found[name].to_numpy()
+    return rows
 
 
 def image_rows(collection: Collection) -> pd.DataFrame:
@@ -375,7 +402,7 @@ def image_rows(collection: Collection) -> pd.DataFrame:
     newer = (rows["shard"] > last).to_numpy()
     if newer.any():
         live &= newer | ~_among(rows["image_id"], rows.loc[newer, "image_id"])
-    return rows.assign(live=live)
+    return _frames_follow(rows.assign(live=live))
 
 
 def _made_rows(collection: Collection) -> pd.DataFrame:
@@ -464,8 +491,13 @@ def _asked_again(collection: Collection, existing: pd.DataFrame, limits: Limits)
         | _among(existing["reason"], refused)
         | all_again
     ]
-    rows_of = dict(iter(asked.groupby("shard")))
     found: set[int] = set()
+    if limits.max_frames != limits_of(collection).max_frames:
+        for path in _image_shards(collection):
+            notes = store.load(path, ["notes"])["notes"]
+            rows_with = np.flatnonzero(notes.str.contains("frame", regex=False))
+            found.update(store.place_of(store.shard_number(path), rows_with).tolist())
+    rows_of = dict(iter(asked.groupby("shard")))
     for sidecar in collection.root.glob("**/shard-*.*.json") if rows_of else ():
         path = sidecar.with_suffix("")
         rows = rows_of.get(store.shard_number(path))
@@ -576,7 +608,7 @@ def image_ids(names: Sequence[str]) -> list[str]:
 
     The id is the name without extension. Files that would share one have their whole names as ids, unless
     exactly one of them has the extension of a picture, as `a.jpg` beside `a.xmp`, and keeps the short one.
-    So has a file whose short id is the name of another file, or could be that of another's crop or view.
+    So has a file whose short id is the name of another file, or could be that of another's crop or view, or of a frame.
     """
     short = [name if name.endswith("/") else _without_extension(name) for name in names]
     is_picture = [name.lower().endswith(_PICTURES) for name in names]
@@ -591,6 +623,8 @@ def image_ids(names: Sequence[str]) -> list[str]:
         if _is_derived(ids[at], taken):
             # No name of a file begins with "./".
             ids[at] = f"./{name}" if _is_derived(name, taken) else name
+        if file_of(ids[at]) != ids[at]:
+            ids[at] += "."
     return ids
 
 
@@ -602,11 +636,12 @@ def _without_extension(name: str) -> str:
 
 
 def _is_derived(image_id: str, taken: Container[str]) -> bool:
-    """Could an id be that of a crop or view of another image?"""
+    """Could an id be that of a crop or view of another image, or of a frame?"""
     if "#" not in image_id and "@" not in image_id:
         return False
     viewed = _VIEW.sub("", image_id)
-    return any(base != image_id and base in taken for base in (viewed, _CROP.sub("", viewed)))
+    bases = viewed, _CROP.sub("", viewed), file_of(viewed)
+    return file_of(image_id) != image_id or any(b != image_id and b in taken for b in bases)
 
 
 def _refuse_twins(manifest: pd.DataFrame) -> None:
@@ -622,7 +657,7 @@ def _refuse_twins(manifest: pd.DataFrame) -> None:
     for image_id, path in marked.itertuples(index=False, name=None):
         if _is_derived(image_id, taken):
             raise ValueError(
-                f"the id {image_id!r} of {path} in the manifest could be that of a crop or view of another; "
+                f"the id {image_id!r} of {path} in the manifest could be that of a crop, view or frame of another; "
                 "give one that does not end so"
             )
 
@@ -631,8 +666,9 @@ def _refuse_twins(manifest: pd.DataFrame) -> None:
 def inspect_files(
     files: list[dict], limits: Limits, *, thumbnail_short_side_px: int
 ) -> ShardResult:
-    """Decode every file once: its facts, SHA-256 and a thumbnail, or the reason for its rejection."""
-    rows, rejects = [], []
+    """Decode every file once: its facts, SHA-256 and a thumbnail, or the reason for its rejection. Further frames that
+    are searched have rows after those of the files."""
+    rows, frames, rejects = [], [], []
     for file in files:
         row = {
             **file,
@@ -646,22 +682,47 @@ def inspect_files(
             "thumbnail": b"",
         }
         try:
-            picture = read_picture(file["path"], limits)
-            facts = picture.facts
-            small = resize_short_side(picture.pixels, thumbnail_short_side_px)
-            row |= {
-                "sha256": picture.sha256,
-                "format": facts.format,
-                "width": facts.width,
-                "height": facts.height,
-                "notes": ", ".join(facts.notes),
-                "thumbnail": encode_jpeg(small, 90),
-            }
+            pictures = read_frames(file["path"], limits)
+            _, first = next(pictures)
+            count = first.facts.frames
+            others = [
+                _described(picture, thumbnail_short_side_px, count)
+                | {
+                    "image_id": frame_id(file["image_id"], number),
+                    "sha256": _sha256_of_frame(picture.sha256, number),
+                }
+                for number, picture in pictures
+            ]
+            row |= _described(first, thumbnail_short_side_px, count)
+            if count:
+                row["notes"] += f", {1 + len(others)} of {count} frames searched"
+            frames += [row | other | {"blocks": ""} for other in others]
         except ImageError as error:
             row["reason"] = error.reason
             rejects.append((file["path"], error.reason))
         rows.append(row)
-    return ShardResult(table("images", pd.DataFrame(rows)), rejects)
+    return ShardResult(table("images", pd.DataFrame(rows + frames)), rejects)
+
+
+def _described(picture: Picture, thumbnail_short_side_px: int, count: str) -> dict[str, Any]:
+    """What the images table says of a picture. count: of the frames of its file, blank for a single one."""
+    facts = picture.facts
+    notes = [f"frame {facts.frame} of {count}"] if count else []
+    notes += [note for note in facts.notes if not note.startswith("frame")]
+    small = resize_short_side(picture.pixels, thumbnail_short_side_px)
+    return {
+        "sha256": picture.sha256,
+        "format": facts.format,
+        "width": facts.width,
+        "height": facts.height,
+        "notes": ", ".join(notes),
+        "thumbnail": encode_jpeg(small, 90),
+    }
+
+
+def _sha256_of_frame(sha256: str, number: int) -> str:
+    """What a further frame of a file has as SHA-256, so that frames of identical files are identical."""
+    return hashlib.sha256(frame_id(sha256, number).encode()).hexdigest()
 
 
 def read_images(collection: Collection, columns: Sequence[str] = FACTS) -> pd.DataFrame:
@@ -753,7 +814,7 @@ class ShardImages:
 def file_ids(collection: Collection) -> list[str]:
     """Ids of the files that a library or run holds, readable or not."""
     rows = image_rows(collection)
-    return rows.loc[rows["live"], "image_id"].tolist()
+    return rows.loc[rows["live"] & ~_are_frames(rows), "image_id"].tolist()
 
 
 def gather_rejects(*collections: Collection) -> pd.DataFrame:
@@ -848,7 +909,7 @@ def image_tasks(
     skipped: AbstractSet[str] = frozenset(),
     names: Sequence[str] | None = None,
 ) -> list[Task]:
-    """One task per shard of images of a library or run, without those in `skipped`; its artefact goes to
+    """One task per shard of images of a library or run, without those of the files in `skipped`; its artefact goes to
     `folder`. names: of the shards; None: all.
 
     What is masked counts among the inputs, so that nothing is computed again when an image goes or returns.
@@ -862,9 +923,8 @@ def image_tasks(
             continue
         here = rows.slice(end - count, count)
         readable = pc.equal(here["reason"], "")
-        left = pc.and_(
-            readable, pc.is_in(here["image_id"], pa.array([*skipped], pa.large_string()))
-        )
+        of_skipped = files_of(here["image_id"].to_pandas()).isin(skipped) if skipped else False
+        left = pc.and_(readable, pa.array(np.broadcast_to(of_skipped, len(here))))
         images = ShardImages(collection, name, here["image_id"].filter(left).to_pylist())
         inputs = _Inputs(here, pc.and_not(readable, left))
         if len(inputs):
@@ -914,17 +974,18 @@ def left_out(images: Iterable[dict]) -> list[str]:
 def decoded(
     images: Iterable[dict], rejects: list, limits: Limits | None = None
 ) -> Iterator[tuple[dict, np.ndarray]]:
-    """Each record with its image, which is read once for consecutive records of one path; what can no
+    """Each record with its image, which is read once for consecutive records of one frame of one path; what can no
     longer be read goes to `rejects`."""
-    last_path, last_image = None, None
+    last, last_image = None, None
     for record in images:
-        if record["path"] != last_path:
+        wanted = record["path"], frame_of(record["image_id"])
+        if wanted != last:
             try:
-                last_image = read_image(record["path"], limits)
+                last_image = read_image(record["path"], limits, wanted[1])
             except ImageError as error:
                 # It was readable when listed: it is gone, or has changed.
                 rejects.append((record["path"], error.reason))
                 last_image = None
-            last_path = record["path"]
+            last = wanted
         if last_image is not None:
             yield record, last_image

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from imgfp import store
+from imgfp.datatypes import files_of
 from imgfp.scoring.truth import resolve
 from imgfp.stages.inventory import file_ids, list_files
 from imgfp.stages.search import read_candidates
@@ -68,4 +69,4 @@ def _as_answered(truth: pd.DataFrame, run: Run, library: Library) -> pd.DataFram
     named = read_candidates(run)[["query_id", "group_id", "reference_id"]].drop_duplicates()
     names = grouped.merge(named, "left", ["query_id", "group_id"], suffixes=("", "_proposed"))
     answered = names["reference_id_proposed"].fillna(names["reference_id"])
-    return names.assign(reference_id=answered)[list(truth)]
+    return names.assign(reference_id=files_of(answered))[list(truth)]

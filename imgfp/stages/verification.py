@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from imgfp import store
-from imgfp.datatypes import BRANCHES, Branch, table
+from imgfp.datatypes import BRANCHES, Branch, files_of, frame_of, table
 from imgfp.decoding import read_image
 from imgfp.images import ImageError
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
@@ -252,7 +252,7 @@ def score_pairs(
     # A few queries at a time, so that memory does not grow with the number of their references.
     for start in range(0, len(ids), QUERIES_AT_ONCE):
         rows = pairs[pairs["query_id"].isin(ids[start : start + QUERIES_AT_ONCE])]
-        view_of = views.read(dict(zip(rows["view_id"], rows["query_id"], strict=True)))
+        view_of = views.read({view_id: views.image_of(view_id) for view_id in rows["view_id"]})
         reference_of = references.read({image_id: image_id for image_id in rows["reference_id"]})
         for key, reference_ids in rows.groupby(["query_id", "view_id"])["reference_id"]:
             query_id, view_id = map(str, key)
@@ -263,7 +263,7 @@ def score_pairs(
                 row for row in found if row["guided_inliers"] >= FORM_INLIERS and not row["refused"]
             ]
             if len(matching) > 1 or view_id in matched:
-                _compare_in_full(run, query_id, library, matching)
+                _compare_in_full(run, views.image_of(view_id), library, matching)
             scored += [
                 {**named, **row, "identical": (query_id, row["reference_id"]) in identical}
                 for row in found
@@ -271,11 +271,11 @@ def score_pairs(
     return ShardResult(evidence_table(scored) if scored else _no_evidence())
 
 
-def _compare_in_full(run: Run, query_id: str, library: Library, rows: list[dict[str, Any]]) -> None:
+def _compare_in_full(run: Run, image_id: str, library: Library, rows: list[dict[str, Any]]) -> None:
     """Add to rows of evidence the columns of a comparison at full resolution; none where a file cannot be read any
     more."""
     with suppress(ImageError):
-        query = full_grey(run, query_id)
+        query = full_grey(run, image_id)
         for row in rows:
             with suppress(ImageError):
                 reference = full_grey(library, row["reference_id"])
@@ -286,7 +286,7 @@ def _compare_in_full(run: Run, query_id: str, library: Library, rows: list[dict[
 def full_grey(collection: Collection, image_id: str) -> np.ndarray:
     """An image at full resolution, (h,w) float32 grey. Raises ImageError where its file cannot be read."""
     path = resolved_paths(collection, [image_id])[0]  # where it is now, if its folder was moved
-    return to_grey(read_image(path, limits_of(collection)))
+    return to_grey(read_image(path, limits_of(collection), frame_of(image_id)))
 
 
 def homography_of_row(row: Mapping[str, Any]) -> np.ndarray:
@@ -305,9 +305,16 @@ class ViewReader:
         self._catalogue = store.open_catalogue(collection)
         self._lookups = [stored_features(collection)]
         self._boxes: dict[str, np.ndarray] = {}
+        self._image_of: dict[str, str] = {}
         if isinstance(collection, Run):
             self._lookups.append(store.FeatureLookup(collection.crop_features))
-            self._boxes = box_of_each(read_crops(collection))
+            crops = read_crops(collection)
+            self._boxes = box_of_each(crops)
+            self._image_of = dict(zip(crops["crop_id"], crops["query_id"], strict=True))
+
+    def image_of(self, view_id: str) -> str:
+        """The image that a view is, or that a crop was cut from."""
+        return self._image_of.get(view_id, view_id)
 
     def read(self, image_of: dict[str, str]) -> dict[str, View]:
         """The views (images or crops) that are keys, each of the image that is its value. A view
@@ -365,10 +372,11 @@ def _read(folder: Path) -> pd.DataFrame:
 
 def join_evidence(candidates: pd.DataFrame, evidence: pd.DataFrame) -> pd.DataFrame:
     """Candidates, one row per (view, reference, branch), each with the evidence of its pair, as fusion
-    reads them."""
+    reads them: with the file of a reference that is a frame in the place of its id."""
     # Both have `mirrored`: how the query was searched, and what the transform does. Fusion reads the latter.
     proposed = candidates.drop(columns="mirrored")
-    return proposed.merge(evidence, on=KEYS, how="left", validate="many_to_one")
+    joined = proposed.merge(evidence, on=KEYS, how="left", validate="many_to_one")
+    return joined.assign(reference_id=files_of(joined["reference_id"]))
 
 
 def _no_evidence() -> pd.DataFrame:

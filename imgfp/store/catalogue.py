@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imgfp.datatypes import frame_of
 from imgfp.store.artefacts import describe, digest_of, load, shards
 from imgfp.store.layout import Collection
 
@@ -37,6 +38,15 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def frame_ids(self) -> list[str]:
+        """Ids of the images that are further frames of a file."""
+        marked = self._ids.filter(pc.match_substring(self._ids, "#frame="))
+        return [image_id for image_id in marked.to_pylist() if frame_of(image_id)]
+
+    def count_files(self) -> int:
+        """Number of files that these are the images of."""
+        return len(self) - len(self.frame_ids())
 
     def __contains__(self, image_id: str) -> bool:
         return bool(self.rows_of([image_id])[0] >= 0)

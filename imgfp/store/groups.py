@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from imgfp.datatypes import table
+from imgfp.datatypes import file_of, files_of, table
 from imgfp.store.artefacts import describe, load
 from imgfp.store.catalogue import Catalogue, open_catalogue
 from imgfp.store.layout import Library
@@ -31,7 +31,9 @@ class Groups:
         self.places, self._group_places = known["place"].to_numpy(), known["group_place"].to_numpy()
         self.largest = int(known["group_id"].value_counts().max()) if len(known) else 1
         self._group_of = dict(zip(known["image_id"], known["group_id"], strict=True))
-        self._members = known.groupby("group_id")["image_id"].agg(list).to_dict()
+        known["file_id"] = files_of(known["image_id"])
+        self._members = known.groupby("group_id")["file_id"].agg(list).to_dict()
+        self._groups_of = known.groupby("file_id")["group_id"].agg(list).to_dict()
 
     def __len__(self) -> int:
         return len(self._members)
@@ -49,9 +51,11 @@ class Groups:
         return ids.map(lambda one: self._group_of.get(one, one)).astype("str")
 
     def others(self, image_id: str) -> list[str]:
-        """The other members of an image's group, in the order of the library."""
-        members = self._members.get(self._group_of.get(image_id, ""), [])
-        return [other for other in members if other != image_id]
+        """The other members of an image's group, in the order of the library: files, by any of their frames."""
+        file_id = file_of(image_id)
+        groups = self._groups_of.get(file_id, [])
+        members = dict.fromkeys(other for group in groups for other in self._members[group])
+        return [other for other in members if other != file_id]
 
 
 def open_groups(library: Library) -> Groups:

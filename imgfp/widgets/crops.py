@@ -26,7 +26,7 @@ class CropBrowser(ipw.VBox):
 
     def __init__(self, results: Results) -> None:
         self._results = results
-        self._facts = box_facts(results.detections, results.queries)
+        self._facts = box_facts(results.detections, results.query_images)
         self._rows_of = self._facts.groupby("image_id").indices
         self._encoded: tuple[str, bytes] | None = None
         rules = results.crop_rules
@@ -40,9 +40,11 @@ class CropBrowser(ipw.VBox):
         self._sliders = (self.local, self.single, self.area, self.aspect)
         self._in_run = self._now = self._apply_rules()
         filters: dict[str, Callable[[], Iterable[Hashable]]] = {
-            "all queries": lambda: results.queries.index,
+            "all queries": lambda: results.query_images.index,
             "with a box": lambda: self._rows_of,
-            "without a box": lambda: [q for q in results.queries.index if q not in self._rows_of],
+            "without a box": lambda: [
+                q for q in results.query_images.index if q not in self._rows_of
+            ],
             "borderline": self._borderline,
             "changed by the sliders": self._changed,
         }
@@ -83,7 +85,7 @@ class CropBrowser(ipw.VBox):
 
     def _moved(self, _: object = None) -> None:
         self._now = self._apply_rules()
-        total = len(self._results.queries)
+        total = len(self._results.query_images)
         rows = []
         for name, now in self._now.items():
             before = self._in_run[name]

@@ -199,8 +199,9 @@ class MatchInspector(ipw.VBox):
             self.matches.value = self.overlay.value = self.facts.value = self.branches.value = ""
             return
         results, (query_id, reference_id) = self._results, key
-        self._sizes = results.size("query", query_id), results.size("reference", reference_id)
-        pictures = results.picture("query", query_id), results.picture("reference", reference_id)
+        query, reference = results.images_of(query_id, reference_id)
+        self._sizes = results.size("query", query), results.size("reference", reference)
+        pictures = results.picture("query", query), results.picture("reference", reference)
         self._jpegs = svg.small_jpeg(pictures[0], 560), svg.small_jpeg(pictures[1], 560)
         self._evidence = results.best_evidence(*key)
         self._outlines = results.outlines(*key)
@@ -282,7 +283,7 @@ class MatchInspector(ipw.VBox):
     def _explain(self, key: tuple[str, str]) -> None:
         evidence, pairs = self._evidence, self._results.pairs
         copies = len(self._results.groups.others(key[1]))
-        text = f"Evidence: {evidence_in_words(evidence, self._results.damaged(*key), copies)}."
+        text = f"Evidence: {evidence_in_words(evidence, self._results.remarks(*key), copies)}."
         rows = pairs[(pairs["query_id"] == key[0]) & (pairs["reference_id"] == key[1])]
         if len(rows):
             row = rows.iloc[0]

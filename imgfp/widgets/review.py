@@ -196,15 +196,16 @@ class ReviewQueue(ipw.VBox):
             return
         results, (query_id, reference_id) = self._results, self.current
         outlines = results.outlines(query_id, reference_id)
-        self.query.value = self._picture("query", query_id, outlines[0])
-        self.reference.value = self._picture("reference", reference_id, outlines[1])
+        query, reference = results.images_of(query_id, reference_id)
+        self.query.value = self._picture("query", query, outlines[0])
+        self.reference.value = self._picture("reference", reference, outlines[1])
         score = self._score.get(self.current)
         relation = results.relation_of(query_id, reference_id)
         text = f"{relation[:1].upper()}{relation[1:]}. " if relation else ""
         text += "" if score is None else f"Score {viz.number(score)}. Evidence: "
         evidence = results.best_evidence(query_id, reference_id)
         copies = len(results.groups.others(reference_id))
-        text += evidence_in_words(evidence, results.damaged(query_id, reference_id), copies)
+        text += evidence_in_words(evidence, results.remarks(query_id, reference_id), copies)
         self.summary.value = sentence(f"{text}.", strong=True)
 
     def _picture(self, side: Side, image_id: str, outline: np.ndarray | None) -> str:

@@ -146,8 +146,11 @@ class VoteView(ipw.VBox):
         results = self._results
         xy, colours, texts = [np.empty((0, 2))], [], []
         legend = ""
-        best = candidates[["view_id", "reference_id", "mirrored"]].head(COLOURED)
-        rows = zip(viz.CYCLE, best.itertuples(index=False), strict=False)
+        # One frame of a query that has several: the one that the best candidate matches.
+        images = candidates["view_id"].map(results.image_of)
+        shown = images.iloc[0] if len(images) else query_id
+        best = candidates.loc[images == shown, ["view_id", "reference_id", "mirrored"]]
+        rows = zip(viz.CYCLE, best.head(COLOURED).itertuples(index=False), strict=False)
         for colour, (view_id, reference_id, mirrored) in rows:
             sides = results.features("query", view_id), results.features("reference", reference_id)
             if not all(len(keypoints) for keypoints, _ in sides):
@@ -162,7 +165,7 @@ class VoteView(ipw.VBox):
                 f'background:{colour}"></span> {svg.escaped(reference_id, 40)}: '
                 f"{count} distinct keypoints</div>"
             )
-        jpeg = svg.small_jpeg(results.picture("query", query_id), 520)
-        size = results.size("query", query_id)
+        jpeg = svg.small_jpeg(results.picture("query", shown), 520)
+        size = results.size("query", shown)
         self.dots.value = svg.dots(jpeg, size, np.concatenate(xy), colours, texts)
         self.legend.value = legend + sentence(NOTE if legend else "No keypoints to show.")

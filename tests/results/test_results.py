@@ -129,9 +129,12 @@ def test_a_damaged_file_is_marked_beside_the_evidence(finished_run, tmp_path):
     images.loc[images["image_id"] == "q-whole", "notes"] = f"{DAMAGED}, transparent"
     store.save(run / "images/shard-00000.parquet", images, small_run.made_with())
     results = Results(run, run.parent / "library")
-    assert results.damaged("q-whole", "china") == ["query"]
-    assert results.damaged("q-pasted", "china") == []
+    assert results.remarks("q-whole", "china") == [f"query: {DAMAGED}"]
+    assert results.remarks("q-pasted", "china") == []
     page = report.build(results, rounds=0)
     assert "1 queries are damaged files, decoded in part" in page
     assert "; query: damaged file, decoded in part</div>" in page
-    assert report.evidence_in_words(None, ["reference"]) == f"not verified; reference: {DAMAGED}"
+    assert (
+        report.evidence_in_words(None, [f"reference: {DAMAGED}"])
+        == f"not verified; reference: {DAMAGED}"
+    )

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import whole_run
+from PIL import Image
 
 from imgfp import report, stages, store
+from imgfp.decoding import Limits
 from imgfp.results import Results
 from imgfp.scoring import fusion
 from imgfp.stages.certain import read_certain
@@ -162,3 +164,20 @@ def test_identical_references_come_first_and_once():
     assert first["reference_id"][2:].tolist() == ["x", "z"]
     assert first["rank"].tolist() == [0, 1, 2, 3]
     assert first.set_index("reference_id").loc["y", "score"] == 8.0, "its votes are kept"
+
+
+def test_no_frame_of_a_file_is_a_copy_of_it(archive, tmp_path, rng, address):
+    pages = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(3)]
+    pages[0].save(archive / "doc.tif", save_all=True, append_images=pages[1:])
+    limits = {"run": Limits(), "library": Limits(max_frames=3)}
+    run, library = store.Run(tmp_path / "run"), store.Library(tmp_path / "library")
+    for side in (run, library):
+        sizes = {"shard_images": 2, "thumbnail_short_side_px": 64, "limits": limits[side.name]}
+        stages.list_images(side, str(archive), **sizes, cluster=address)
+    own = own_pairs(run, library)
+    assert own.loc[own["query_id"] == "doc", "reference_id"].tolist() == [
+        "doc",
+        "doc#frame=2",
+        "doc#frame=3",
+    ]
+    assert len(own) == 6 and identical_pairs(run, library)["reference_id"].nunique() == 4

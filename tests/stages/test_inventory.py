@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from imgfp import stages, store
+from imgfp.datatypes import file_of
 from imgfp.decoding import Limits
 from imgfp.images import encode_jpeg, read_bytes, sampled_digest
 from imgfp.search import index
@@ -547,3 +548,61 @@ def test_two_listings_of_one_library_queue(tmp_path, photograph, address):
             assert listed(root, one, address).computed == 2
         assert second.result().computed == 1
     assert sorted(inventory.read_images(root)["image_id"]) == ["a", "b", "c"]
+
+
+def pages(path, rng, count):
+    """A document in which each page shows something else."""
+    shown = rng.integers(0, 256, (count, 20, 30, 3), np.uint8)
+    first, *others = [Image.fromarray(cv2.resize(one, (300, 200))) for one in shown]
+    first.save(path, save_all=True, append_images=others)
+
+
+def test_frames_live_and_move_with_their_file(tmp_path, photograph, rng, address):
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    fill(folder, ["a", "z"], photograph)
+    pages(folder / "doc.tif", rng, 6)
+    frames = ["doc#frame=4", "doc#frame=6"]
+    assert str(listed(root, folder, address, max_frames=3)) == "3 computed, 0 reused, 0 refused"
+    images = inventory.read_images(root).set_index("image_id")
+    assert images.index.tolist() == ["a", "doc", "z", *frames]
+    assert images.loc["doc", "notes"] == "frame 1 of 6, 3 of 6 frames searched"
+    assert images.loc[frames, "notes"].tolist() == ["frame 4 of 6", "frame 6 of 6"]
+    assert images["sha256"].is_unique and inventory.file_ids(root) == ["a", "doc", "z"]
+    assert store.open_catalogue(root).count_files() == 3
+    records = images.reset_index()[["image_id", "path"]].to_dict("records")
+    shown = {record["image_id"]: image for record, image in inventory.decoded(records, [])}
+    assert len({image.tobytes() for image in shown.values()}) == 5
+
+    moved = folder.rename(tmp_path / "moved")
+    assert listed(root, moved, address, max_frames=3).computed == 0
+    assert inventory.resolved_paths(root, frames) == [str(moved / "doc.tif")] * 2
+    away = (moved / "doc.tif").rename(tmp_path / "doc.tif")
+    listed(root, moved, address, max_frames=3)
+    assert inventory.read_images(root)["image_id"].tolist() == ["a", "z"]
+    away.rename(moved / "doc.tif")
+    assert listed(root, moved, address, max_frames=3).computed == 0
+    assert len(inventory.read_images(root)) == 5
+
+    settings = {"shard_images": 4, "thumbnail_short_side_px": 32, "limits": Limits(max_frames=3)}
+    assert stages.list_images(root, str(moved), **settings, cluster=address).computed == 3
+    assert len(inventory.read_images(root)) == 5
+
+
+def test_another_number_of_frames_is_read_anew(tmp_path, photograph, rng, address):
+    folder, root = tmp_path / "in", Library(tmp_path / "lib")
+    fill(folder, ["a"], photograph)
+    pages(folder / "doc.tif", rng, 6)
+    for number, count in enumerate((1, 3, 2, 1)):
+        report = listed(root, folder, address, max_frames=count)
+        assert report.computed == (2 if number == 0 else 1), "only the document may be read again"
+        assert len(inventory.read_images(root)) == 1 + count
+        assert listed(root, folder, address, max_frames=count).computed == 0
+
+
+def test_no_file_has_the_id_of_a_frame():
+    names = ["b.gif", "b#frame=3", "b#frame=3.jpg", "c#frame=2.png", "d#frame=2#0.png"]
+    names.append("b#frame=3@mirror.jpg")
+    ids = inventory.image_ids(names)
+    assert ids[0] == "b" and ids[3] == "c#frame=2.png" and len({*ids}) == len(names)
+    taken = {"b#frame=3", "b#frame=3#0", "b#frame=3@mirror", "c#frame=2", "d#frame=2#0"}
+    assert not taken & {*ids} and all(file_of(one) == one for one in ids)
