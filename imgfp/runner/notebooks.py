@@ -93,12 +93,24 @@ def prepare(profile: Path, assignments: list[str]) -> Plan:
     defaults = {n: d.value for stage in stages for n, d in stage.declared.items()}
     cluster.trusted(values.get("cluster", "local"), values.get("insecure_cluster", False))
     params.check_files({n: values.get(n, v) for n, v in defaults.items()}, made=demo)
+    if "descriptor_model" in defaults:
+        _resolve_descriptor(values)
     values.setdefault("run_dir", f"runs/{profile.stem}")
     values.setdefault("library_dir", f"library/{profile.stem}")
     # One that is named by URL is fetched when the run starts.
     library = store.Library(store.library_folder(values["library_dir"]))
     run = store.Run(values["run_dir"])
     return Plan(stages, values, run, library)
+
+
+def _resolve_descriptor(values: dict[str, Any]) -> None:
+    """Put the model that `descriptor_model: auto` means into the values of a run, and say which it is."""
+    from imgfp.descriptors.registry import resolved
+
+    asked, weights = values.get("descriptor_model", "auto"), values.get("descriptor_weights", "")
+    if asked == "auto" and not values.get("descriptor_file"):
+        values["descriptor_model"], reason = resolved(asked, weights)
+        print(f"{'descriptor_model':<24} {values['descriptor_model']}{reason and ': '}{reason}")
 
 
 def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:

@@ -313,7 +313,7 @@ def check_extras(needed: dict[str, str]) -> None:
 
 def _check_models(values: dict[str, Any]) -> None:
     from imgfp.crops.detectors import DETECTORS, check_detector
-    from imgfp.descriptors.registry import check_model
+    from imgfp.descriptors.registry import check_model, resolved
     from imgfp.scoring.fusion import load_model
     from imgfp.store import check_seal, located
 
@@ -333,8 +333,10 @@ def _check_models(values: dict[str, Any]) -> None:
                 check_model_file(Path(located(values[name])), ending)
         name = "fusion_model"
         if values.get(name) and values.get("fusion") != "sum":
-            known = "" if values.get("descriptor_file") else values.get("descriptor_model", "")
-            load_model(located(values[name]), known)
+            known = resolved(
+                values.get("descriptor_model", ""), values.get("descriptor_weights", "")
+            )
+            load_model(located(values[name]), "" if values.get("descriptor_file") else known[0])
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         raise ParameterError(f"{name}: {error}") from None
 

@@ -173,7 +173,7 @@ class Parameters(BaseModel):
 
     # 06, 07 global descriptors and search
     descriptor_model: str = _of(
-        "imgfp", "imgfp, sscd-student, sscd-int8, gist-grid, isc21-dt1, any of timm"
+        "auto", "auto, sscd-student, sscd-int8, imgfp, gist-grid, or any of timm"
     )
     descriptor_weights: str = _of("", "file of weights; blank takes those that come with the model")
     descriptor_file: str = _of("", "challenge HDF5 of vectors made elsewhere; blank computes them")

@@ -46,7 +46,8 @@ def describe_references(
 ) -> MapReport:
     """One vector per reference. model: the keywords model, weights and device of `load_model`, and
     batch_size. file: a challenge HDF5 file of vectors that were computed elsewhere and are read
-    instead; "": none. Raises ModelError, FileNotFoundError."""
+    instead; "": none. Raises ModelError, FileNotFoundError, and FormatError for a file that names another model than
+    the one that is asked for."""
     tasks = image_tasks(library, library.descriptors, ".h5")
     return _map(library, tasks, ["whole"], file, cluster, workers, **model)
 
@@ -73,6 +74,8 @@ def describe_queries(
 def _map(collection, tasks, views, file, cluster, workers, *, device, **model):
     function: Callable[..., ShardResult] = imported if file else describe
     if file:
+        if model["model"] != "auto":
+            formats.check_descriptor(store.project_path(file), model["model"])
         settings = file_settings(file, "query" if isinstance(collection, Run) else "reference")
         tasks = [replace(task, arguments={"images": task.arguments["images"]}) for task in tasks]
     else:
@@ -97,7 +100,7 @@ def model_settings(
     weights = store.located(weights)
     loaded = load_model(model, weights, device)
     return {
-        "model": model,
+        "model": loaded.name,
         "weights": weights,
         "device": loaded.device,
         "batch_size": batch_size,

@@ -19,6 +19,7 @@ import pandas as pd
 from imgfp import store
 from imgfp.datatypes import BRANCHES, Branch, files_of, frame_of, table
 from imgfp.decoding import read_image
+from imgfp.descriptors.registry import resolved
 from imgfp.images import ImageError
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
@@ -53,7 +54,7 @@ def verify_first(
     match_ratio: float = 1.8,
     pair_classifier: str = "",
     fusion_model: str = "",
-    descriptor_model: str = "imgfp",
+    descriptor_model: str = "auto",
     cluster: str = "local",
     workers: int = 0,
     **limits: Any,
@@ -68,7 +69,7 @@ def verify_first(
     """
     check_choice("candidates_scored", limits.get("candidates_scored", "all"))
     _need_candidates(run, "local")
-    model = load_model(fusion_model, descriptor_model)
+    model = load_model(fusion_model, resolved(descriptor_model)[0])
     candidates = read_candidates(run, "local")
     identical = are_identical(run, library, candidates)
     chosen = within_limits(candidates, identical, **limits) & are_first(candidates, identical)

