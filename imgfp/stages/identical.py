@@ -24,7 +24,7 @@ def identical_pairs(run: Run, library: Library) -> pd.DataFrame:
         "sha256": references.digests.take(pa.array(rows)),
     }
     asked = {"query_id": queries.ids_at(np.arange(len(queries))), "sha256": queries.digests}
-    both = pd.DataFrame(asked).merge(pd.DataFrame(known), on="sha256")
+    both = pd.DataFrame(asked).merge(pd.DataFrame(known), on="sha256").astype("str")
     both = both[files_of(both["query_id"]) == both["query_id"]]  # frames are no files
     return both[["query_id", "reference_id"]].sort_values(
         ["query_id", "reference_id"], ignore_index=True
