@@ -14,12 +14,13 @@ import pandas as pd
 import pytest
 import small_run
 
-from imgfp import store
+from imgfp import report, store
 from imgfp.benchmarks.capacity import Assumptions, Costs, Indexes
 from imgfp.benchmarks.planning import RunPlan
 from imgfp.crops import detectors
 from imgfp.images import encode_jpeg
 from imgfp.results import Results, sheets
+from imgfp.runner import params
 from imgfp.runner.machine import Machine
 from imgfp.scoring import metrics
 from imgfp.search.plan import CodecCost, SearchCost
@@ -98,6 +99,22 @@ def test_two_runs_are_compared(finished_run, tmp_path):
     assert any(f"{figures.micro_ap:.4f}" in str(data) for data in shown(done))
     (table,) = (str(data) for data in shown(done) if "target_precision" in str(data))
     assert "8.0" not in table  # queries are whole numbers
+
+
+def test_a_sweep_writes_the_cheapest_setting(calibrated_run, tmp_path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("seed: 0  # of every random choice\n")
+    named = {"tuned_run": calibrated_run, "written_profile": profile, "save_dir": tmp_path}
+    executed = execute("33_sweep.ipynb", **named, bootstrap_rounds=20, allowed_loss=0.9)
+    assert sum("image/png" in data for data in shown(executed)) == 2
+    table = pd.read_csv(tmp_path / "sweep.csv")
+    assert len(table) == 4 and table["candidates_verified"].tolist()[0] == 6
+    values = params.read_profile(profile)
+    assert values["candidates_verified"] == 1
+    assert values["tuned_on"] == Results(calibrated_run).truth_hash
+    warned = report.build(Results(calibrated_run, **values), rounds=0)
+    assert "were chosen by the truth" in warned
+    assert "were chosen by the truth" not in report.build(Results(calibrated_run), rounds=0)
 
 
 def test_the_capacity_plan_takes_the_stored_plan(tmp_path):

@@ -218,3 +218,26 @@ def test_votes_of_neighbours_found_elsewhere_are_the_same(library):
         propose.by_votes(found, spread(7), **rules),
         propose.from_keypoints(searched, spread(7), query, **ROBUST),
     )
+
+
+def test_limits_leave_what_is_good_enough_and_every_identical_pair():
+    """Least scores are those of the branch; an identical pair needs neither votes nor a rule, but a rank."""
+    rows = [
+        ("local", 0, 9.0),
+        ("local", 1, 2.0),
+        ("crop", 0, 3.0),
+        ("global", 0, 0.1),
+        ("local", 2, 0),
+    ]
+    candidates = pd.DataFrame(rows, columns=["branch", "rank", "score"])
+    candidates["accepted"] = candidates["rank"] == 0
+    identical = np.array([False] * 4 + [True])
+
+    def kept(**limits):
+        return propose.within_limits(candidates, identical, **limits).tolist()
+
+    assert kept() == [True] * 5
+    assert kept(local_min_votes=3) == [True, False, True, True, True]
+    assert kept(crop_min_votes=4, global_min_similarity=0.2) == [True, True, False, False, True]
+    assert kept(candidates_scored="accepted") == [True, False, True, True, True]
+    assert kept(candidates_verified=2) == [True, True, True, True, False]
