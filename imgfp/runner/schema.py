@@ -87,7 +87,7 @@ class Parameters(BaseModel):
     )
     max_frames: Annotated[int, Field(ge=1, le=1000)] = _of(
         4,
-        "frames or pages of a file that are searched, evenly spread; 1 is the first only",
+        "frames or pages of a file that are searched; 1 is the first only",
         "frames",
     )
 

@@ -95,7 +95,7 @@ class Model:
     weights: feature -> weight, none below 0; intercept; neutral: feature -> the value that
     contributes nothing and replaces a missing one; scores: 101 quantiles of the best score of each
     fitted query, for `thresholds.drift`; origin: what it was fitted on, in words and counts, with `descriptor`, the
-    identity of the model whose vectors it knows (`imgfp.descriptors.base.Model`).
+    identity of the model whose vectors it knows, and `holds_for`, those of others for which its scores were measured (`imgfp.descriptors.base.Model`).
     """
 
     weights: Mapping[str, float]
@@ -484,7 +484,9 @@ def load_model(path: str = "", descriptor: str = "") -> Model:
 def misfit(model: Model, descriptor: str) -> str:
     """In one line, that a model does not say that it was fitted with this descriptor, and what to do; else ""."""
     fitted = str(model.origin.get("descriptor", ""))
-    if not descriptor or (fitted and same_model(fitted, descriptor)):
+    measured = model.origin.get("holds_for", [])
+    fits = [fitted, *measured] if isinstance(measured, list) else [fitted]
+    if not descriptor or any(one and same_model(str(one), descriptor) for one in fits):
         return ""
     return (
         f"it was fitted with vectors of {fitted or 'a descriptor that it does not name'}, and those of this run are of "

@@ -350,7 +350,9 @@ def test_a_model_knows_the_vectors_of_one_descriptor(tmp_path, model):
 
 def test_the_shipped_model_knows_the_shipped_descriptor():
     shipped = fusion.load_model("", "imgfp")
-    assert not fusion.misfit(shipped, load_model().identity)
+    assert not fusion.misfit(shipped, load_model("imgfp").identity)
+    assert not fusion.misfit(shipped, "sscd-student 240436cc531e")
+    assert "calibrate again" in fusion.misfit(shipped, "sscd-student 0123456789ab")
     assert "vectors of imgfp" in fusion.misfit(fusion.load_model("", "phash"), "phash")
 
 
