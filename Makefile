@@ -33,8 +33,9 @@ $(UV):
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(RUN): | $(UV)
-	@$(UV) venv --quiet --python $(PYTHON) $(VENV) $(if $(filter $(WITHOUT),$(PYTHON)), \
-	  || { echo "Python $(OLDEST) in its place: without the descriptor sscd-student"; $(UV) venv --quiet --python $(OLDEST) $(VENV); })
+	@$(UV) venv --quiet --python $(PYTHON) $(VENV) $(if $(filter $(WITHOUT),$(PYTHON)), 2>/dev/null \
+	  || { echo "Python $(WITHOUT) cannot be downloaded; $(OLDEST) does without the descriptor sscd-student"; \
+	  $(UV) venv --quiet --python $(OLDEST) $(VENV); })
 
 $(VENV)/.installed: requirements.lock pyproject.toml | $(UV) $(RUN)
 	@# pdqhash has no wheel for Linux: where it cannot be compiled, it is left out and its tests skip.

@@ -33,7 +33,6 @@ from imgfp.results import Results
 from imgfp.runner import params, project
 from imgfp.runner.cluster import HERE
 from imgfp.runner.schema import Parameters
-from imgfp.scoring import fusion
 from imgfp.stages.inventory import save_rejects
 from imgfp.store import formats
 
@@ -82,16 +81,11 @@ class Library:
         rows = list(_manifest(folder, pictures))
         manifest = folder / "queries.csv"
         store.write_sheet(manifest, pd.DataFrame(rows, columns=["image_id", "path"]))
-        run = store.Run(folder / "run")
+        run = store.Run(folder / "look")
         with redirect_stdout(open(os.devnull, "w")):
             library = self._search(run, str(manifest))
         results = Results(run, library, **self._fusion())
-        predictions = stages.name_copies(
-            fusion.merge(results.proposals, self._values["fusion"], results.fusion_model),
-            run,
-            library,
-        )
-        formats.write_predictions(run.predictions_csv, predictions)
+        formats.write_predictions(run.predictions_csv, results.fused())
         save_rejects(run, library)
         return Found(results, place)
 
@@ -166,14 +160,14 @@ class Found:
     @cached_property
     def table(self) -> pd.DataFrame:
         """The answers of each picture that could be read, best first: query and reference (paths), score (probability
-        of a copy), copy (it is reported as one), transform (the edit in words), query_region and reference_region
-        (polygons (k,2) of the overlap in pixels, or None), other_copies (paths of references with the same picture)."""
+        of a copy), copy (it is reported as one), relation (see `scoring.relations`), transform (the edit in words),
+        query_region and reference_region (polygons (k,2) of the overlap in pixels, or None), other_copies (paths of
+        references with the same picture)."""
         results = self.results
         pairs = results.pairs
         rows = []
-        for query_id, reference_id, score in pairs[
-            ["query_id", "reference_id", "score"]
-        ].itertuples(index=False):
+        columns = ["query_id", "reference_id", "score", "relation"]
+        for query_id, reference_id, score, relation in pairs[columns].itertuples(index=False):
             evidence = results.best_evidence(query_id, reference_id)
             regions = results.outlines(query_id, reference_id)
             copies = results.groups.others(reference_id)
@@ -183,13 +177,14 @@ class Found:
                     results.path("reference", reference_id),
                     score,
                     score >= (results.threshold or 0.5),
+                    relation,
                     "" if evidence is None else str(evidence.get("transform") or ""),
                     *regions,
                     [results.path("reference", other) for other in copies],
                 )
             )
-        columns = "query reference score copy transform query_region reference_region other_copies"
-        return pd.DataFrame(rows, columns=columns.split())
+        names = "query reference score copy relation transform query_region reference_region other_copies"
+        return pd.DataFrame(rows, columns=names.split())
 
     @property
     def rejects(self) -> pd.DataFrame:
@@ -274,20 +269,23 @@ def _made_with(library: store.Library) -> dict[str, Any]:
 
 def _manifest(folder: Path, pictures: tuple[Picture, ...]) -> Iterator[tuple[str, str]]:
     """Id and path of each picture; bytes and pixels are written into the folder first."""
+    taken: set[str] = set()
     for number, picture in enumerate(pictures):
         if isinstance(picture, (bytes, np.ndarray)):
             path = folder / f"picture-{number:04d}"
-            data = picture if isinstance(picture, bytes) else encode_png(picture)
-            store.write_bytes(path, data)
-            yield path.name, str(path)
-            continue
-        path = Path(picture).absolute()
+            store.write_bytes(path, picture if isinstance(picture, bytes) else encode_png(picture))
+        else:
+            path = Path(picture).absolute()
         if not path.exists():
             raise store.StoreError(
                 f"{store.show(path)} does not exist; name a picture or a folder of pictures"
             )
-        inside = (
-            sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        )
-        for file in inside:
-            yield f"{number:04d}-{file.name}", str(file)
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+        for file in files:
+            # "a#0" would be the first crop of "a", "a@mirror" a view of it.
+            short = file.name if {"#", "@"} & set(file.stem) else file.stem
+            image_id = short if short not in taken else f"{len(taken):04d}-{file.name}"
+            taken.add(image_id)
+            yield image_id, str(file)

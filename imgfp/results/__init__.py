@@ -24,11 +24,12 @@ from imgfp.images import DAMAGED, ImageError, decode_image
 from imgfp.results import explain
 from imgfp.results.explain import homography_of
 from imgfp.results.files import Files
-from imgfp.scoring import fusion
+from imgfp.scoring import fusion, relations
 from imgfp.scoring.errors import sort_errors
 from imgfp.scoring.metrics import are_in, true_pairs
 from imgfp.stages.crops import box_of_each
 from imgfp.stages.descriptors import described_by
+from imgfp.stages.groups import name_copies
 from imgfp.stages.inventory import limits_of, read_column, read_thumbnails, resolved_paths
 from imgfp.stages.verification import ViewReader, frame_short_side_px, join_evidence
 from imgfp.verify.evidence import COLUMNS
@@ -281,6 +282,15 @@ class Results(Files):
             return None
         model = fusion.load_model(store.located(path), self.descriptor)
         return fusion.with_expected_copies(model, float(self.params.get("expected_copies", 0)))
+
+    def fused(self) -> pd.DataFrame:
+        """The predictions of this run, computed now from its evidence: one score per pair, best first, then other_copies
+        and the columns of `relations`."""
+        rule = self._fusion_rule
+        scored = fusion.merge(self.proposals, rule, self.fusion_model)
+        copies = scored if rule == "calibrated" else fusion.merge(self.proposals, "calibrated")
+        named = name_copies(scored, self.run, self.library)
+        return named.merge(relations.relations(self.proposals, copies))
 
     @property
     def expected_copies(self) -> float:
