@@ -22,8 +22,7 @@ import pandas as pd
 from imgfp.inference import SHIPPED, same_model
 
 _PAIR = ["query_id", "reference_id"]
-#: Shipped models, by the name of the descriptor that they were fitted with.
-_SHIPPED_MODELS = {"imgfp": SHIPPED / "fusion.json"}
+_SHIPPED_MODEL = SHIPPED / "fusion.json"
 _FORMAT = "imgfp fusion 1"
 
 #: Mean difference of the aligned colours, grey levels, from which a pair with too little structure to tell shows no
@@ -466,12 +465,12 @@ def _refuse_constant(name: str) -> float:
 
 
 def load_model(path: str = "", descriptor: str = "") -> Model:
-    """The model in a JSON file of `to_json`; "": the shipped one, for this descriptor where there is one.
+    """The model in a JSON file of `to_json`; "": the shipped one.
 
     descriptor: identity or name of the model that makes the vectors; "": not known. Raises ValueError naming the
     file, also for one that was fitted with another descriptor. Others of which `misfit` tells are loaded.
     """
-    file = Path(path or _SHIPPED_MODELS.get(descriptor.split(" ")[0], _SHIPPED_MODELS["imgfp"]))
+    file = Path(path or _SHIPPED_MODEL)
     try:
         model = from_json(file.read_text("utf-8"))
         if path and "descriptor" in model.origin and (reason := misfit(model, descriptor)):

@@ -64,7 +64,7 @@ def verify_first(
 
     certain_score: probability of a copy, by `fusion.calibrated`, that makes a query certain; at 1 nothing is
     verified and no query is. fusion_model, descriptor_model: file of the fusion model, and name of the descriptor of this
-    run, whose shipped fusion model is taken for ""; the other settings are those of `verify_pairs`. Raises StoreError before the local
+    run, whose vectors it must fit; the other settings are those of `verify_pairs`. Raises StoreError before the local
     search.
     """
     check_choice("candidates_scored", limits.get("candidates_scored", "all"))
