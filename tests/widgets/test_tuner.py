@@ -21,9 +21,13 @@ def tuner(own_run, tmp_path):
 def test_a_moved_line_changes_the_figures_and_is_written(tuner, own_run, tmp_path, text_of):
     before = tuner.table.value
     assert "gives these figures" in tuner.beyond.value and not tuner.shelf.pairs
+    tuner.source.value = "global"
+    tuner.value.value = 1.0
+    tuner.source.value = "local"
     tuner.line.value = float(np.log10(1 + 50))
+    moved = {"local_min_votes": 50, "global_min_similarity": 1.0}
     assert tuner.settings.local_min_votes == 50 and tuner.table.value != before
-    wanted = Replay(own_run).preview(replace(Replay(own_run).settings, local_min_votes=50))
+    wanted = Replay(own_run).preview(replace(Replay(own_run).settings, **moved))
     assert f">{wanted.figures.pairs:,}</td>" in tuner.table.value
     assert "local_min_votes: 50" in tuner.writer.lines.value
     assert tuner.shelf.pairs and "lost: " in text_of(tuner.shelf.places[0])
@@ -31,7 +35,7 @@ def test_a_moved_line_changes_the_figures_and_is_written(tuner, own_run, tmp_pat
     assert tuner.shelf.inspected.children[0].pager.key == tuner.shelf.pairs[0]
     tuner.writer.write()
     written = params.read_profile(tmp_path / "mine.yaml")
-    assert written == {"seed": 0, "local_min_votes": 50, "tuned_on": own_run.truth_hash}
+    assert written == {"seed": 0, **moved, "tuned_on": own_run.truth_hash}
 
 
 def test_each_source_moves_its_own_parameter_and_numbers_are_those_kept(tuner):
