@@ -144,7 +144,7 @@ ORDER = {
         "evidence",
     ],
     "viz": ["base", "charts", "pictures", "svg"],
-    "widgets": ["base", "crops", "votes", "inspector", "thresholds", "review"],
+    "widgets": ["base", "crops", "votes", "inspector", "parts", "thresholds", "tuner", "review"],
 }
 #: Each heavy library is imported by these modules and packages only.
 HEAVY = {

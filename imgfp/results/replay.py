@@ -301,6 +301,15 @@ class Replay:
             pairs=pairs,
         )
 
+    def scores(self, source: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """What the run decides on, of copies and of other candidates of a branch; where no copy is known, and for "boxes", the
+        confidence of each detection, of all, and None."""
+        if source == "boxes":
+            return self._boxes["confidence"].to_numpy(), None
+        rows = self._candidates[self._candidates["branch"] == source]
+        score, is_copy = rows["score"].to_numpy(), np.isin(self._pair_of(rows), self._positive)
+        return (score[is_copy], score[~is_copy]) if len(self._positive) else (score, None)
+
     def predictions(self, preview: Preview) -> pd.DataFrame:
         """The scored pairs of a preview, best first: query_id, reference_id, score."""
         return pd.DataFrame(

@@ -7,11 +7,13 @@ from imgfp.widgets.crops import CropBrowser
 from imgfp.widgets.inspector import MatchInspector
 from imgfp.widgets.review import ReviewQueue
 from imgfp.widgets.thresholds import ThresholdTuner
+from imgfp.widgets.tuner import PipelineTuner
 from imgfp.widgets.votes import VoteView
 
 __all__ = [
     "CropBrowser",
     "MatchInspector",
+    "PipelineTuner",
     "ReviewQueue",
     "ThresholdTuner",
     "VoteView",

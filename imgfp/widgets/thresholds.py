@@ -1,40 +1,25 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The threshold tuner: precision and recall at any threshold, from stored scores."""
+"""The threshold tuner: precision and recall at any threshold of the final score."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import ipywidgets as ipw
 import numpy as np
 import pandas as pd
 
-from imgfp import store, viz
-from imgfp.datatypes import BRANCHES
+from imgfp import viz
 from imgfp.results import Results
-from imgfp.runner import params
 from imgfp.scoring.metrics import are_in, evaluate, true_pairs
 from imgfp.viz import svg
-from imgfp.widgets.base import (
-    WIDE,
-    WRAPPED,
-    DraggableLine,
-    button,
-    facts_table,
-    pane,
-    sentence,
-    thumbnail_pair,
-    yaml_lines,
-)
+from imgfp.widgets.base import WIDE, WRAPPED, DraggableLine, facts_table, pane, sentence
 from imgfp.widgets.inspector import MatchInspector
+from imgfp.widgets.parts import PairShelf, ProfileWriter
 
-#: Parameter of the threshold on merged scores, and number of pairs around it that are shown.
+#: Parameter of the threshold, and number of pairs around it that are shown.
 NAME, NEAR = "score_threshold", 6
-#: Score scale of each branch, a key of `viz.SCALES`; for merged scores see `Results.score_scale`.
-SCALE_OF = {"local": "log", "crop": "log", "global": "linear"}
 #: Colours of the lines of a second run: other pairs (or all pairs), copies.
 SECOND = viz.VERMILLION, viz.GREEN
 #: Rows of the table: label, key of `Scores.at`, number format.
@@ -58,14 +43,9 @@ class Scores:
     positives: int
 
     @classmethod
-    def of(cls, results: Results, source: str) -> Scores:
-        """The scores of a branch; for any other `source` the merged predictions."""
-        if source in BRANCHES:
-            rows = results.candidates[results.candidates["branch"] == source]
-            pairs = rows.groupby(["query_id", "reference_id"])["score"].max().reset_index()
-            pairs = pairs.sort_values("score", ascending=False, ignore_index=True, kind="stable")
-        else:
-            pairs = results.pairs[["query_id", "reference_id", "score"]]
+    def of(cls, results: Results) -> Scores:
+        """The final scores of a run."""
+        pairs = results.pairs[["query_id", "reference_id", "score"]]
         if results.truth is None:
             return cls(pairs, pairs["score"].to_numpy(float), None, 0)
         expected = true_pairs(results.truth)
@@ -118,15 +98,6 @@ class Scores:
         return true / np.arange(1, len(true) + 1), true / self.positives
 
 
-class _Near(NamedTuple):
-    """A pair near the threshold; is_true None: not known."""
-
-    query_id: str
-    reference_id: str
-    score: float
-    is_true: bool | None
-
-
 class ThresholdTuner(ipw.VBox):
     """Score histogram with a draggable threshold, and the pairs on both sides of it."""
 
@@ -140,11 +111,7 @@ class ThresholdTuner(ipw.VBox):
     ) -> None:
         """other: a second run to compare with; inspector: opens below on a pair; profiles: folder of the
         parameter files that the button can change."""
-        self._results, self._other, self._inspector = results, other, inspector
-        self.source = ipw.ToggleButtons(
-            options=["merged", *[b for b in BRANCHES if (results.candidates["branch"] == b).any()]],
-            style={"button_width": "82px"},
-        )
+        self._results, self._other = results, other
         self.logarithmic = ipw.Checkbox(value=True, description="logarithmic counts", indent=False)
         self.chart, self.curve = DraggableLine(), pane("39%")
         self.chart.layout.width = "60%"
@@ -152,47 +119,27 @@ class ThresholdTuner(ipw.VBox):
         self.value = ipw.BoundedFloatText(description="threshold", style=WIDE)
         self.value.layout.width = "280px"
         self._moving = False
-        self.table, self.lines = pane("auto"), pane("auto")
-        self._folder = store.project_path(profiles)
-        files = sorted(p.name for p in self._folder.glob("*.yaml"))
-        self.profile = ipw.Dropdown(options=files, description="profile")
-        self.profile.value = _profile_of(results.run.root, self._folder, files)
-        self.written = ipw.Label()
-        self.near = [
-            ipw.VBox(
-                [
-                    pane(),
-                    button(
-                        "inspect", partial(self._inspect, row), "open this pair in the inspector"
-                    ),
-                ],
-                layout=ipw.Layout(width="32%", align_items="flex-start"),
-            )
-            for row in range(NEAR)
-        ]
-        self.inspected = ipw.VBox()
-        self.source.observe(self._draw, "value")
+        self.table = pane("auto")
+        self.writer = ProfileWriter(results.run.root, profiles, lambda: {NAME: self.value.value})
+        self.near = PairShelf(results, inspector, NEAR)
         self.logarithmic.observe(self._draw, "value")
         self.threshold.observe(self._dragged, "value")
         self.value.observe(self._typed, "value")
-        write = button("write to profile", self._write, "set this threshold in the parameter file")
-        self.keep = ipw.VBox([self.lines, ipw.HBox([self.profile, write]), self.written])
-        self.keep.layout.margin = "0 0 0 24px"
+        self.writer.layout.margin = "0 0 0 24px"
         super().__init__(
             [
-                ipw.HBox([self.source, self.logarithmic]),
+                self.logarithmic,
                 ipw.HBox([self.chart, self.curve], layout=ipw.Layout(align_items="flex-start")),
                 ipw.HTML(sentence("Drag the dashed line, or click to place it.")),
                 ipw.HBox(
                     [
                         ipw.VBox([self.value, self.table], layout=ipw.Layout(flex="0 0 auto")),
-                        self.keep,
+                        self.writer,
                     ],
                     layout=ipw.Layout(**WRAPPED),
                 ),
                 ipw.HTML("<b>Pairs around the threshold</b>"),
-                ipw.HBox(self.near, layout=ipw.Layout(flex_flow="row wrap")),
-                self.inspected,
+                self.near,
             ]
         )
         self._draw()
@@ -201,19 +148,17 @@ class ThresholdTuner(ipw.VBox):
 
     def _draw(self, _: object = None) -> None:
         """Draw the charts of the chosen scores; moving the threshold does not draw them again."""
-        results, other, source = self._results, self._other, self.source.value
-        scores = self._scores = Scores.of(results, source)
-        name = SCALE_OF.get(source, results.score_scale)
-        self._scale, self._scale_name = viz.SCALES[name], name
-        self._second = None if other is None else Scores.of(other, source)
-        # Votes and similarities are comparable between runs; merged scores only if their scale is equal.
-        self._comparable = source != "merged" or (
-            other is not None and other.score_scale == results.score_scale
-        )
+        results, other = self._results, self._other
+        scores = self._scores = Scores.of(results)
+        self._scale_name = results.score_scale
+        self._scale = viz.SCALES[self._scale_name]
+        self._second = None if other is None else Scores.of(other)
+        # Scores of two runs are comparable only if their scale is equal.
+        self._comparable = other is not None and other.score_scale == results.score_scale
         chart = self._score_chart(scores)
         self._curve_chart = self._precision_chart(scores)
         self._micro_ap = self._average_precision()
-        start = results.threshold if source == "merged" else self._lowest_accepted(source)
+        start = results.threshold
         if start is None:
             start = float(np.median(scores.scores)) if len(scores.scores) else 0.0
         self._moving = True
@@ -223,14 +168,7 @@ class ThresholdTuner(ipw.VBox):
         self.value.min, self.value.max = low, high
         self.value.value = min(max(scores.rounded(start), low), high)
         self._moving = False
-        self.keep.layout.visibility = "visible" if source == "merged" else "hidden"
         self._typed()
-
-    def _lowest_accepted(self, branch: str) -> float | None:
-        """The lowest score that the rule of the branch accepted."""
-        rows = self._results.candidates
-        scores = rows.loc[(rows["branch"] == branch) & rows["accepted"], "score"]
-        return float(scores.min()) if len(scores) else None
 
     def _both(self) -> list[Scores]:
         return [self._scores] if self._second is None else [self._scores, self._second]
@@ -323,7 +261,7 @@ class ThresholdTuner(ipw.VBox):
         if self._micro_ap[0] is not None:
             rows.append(("uAP of these scores", *(_shown(u, "{:.4f}") for u in self._micro_ap)))
         self.table.value = facts_table(rows)
-        self.lines.value = yaml_lines({NAME: threshold})
+        self.writer.show()
         if self._curve_chart is None:
             self.curve.value = ""
         elif counts[0]["kept"]:
@@ -334,51 +272,13 @@ class ThresholdTuner(ipw.VBox):
     def _show_near(self, threshold: float) -> None:
         columns = ["query_id", "reference_id", "score", "is_true"]
         around = self._scores.around(threshold, NEAR)[columns]
-        self._near = [_Near._make(row) for row in around.itertuples(index=False)]
-        for row, box in enumerate(self.near):
-            thumbnails, inspect = box.children
-            inspect.disabled = self._inspector is None or row >= len(self._near)
-            thumbnails.value = self._thumbnails(row, threshold) if row < len(self._near) else ""
-
-    def _thumbnails(self, row: int, threshold: float) -> str:
-        pair = self._near[row]
-        try:
-            jpegs = (
-                self._results.jpeg("query", pair.query_id),
-                self._results.jpeg("reference", pair.reference_id),
-            )
-        except KeyError:
-            return sentence("an image of this pair is missing from the run or library")
-        side = "reported" if pair.score >= threshold else "not reported"
-        if pair.is_true is not None:
-            side += ", a copy" if pair.is_true else ", not a copy"
-        names = f"{viz.label(pair.query_id, 20)} / {viz.label(pair.reference_id, 20)}"
-        return thumbnail_pair(*jpegs, f"{viz.number(pair.score)} {side}: {names}")
-
-    def _inspect(self, row: int) -> None:
-        if self._inspector is not None and row < len(self._near):
-            self._inspector.look_at(self._near[row].query_id, self._near[row].reference_id)
-            self.inspected.children = (self._inspector,)
-
-    def _write(self) -> None:
-        if self.profile.value is None:
-            self.written.value = f"no parameter file in {store.show(self._folder)}"
-            return
-        value = self.value.value
-        params.write_values(self._folder / self.profile.value, {NAME: value})
-        self.written.value = f"{self.profile.value}: {NAME} set to {value!r}"
-
-
-def _profile_of(run: Path, folder: Path, names: list[str]) -> str | None:
-    """The parameter file of this run, or else the first."""
-    for name in names:
-        try:
-            values = params.read_profile(folder / name)
-        except params.ParameterError:
-            continue
-        if store.project_path(values.get("run_dir", f"runs/{Path(name).stem}")) == run:
-            return name
-    return next(iter(names), None)
+        pairs = []
+        for query_id, reference_id, score, is_true in around.itertuples(index=False):
+            side = "reported" if score >= threshold else "not reported"
+            if is_true is not None:
+                side += ", a copy" if is_true else ", not a copy"
+            pairs.append((query_id, reference_id, f"{viz.number(score)} {side}"))
+        self.near.show(pairs)
 
 
 def _shown(value: float | None, number_format: str) -> str:

@@ -148,9 +148,9 @@ def push(page, name: str, key: str, times: int = 1) -> None:
         page.keyboard.press(key)
 
 
-def drag(page, by_px: int) -> None:
-    """Drag the threshold line of the chart sideways with the mouse."""
-    line = page.locator(".imgfp-line .noUi-handle")
+def drag(page, by_px: int, chart: int = 1) -> None:
+    """Drag the line of a chart sideways with the mouse: 0, of the branches, or 1, of the final score."""
+    line = page.locator(".imgfp-line .noUi-handle").nth(chart)
     line.scroll_into_view_if_needed()
     box = line.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -216,6 +216,15 @@ def test_every_browser_answers_in_jupyterlab(page, workplace, tmp_path):
         page.get_by_role("button", name="difference").click()
         page.locator("svg animate").wait_for(state="detached")
         photograph(page, "overlay")
+        # Branches: drag the least votes, see the figures change.
+        figures = page.get_by_text("A run with these settings gives these figures.")
+        figures.wait_for()
+        drag(page, 200, chart=0)
+        page.get_by_text(re.compile("^local_min_votes: [1-9]")).wait_for()
+        photograph(page, "branches")
+        page.get_by_role("button", name="write to profile").first.click()
+        page.get_by_text(re.compile("mine.yaml: local_min_votes set to")).wait_for()
+        assert "local_min_votes: " in (workplace / "params/mine.yaml").read_text()
         # Thresholds: drag the line, type one, see the count change, open a pair, write it down.
         box = page.get_by_label("threshold", exact=True)
         before = float(box.input_value())
@@ -225,13 +234,13 @@ def test_every_browser_answers_in_jupyterlab(page, workplace, tmp_path):
         )
         drag(page, 60)
         photograph(page, "dragged")
-        page.get_by_role("button", name="inspect", exact=True).first.click()
+        page.get_by_role("button", name="inspect", exact=True).nth(6).click()
         page.get_by_placeholder("query or reference id …").nth(1).wait_for()
         box.fill("5")
         box.press("Enter")
         page.get_by_text("score_threshold: 5").wait_for()
         photograph(page, "thresholds")
-        page.get_by_role("button", name="write to profile").click()
+        page.get_by_role("button", name="write to profile").nth(1).click()
         page.get_by_text("mine.yaml: score_threshold set to").wait_for()
         assert "score_threshold: 5" in (workplace / "params/mine.yaml").read_text()
         # Review: one click, two letters, one letter deleted.

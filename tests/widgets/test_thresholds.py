@@ -12,7 +12,7 @@ from imgfp.widgets.thresholds import Scores
 
 
 def test_counts_at_a_threshold(results):
-    scores = Scores.of(results, "merged")
+    scores = Scores.of(results)
     every = scores.at(-1)
     assert every["kept"] == len(results.pairs) and every["recall"] == pytest.approx(5 / 6)
     tied = scores.scores[0]
@@ -24,16 +24,8 @@ def test_counts_at_a_threshold(results):
     assert len(near) == 6 and near["score"].max() >= 60 > near["score"].min()
 
 
-def test_scores_of_a_branch_are_the_best_of_each_pair(results):
-    scores = Scores.of(results, "local")
-    rows = results.candidates[results.candidates["branch"] == "local"]
-    best = rows.groupby(["query_id", "reference_id"])["score"].max()
-    assert sorted(scores.scores) == sorted(best) and (np.diff(scores.scores) <= 0).all()
-    assert not scores.pairs.duplicated(["query_id", "reference_id"]).any()
-
-
 def test_a_rounded_threshold_keeps_the_same_pairs(calibrated_run):
-    scores = Scores.of(Results(calibrated_run), "merged")
+    scores = Scores.of(Results(calibrated_run))
     exact = scores.scores[:12].tolist()
     assert len(exact) == 12
     for threshold in exact:
@@ -46,13 +38,13 @@ def test_the_profile_of_the_run_is_offered(own_run, tmp_path):
     for name, run in {"a": "elsewhere", "b": own_run.run.root, "c": "elsewhere"}.items():
         (tmp_path / f"{name}.yaml").write_text(f"run_dir: {run}\n")
     (tmp_path / "0.yaml").write_text("- no: profile\n")
-    assert widgets.ThresholdTuner(own_run, profiles=tmp_path).profile.value == "b.yaml"
+    assert widgets.ThresholdTuner(own_run, profiles=tmp_path).writer.profile.value == "b.yaml"
 
 
 def test_without_a_profile_nothing_is_written(own_run, tmp_path):
     tuner = widgets.ThresholdTuner(own_run, profiles=tmp_path)
-    tuner._write()
-    assert "no parameter file" in tuner.written.value and not list(tmp_path.glob("*.yaml"))
+    tuner.writer.write()
+    assert "no parameter file" in tuner.writer.written.value and not list(tmp_path.glob("*.yaml"))
 
 
 def test_a_threshold_is_moved_inspected_and_written(own_run, tmp_path, text_of):
@@ -63,17 +55,15 @@ def test_a_threshold_is_moved_inspected_and_written(own_run, tmp_path, text_of):
     before = tuner.table.value
     tuner.threshold.value = np.log10(21)
     assert tuner.value.value == 20 and tuner.table.value != before
-    assert inspector not in tuner.inspected.children
-    tuner.near[0].children[1].click()
-    assert inspector.pager.key == tuple(tuner._near[0][:2])
-    assert inspector in tuner.inspected.children
-    assert "reported, a copy" in text_of(tuner.near[0])
+    assert inspector not in tuner.near.inspected.children
+    tuner.near.places[0].children[1].click()
+    assert inspector.pager.key == tuner.near.pairs[0]
+    assert inspector in tuner.near.inspected.children
+    assert "reported, a copy" in text_of(tuner.near.places[0])
     tuner.value.value = 68.5
-    tuner._write()
-    assert "score_threshold set to 68.5" in tuner.written.value
+    tuner.writer.write()
+    assert "score_threshold set to 68.5" in tuner.writer.written.value
     assert params.read_profile(tmp_path / "mine.yaml") == {"seed": 0, "score_threshold": 68.5}
-    tuner.source.value = "global"
-    assert "uAP" in tuner.table.value
 
 
 def test_probabilities_are_tuned_on_a_log_odds_scale(calibrated_run):
@@ -87,7 +77,7 @@ def test_probabilities_are_tuned_on_a_log_odds_scale(calibrated_run):
     assert tuner.value.value == pytest.approx(0.9)
     tuner.value.value = 0.99
     assert tuner.threshold.value == pytest.approx(np.log(99))
-    assert "score_threshold: 0.99" in tuner.lines.value
+    assert "score_threshold: 0.99" in tuner.writer.lines.value
 
 
 def test_a_second_run_is_drawn_over_the_first(results, calibrated_run):
@@ -99,8 +89,6 @@ def test_a_second_run_is_drawn_over_the_first(results, calibrated_run):
     assert "its own" not in twice.table.value
     other_kind = widgets.ThresholdTuner(results, Results(calibrated_run))
     assert "its own: the score scales differ" in other_kind.table.value
-    other_kind.source.value = "local"
-    assert "its own" not in other_kind.table.value
 
 
 def test_bars_of_two_runs_have_common_bins_and_are_not_cut_off(results, monkeypatch):

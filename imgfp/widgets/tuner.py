@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The pipeline tuner: what each branch proposes under other limits, and what that costs and loses, from a finished run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import ipywidgets as ipw
+import numpy as np
+
+from imgfp import viz
+from imgfp.results import Results
+from imgfp.results.replay import Figures, Preview, Replay
+from imgfp.store import StoreError
+from imgfp.viz import svg
+from imgfp.widgets.base import WIDE, WRAPPED, DraggableLine, facts_table, pane, sentence
+from imgfp.widgets.inspector import MatchInspector
+from imgfp.widgets.parts import PairShelf, ProfileWriter
+
+
+class Source(NamedTuple):
+    """What a branch decides on: the parameter that is its least value, the scale of the axis, a key of `viz.SCALES`, its
+    label, and the step of the parameter."""
+
+    parameter: str
+    scale: str
+    axis: str
+    step: float
+
+
+SOURCES = {
+    "local": Source("local_min_votes", "log", "votes of a candidate", 1),
+    "crop": Source("crop_min_votes", "log", "votes of a candidate", 1),
+    "global": Source("global_min_similarity", "linear", "normalised cosine of a candidate", 0.001),
+    "boxes": Source("local_min_confidence", "linear", "confidence of a box", 0.001),
+}
+#: Parameters that are numbers of candidates or boxes kept.
+NUMBERS = ("local_candidates", "global_candidates", "candidates_verified", "max_crops")
+#: Number of lost and gained pairs that are shown.
+CHANGES = 6
+
+
+class PipelineTuner(ipw.VBox):
+    """Histograms of the branches with draggable least scores, numbers of candidates kept, and the figures of a run with
+    these settings."""
+
+    def __init__(
+        self,
+        results: Results,
+        *,
+        inspector: MatchInspector | None = None,
+        profiles: str | Path = "params",
+    ) -> None:
+        """inspector: opens below on a pair; profiles: folder of the parameter files that the button can change."""
+        try:
+            self._replay = Replay(results)
+        except StoreError as error:
+            super().__init__([ipw.HTML(sentence(str(error)))])
+            return
+        self.settings = self._replay.settings
+        self.source = ipw.ToggleButtons(options=[*SOURCES], style={"button_width": "82px"})
+        self.chart = DraggableLine()
+        self.chart.layout.width = "60%"
+        self.line = self.chart.line
+        self.value = ipw.BoundedFloatText(style=WIDE, layout=ipw.Layout(width="280px"))
+        self.numbers = {name: self._number(name) for name in NUMBERS}
+        self.table, self.beyond = pane("auto"), pane()
+        self.writer = ProfileWriter(results.run.root, profiles, self._changed)
+        self.shelf = PairShelf(results, inspector, CHANGES)
+        self._moving = False
+        self.source.observe(self._draw, "value")
+        self.line.observe(self._dragged, "value")
+        self.value.observe(self._typed, "value")
+        for box in self.numbers.values():
+            box.observe(self._typed, "value")
+        self.writer.layout.margin = "0 0 0 24px"
+        controls = ipw.VBox([self.value, *self.numbers.values(), self.writer])
+        parts = [
+            self.source,
+            ipw.HBox([self.chart, controls], layout=ipw.Layout(align_items="flex-start")),
+            ipw.HTML(
+                sentence(
+                    "Drag the dashed line, or click to place it: candidates below are not verified."
+                )
+            ),
+            ipw.HBox([self.table], layout=ipw.Layout(**WRAPPED)),
+            self.beyond,
+            ipw.HTML("<b>Lost and gained</b>"),
+            self.shelf,
+        ]
+        super().__init__(parts)
+        self._draw()
+
+    def _number(self, name: str) -> ipw.BoundedIntText:
+        """A field from 1 to what the run has kept; 0 keeps all where the run has verified all."""
+        kept = getattr(self.settings, name)
+        most = kept or self.settings.local_candidates
+        layout = ipw.Layout(width="280px")
+        low = 0 if kept == 0 else 1
+        return ipw.BoundedIntText(
+            kept, min=low, max=most, description=name, style=WIDE, layout=layout
+        )
+
+    def _draw(self, _: object = None) -> None:
+        """Draw the chart of the chosen branch; moving its line does not draw it again."""
+        parameter, scale, axis, step = SOURCES[self.source.value]
+        self._scale = viz.SCALES[scale]
+        fig, ax = viz.figure(6, 3.1)
+        groups = self._replay.scores(self.source.value)
+        viz.draw_score_histogram(ax, *groups, scale=scale, axis=axis)
+        chart = svg.Chart.of(fig, ax)
+        self._moving = True
+        self.chart.draw(chart)
+        low, high = (float(self._scale.inverse(end)) for end in (chart.low, chart.high))
+        own = float(getattr(self.settings, parameter))
+        self.value.max = max(high, own, self.value.max)
+        self.value.min, self.value.max = min(low, own, 0.0), max(high, own)
+        self.value.description, self.value.step, self.value.value = parameter, step, own
+        self.line.value = min(max(float(self._scale.forward(own)), chart.low), chart.high)
+        self._moving = False
+        self._show()
+
+    def _dragged(self, change: dict) -> None:
+        # The slider rounds to its steps; a typed value must not change by that.
+        moved = abs(change["new"] - float(self._scale.forward(self.value.value)))
+        if not self._moving and moved > 0.51 * self.line.step:
+            step = SOURCES[self.source.value].step
+            self.value.value = round(float(self._scale.inverse(change["new"])) / step) * step
+
+    def _typed(self, _: object = None) -> None:
+        if self._moving:
+            return
+        parameter, _, _, step = SOURCES[self.source.value]
+        value = round(self.value.value) if step == 1 else round(self.value.value, 6)
+        counts = {name: box.value for name, box in self.numbers.items()}
+        self._moving = True
+        self.line.value = min(max(float(self._scale.forward(value)), self.line.min), self.line.max)
+        self._moving = False
+        self.settings = replace(self.settings, **counts, **{parameter: value})
+        self._show()
+
+    def _changed(self) -> dict:
+        """The parameters that are moved, and the truth by which."""
+        changed = self.settings.changed(self._replay.settings)
+        tuned = {"tuned_on": self._replay.results.truth_hash} if changed else {}
+        return changed | (tuned if all(tuned.values()) else {})
+
+    def _show(self) -> None:
+        """Show what a run with these settings gives."""
+        base, now = self._replay.base, self._replay.preview(self.settings)
+        columns = base.figures, now.figures, now.tuned, now.held_out
+        rows: list[tuple[object, ...]] = [
+            ("", "the run", "now", "half that is chosen on", "half held out")
+        ]
+        rows += [(name, *(_shown(one, name) for one in columns)) for name in ROWS]
+        rows.append(
+            ("processor time, s", *(_number(one.seconds, "{:,.0f}") for one in (base, now)))
+        )
+        self.table.value = facts_table(rows)
+        said = [f"Not exact for {count:,} queries: {why}." for why, count in now.beyond.items()]
+        if not base.figures.positives:
+            said.append("Without truth or reviewed copies, nobody knows what is lost.")
+        self.beyond.value = "".join(
+            map(sentence, said or ["A run with these settings gives these figures."])
+        )
+        self.writer.show()
+        self._show_changes(now)
+
+    def _show_changes(self, now: Preview) -> None:
+        changes = self._replay.changes(now).head(CHANGES)
+        known = {True: ", a copy", False: ", not a copy"}
+        columns = (
+            changes[name].tolist()
+            for name in ("query_id", "reference_id", "score", "is_true", "change")
+        )
+        self.shelf.show(
+            [
+                (query, reference, f"{change}: {viz.number(score)}{known.get(is_true, '')}")
+                for query, reference, score, is_true, change in zip(*columns, strict=True)
+            ]
+        )
+
+
+#: Rows of the table: label -> value of `Figures`, number format.
+ROWS = {
+    "pairs to verify": ("pairs", "{:,}"),
+    "copies proposed by local": ("local", "{:,}"),
+    "copies proposed by crop": ("crop", "{:,}"),
+    "copies proposed by global": ("global", "{:,}"),
+    "copies proposed by any": ("union", "{:,}"),
+    "only by local": ("only local", "{:,}"),
+    "only by crop": ("only crop", "{:,}"),
+    "only by global": ("only global", "{:,}"),
+    "uAP": ("micro_ap", "{:.4f}"),
+    "recall at the target precision": ("recall_at_p90", "{:.4f}"),
+    "cut": ("cut", "{:.4g}"),
+    "precision at the cut": ("precision", "{:.4f}"),
+    "recall at the cut": ("recall", "{:.4f}"),
+}
+
+
+def _shown(figures: Figures, row: str) -> str:
+    name, number_format = ROWS[row]
+    if name.startswith("only "):
+        return _number(figures.only[name.removeprefix("only ")], number_format)
+    if name in figures.proposed:
+        return _number(figures.proposed[name], number_format)
+    return _number(getattr(figures, name), number_format)
+
+
+def _number(value: float | None, number_format: str) -> str:
+    return "–" if value is None or np.isnan(value) else number_format.format(value)
