@@ -48,6 +48,8 @@ def own_pairs(run: Run, library: Library) -> pd.DataFrame:
     whole = {same_id.sum()} == {store.open_catalogue(side).count_files() for side in (run, library)}
     own = pairs[(next(paths) == next(paths)) | (same_id & whole)].reset_index(drop=True)
     frames = pd.Series(store.open_catalogue(library).frame_ids(), dtype="str")
+    if own.empty or frames.empty:
+        return own
     of_each = pd.DataFrame({"reference_id": files_of(frames), "frame_id": frames})
     more = own.merge(of_each).drop(columns="reference_id")
     return pd.concat([own, more.rename(columns={"frame_id": "reference_id"})], ignore_index=True)
