@@ -32,7 +32,7 @@ def test_headless_copy_holds_static_figures(hostile_run, tmp_path, monkeypatch, 
     shown = [output.get("data", {}) for output in outputs]
     assert sum("image/png" in data for data in shown) == 5
     notes = [data for data in shown if "to use the live browser" in str(data)]
-    assert len(notes) == 5 and not any("widget-view" in str(data) for data in shown)
+    assert len(notes) == 6 and not any("widget-view" in str(data) for data in shown)
     page, _ = HTMLExporter().from_notebook_node(executed)
     assert page.count('<div class="jp-RenderedImage') == 5
     assert "<img src=x onerror" not in page

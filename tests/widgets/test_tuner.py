@@ -24,12 +24,12 @@ def test_a_moved_line_changes_the_figures_and_is_written(tuner, own_run, tmp_pat
     tuner.source.value = "global"
     tuner.value.value = 1.0
     tuner.source.value = "local"
-    tuner.line.value = float(np.log10(1 + 50))
-    moved = {"local_min_votes": 50, "global_min_similarity": 1.0}
-    assert tuner.settings.local_min_votes == 50 and tuner.table.value != before
+    tuner.line.value = float(np.log10(1 + 150))
+    moved = {"local_min_votes": 150, "global_min_similarity": 1.0}
+    assert tuner.settings.local_min_votes == 150 and tuner.table.value != before
     wanted = Replay(own_run).preview(replace(Replay(own_run).settings, **moved))
     assert f">{wanted.figures.pairs:,}</td>" in tuner.table.value
-    assert "local_min_votes: 50" in tuner.writer.lines.value
+    assert "local_min_votes: 150" in tuner.writer.lines.value
     assert tuner.shelf.pairs and "lost: " in text_of(tuner.shelf.places[0])
     tuner.shelf.places[0].children[1].click()
     assert tuner.shelf.inspected.children[0].pager.key == tuner.shelf.pairs[0]
