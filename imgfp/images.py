@@ -42,7 +42,7 @@ DAMAGED = "damaged file, decoded in part"
 #: are skipped.
 FRAMES_TRIED, MAX_LEADING_BYTES = 8, 4096
 #: Formats whose frames are decoded without those before them; of others, the pixels decoded to reach a frame.
-_SEPARATE_FRAMES, REACHED_PIXELS = ("TIFF", "HEIF"), 100_000_000
+_SEPARATE_FRAMES, REACHED_PIXELS = ("TIFF", "HEIF"), 50_000_000
 #: Side in pixels at which frames are compared, and the correlation from which two show the same.
 _COMPARED_PX, _SAME_FRAME = 64, 0.95
 MAX_FILE_BYTES = 64 * 2**20
