@@ -22,10 +22,7 @@ pytestmark = pytest.mark.install
 #: the shipped weights. Report, widgets, trainings and whole notebooks are left to the first Python.
 SELECTED = (
     "crops",
-    "demo",
     "descriptors",
-    "edits",
-    "results",
     "runner/test_params.py",
     "runner/test_project.py",
     "runner/test_schema.py",
