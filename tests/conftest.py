@@ -65,6 +65,18 @@ def in_process():
         yield cluster.trusted(started.scheduler_address, insecure_cluster=True)
 
 
+@pytest.fixture(autouse=True)
+def plain_in_process(request):
+    """A test with `in_process` speaks to it also where another cluster of the session has asked for encryption since."""
+    if "in_process" not in request.fixturenames:
+        yield
+        return
+    import dask
+
+    with dask.config.set({"distributed.comm.require-encryption": False}):
+        yield
+
+
 @pytest.fixture(scope="session")
 def photograph() -> np.ndarray:
     """A real photograph, (427,640,3) uint8 RGB, that ships with scikit-learn."""

@@ -18,27 +18,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.install
 
-#: Tests that run against the installed package: all that a run does, with the compiled dependencies and
-#: the shipped weights. Report, widgets, trainings and whole notebooks are left to the first Python.
+#: Tests that run against the installed package: what a run does with the compiled dependencies and the shipped
+#: weights. The rest, Python without libraries of its own, is left to the first Python.
 SELECTED = (
-    "crops",
     "descriptors",
     "runner/test_params.py",
-    "runner/test_project.py",
     "runner/test_schema.py",
-    "scoring",
     "search",
-    *(
-        f"stages/test_{name}.py"
-        for name in ("crops", "descriptors", "features", "groups", "inventory", "search")
-    ),
+    *(f"stages/test_{name}.py" for name in ("descriptors", "features", "search")),
     "store/test_artefacts.py",
-    "store/test_decisions.py",
     "store/test_formats.py",
-    "store/test_layout.py",
     "store/test_provenance.py::test_equal_code_is_of_the_present_code",
-    "verify",
-    "viz",
+    "verify/test_evidence.py",
     "test_geometry.py",
     "test_images.py",
     "test_inference.py",

@@ -84,7 +84,7 @@ def test_a_gpu_is_recorded_without_its_number(sides, monkeypatch):
     monkeypatch.setattr(
         descriptors, "map_shards", lambda *given, **more: maps.append((given, more))
     )
-    on_gpu = types.SimpleNamespace(device="cuda", weights_hash="w")
+    on_gpu = types.SimpleNamespace(name="m", device="cuda", weights_hash="w")
     monkeypatch.setattr(descriptors, "load_model", lambda *_: on_gpu)
     for device in ("auto", "cuda:1"):
         stages.describe_references(sides[1], **GRID | {"device": device})
@@ -117,7 +117,12 @@ def test_vectors_computed_elsewhere_are_read_from_a_file(sides, address, tmp_pat
     short = Descriptors(queries.image_ids[1:], queries.vectors[1:])
     path = tmp_path / "d.h5"
     formats.write_descriptors(path, [short], [references], "another 0123")
-    from_file = {"file": str(path), "cluster": address} | GRID
+    from_file = GRID | {"file": str(path), "cluster": address}
+    with pytest.raises(
+        formats.FormatError, match="are of another 0123, expected those of gist-grid"
+    ):
+        stages.describe_references(library, **from_file)
+    from_file["model"] = "auto"
     assert not stages.describe_references(library, **from_file).rejects
     ((missing, reason),) = stages.describe_queries(run, **from_file).rejects
     assert missing.endswith(".jpg") and reason == "d.h5 holds no query of this id"
