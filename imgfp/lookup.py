@@ -13,6 +13,7 @@ Index, descriptors and models stay in memory, so that the second look is fast.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -30,6 +31,7 @@ from imgfp import report, stages, store, viz
 from imgfp.decoding import Limits
 from imgfp.images import encode_png
 from imgfp.results import Results
+from imgfp.results.files import LIMITS
 from imgfp.runner import params, project
 from imgfp.runner.cluster import HERE
 from imgfp.runner.schema import Parameters
@@ -42,10 +44,6 @@ Picture = str | os.PathLike[str] | bytes | np.ndarray
 _SIFT = (
     "short_side_px", "first_octave", "octave_layers", "contrast_threshold", "edge_threshold", "max_keypoints",
     "min_keypoints",
-)  # fmt: skip
-#: Parameters that are the limits of `propose.within_limits`.
-_LIMITS = (
-    "candidates_scored", "candidates_verified", "local_min_votes", "crop_min_votes", "global_min_similarity",
 )  # fmt: skip
 
 
@@ -82,7 +80,7 @@ class Library:
         manifest = folder / "queries.csv"
         store.write_sheet(manifest, pd.DataFrame(rows, columns=["image_id", "path"]))
         run = store.Run(folder / "look")
-        with redirect_stdout(open(os.devnull, "w")):
+        with redirect_stdout(io.StringIO()):
             library = self._search(run, str(manifest))
         results = Results(run, library, **self._fusion())
         formats.write_predictions(run.predictions_csv, results.fused())
@@ -143,7 +141,7 @@ class Library:
         similar = named("nprobe", "candidates", prefix="global_")
         similar |= named("normalise_neighbours", "background", "device")
         stages.global_search(run, library, **similar, **here)
-        stages.verify_pairs(run, library, **named(*_LIMITS), **scoring, **here)
+        stages.verify_pairs(run, library, **named(*LIMITS), **scoring, **here)
         return library
 
 
