@@ -35,16 +35,12 @@ from imgfp.results.files import LIMITS
 from imgfp.runner import params, project
 from imgfp.runner.cluster import HERE
 from imgfp.runner.schema import Parameters
-from imgfp.stages.inventory import save_rejects
+from imgfp.stages.features import feature_settings
+from imgfp.stages.inventory import list_files, save_rejects
 from imgfp.store import formats
 
 #: A picture to look up: a file or a folder of them, its bytes, or its pixels (H,W,3) uint8 RGB.
 Picture = str | os.PathLike[str] | bytes | np.ndarray
-
-_SIFT = (
-    "short_side_px", "first_octave", "octave_layers", "contrast_threshold", "edge_threshold", "max_keypoints",
-    "min_keypoints",
-)  # fmt: skip
 
 
 class Library:
@@ -110,7 +106,7 @@ class Library:
         listed = named("shard_images", "thumbnail_short_side_px", "most_lost_share")
         stages.list_images(run, manifest, limits=limits, **listed, **here)
         library = store.begin(run, self._library)
-        stages.extract_local_features(run, **named(*_SIFT, prefix="sift_"), **here)
+        stages.extract_local_features(run, **feature_settings(library), **here)
         rules = named(
             "rule",
             "ratio",
@@ -261,7 +257,7 @@ def _made_with(library: store.Library) -> dict[str, Any]:
         "thumbnail_short_side_px": settings["images"]["thumbnail_short_side_px"],
         "descriptor_model": vectors["model"],
         "descriptor_weights": vectors["weights"],
-        **{f"sift_{name}": settings["keypoints"][name] for name in _SIFT},
+        **{f"sift_{name}": value for name, value in feature_settings(library).items()},
     }
 
 
@@ -278,10 +274,7 @@ def _manifest(folder: Path, pictures: tuple[Picture, ...]) -> Iterator[tuple[str
             raise store.StoreError(
                 f"{store.show(path)} does not exist; name a picture or a folder of pictures"
             )
-        files = [path]
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-        for file in files:
+        for file in map(Path, list_files(path)["path"]) if path.is_dir() else [path]:
             # "a#0" would be the first crop of "a", "a@mirror" a view of it.
             short = file.name if {"#", "@"} & set(file.stem) else file.stem
             image_id = short if short not in taken else f"{len(taken):04d}-{file.name}"
