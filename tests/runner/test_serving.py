@@ -7,6 +7,7 @@ import asyncio
 import http.client
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -39,6 +40,12 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
+def listens(port: int) -> bool:
+    """Whether the server takes connections, which it does after it has written its address."""
+    with socket.socket() as end:
+        return end.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="module", params=["app", "lab"])
 def served(request, project):
     """What is served, its port and its token."""
@@ -54,9 +61,13 @@ def served(request, project):
         try:
             deadline = time.monotonic() + 240  # a busy machine is slow, not broken
             while not (
-                found := re.search(
-                    r"http://127\.0\.0\.1:(\d+)/\S*\?token=(\w+)", Path(log.name).read_text()
+                (
+                    found := re.search(
+                        r"http://127\.0\.0\.1:(\d+)/\S*\?token=(\w+)",
+                        Path(log.name).read_text(),
+                    )
                 )
+                and listens(int(found[1]))
             ):
                 assert server.poll() is None, Path(log.name).read_text()
                 assert time.monotonic() < deadline, Path(log.name).read_text()
