@@ -7,7 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from imgfp import viz
+from imgfp import store, viz
+from imgfp.crops.rule import CORNERS
+from imgfp.datatypes import Descriptors, file_of
+from imgfp.images import cut_box
+from imgfp.results import Results
 from imgfp.stages.inventory import thumbnails
 from imgfp.store import Library, Run
 
@@ -30,6 +34,32 @@ def draw_pairs(
     drawn, ax = viz.figure(10, 2.2 * rows)
     images, titles = pair_thumbnails(run, library, pairs), pair_titles(pairs, unit)
     viz.draw_contact_sheet(ax, images, titles, columns=2 * columns)
+    return drawn
+
+
+def draw_library_map(library: Library, described: Descriptors) -> Figure:
+    """Described references as a map on which similar ones are near each other; members of one group of copies have a
+    frame of the same colour."""
+    members = store.open_groups(library).members
+    number_of = dict(zip(members["image_id"], members["group_id"].factorize()[0], strict=True))
+    shown = [number_of.get(file_of(image_id), -1) for image_id in described.image_ids]
+    drawn, ax = viz.figure(10, 5)
+    viz.draw_map(ax, thumbnails(library, described.image_ids), described.vectors, shown)
+    return drawn
+
+
+def draw_strip(results: Results, query_id: str, references: int = 5) -> Figure:
+    """A query, the crops that were cut from it, and the references that score highest, with their scores."""
+    boxes = results.crops[results.crops["query_id"] == query_id].drop_duplicates(CORNERS)[CORNERS]
+    picture = results.picture("query", query_id)
+    found = results.pairs[results.pairs["query_id"] == query_id].head(references)
+    images = [picture, *(cut_box(picture, box) for box in boxes.to_numpy(float))]
+    titles = [query_id, *(f"crop {number + 1}" for number in range(len(boxes)))]
+    for reference_id, score in zip(found["reference_id"], found["score"], strict=True):
+        images.append(results.thumbnail("reference", results.images_of(query_id, reference_id)[1]))
+        titles.append(f"{reference_id}  {viz.number(score, 3)}")
+    drawn, ax = viz.figure(11, 2.2)
+    viz.draw_contact_sheet(ax, images, titles, columns=len(images))
     return drawn
 
 

@@ -308,22 +308,26 @@ def draw_histograms(
     bins: int = 40,
     log: bool = False,
 ) -> Axes:
-    """Overlaid histograms of groups of values. marks: label -> value of a vertical line, e.g. a
-    threshold; log: logarithmic value axis. Groups without values are left out."""
+    """Overlaid histograms of groups of values. Several groups are drawn as shares of each group, so that a small one
+    is seen beside a large one. marks: label -> value of a vertical line, e.g. a threshold; log: logarithmic value
+    axis, on which nothing is below 1 and a mark there is left out. So are groups without values."""
     groups = {name: np.asarray(values, float) for name, values in groups.items() if len(values)}
     if not groups:
         return show_placeholder(ax, "nothing to show")
-    pooled = np.concatenate(list(groups.values()))
-    edges = np.histogram_bin_edges(np.log10(np.maximum(pooled, 1)) if log else pooled, bins)
-    edges = 10**edges if log else edges
+    if log:
+        groups = {name: np.log10(np.maximum(values, 1)) for name, values in groups.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins)
     for colour, (name, values) in zip(CYCLE, groups.items(), strict=False):
         counts, _ = np.histogram(values, edges)
+        heights = counts / len(values) if len(groups) > 1 else counts
         legend = f"{name} ({len(values):,})"
-        ax.stairs(counts, edges, fill=True, color=colour, alpha=0.35, label=legend)
-        ax.stairs(counts, edges, color=colour, linewidth=1.2)
+        drawn = heights, 10**edges if log else edges
+        ax.stairs(*drawn, fill=True, color=colour, alpha=0.35, label=legend)
+        ax.stairs(*drawn, color=colour, linewidth=1.2)
     if log:
         ax.set_xscale("log")
-    for row, (name, value) in enumerate((marks or {}).items()):
+    marks = {name: value for name, value in (marks or {}).items() if value >= 1 or not log}
+    for row, (name, value) in enumerate(marks.items()):
         ax.axvline(value, color=INK, linewidth=1.2, linestyle=(0, (5, 2)))
         style: dict[str, Any] = {
             "transform": ax.get_xaxis_transform(),
@@ -334,17 +338,32 @@ def draw_histograms(
         paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2}
         put_text(ax, value, 0.97 - 0.1 * row, f" {name}", va="top", bbox=paper, **style)
     ax.set_xlabel(axis)
-    ax.set_ylabel("count")
+    if len(groups) > 1:
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    ax.set_ylabel("share of its group" if len(groups) > 1 else "count")
     grid(ax, "y")
     put_legend(ax, loc="best")
     return ax
 
 
-def draw_points(ax: Axes, x: np.ndarray, y: np.ndarray, *, axes: tuple[str, str]) -> Axes:
-    """Scatter plot of faint dots. The x axis is logarithmic above 1 and linear below."""
-    ax.plot(x, y, ".", color=BLUE, alpha=0.35, markersize=5, markeredgewidth=0)
+def draw_points(
+    ax: Axes,
+    x: np.ndarray,
+    y: np.ndarray,
+    probability: np.ndarray,
+    *,
+    axes: tuple[str, str],
+    colour: str,
+) -> Axes:
+    """Scatter plot of dots coloured by a probability, likeliest on top; `colour` names it. The x axis is logarithmic above
+    1 and linear below."""
+    x, y, probability = (np.asarray(values, float) for values in (x, y, probability))
+    order = np.argsort(probability, kind="stable")
+    style: dict[str, Any] = {"cmap": "cividis", "vmin": 0, "vmax": 1, "linewidths": 0}
+    dots = ax.scatter(x[order], y[order], s=12, c=probability[order], alpha=0.7, **style)
     ax.set_xscale("symlog", linthresh=1)
     ax.set(xlabel=axes[0], ylabel=axes[1])
+    ax.get_figure().colorbar(dots, ax=ax, label=colour)
     grid(ax, "both")
     return ax
 

@@ -15,7 +15,17 @@ from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.patheffects import withStroke
 
-from imgfp.viz.base import FALSE, INK, SKY, YELLOW, label, put_text, set_title, show_placeholder
+from imgfp.viz.base import (
+    CYCLE,
+    FALSE,
+    INK,
+    SKY,
+    YELLOW,
+    label,
+    put_text,
+    set_title,
+    show_placeholder,
+)
 
 Size = tuple[float, float]
 _OUTLINE = [withStroke(linewidth=2.4, foreground="#10151c")]
@@ -65,6 +75,52 @@ def draw_contact_sheet(
     ax.set_ylim(top, -0.02)
     ax.set_aspect("equal")
     return ax
+
+
+def draw_map(
+    ax: Axes, images: Sequence[np.ndarray], vectors: np.ndarray, groups: Sequence[int] = ()
+) -> Axes:
+    """Images as tiles of a grid on which similar ones are near each other: the first two principal components of their
+    vectors (n,d), spread over the cells by the assignment that moves them least. Images of one group (a number
+    above -1 per image) have a frame of the same colour."""
+    if len(images) < 2:
+        return show_placeholder(ax, "no images")
+    _hide_axes(ax)
+    rows = round(np.sqrt(len(images) / 2))
+    columns = -(-len(images) // rows)
+    for number, (row, column) in enumerate(_cells(vectors, rows, columns)):
+        image = images[number]
+        side = min(image.shape[:2])
+        top, left = ((length - side) // 2 for length in image.shape[:2])
+        square = image[top : top + side, left : left + side]
+        extent = (column + 0.02, column + 0.98, row + 0.98, row + 0.02)
+        ax.imshow(square, extent=extent, interpolation="antialiased")
+        if len(groups) and groups[number] >= 0:
+            frame = {
+                "edgecolor": CYCLE[groups[number] % len(CYCLE)],
+                "linewidth": 2.5,
+                "fill": False,
+            }
+            ax.add_patch(Rectangle((column + 0.04, row + 0.04), 0.92, 0.92, zorder=3, **frame))
+    ax.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal")
+    return ax
+
+
+def _cells(vectors: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Row and column (n,2) of each vector on the grid."""
+    from scipy.optimize import linear_sum_assignment
+
+    centred = np.asarray(vectors, float) - np.mean(vectors, axis=0)
+    axes, lengths, _ = np.linalg.svd(centred, full_matrices=False)
+    plane = (axes * lengths)[:, :2]
+    plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
+    # Ranks spread what lies in one crowd over the whole plane.
+    plane = plane.argsort(axis=0).argsort(axis=0) / max(len(plane) - 1, 1)
+    cells = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), -1)
+    cells = cells.reshape(-1, 2)
+    wanted = plane[:, ::-1] * [rows - 1, columns - 1]
+    cost = ((wanted[:, None] - cells) ** 2).sum(-1)
+    return cells[linear_sum_assignment(cost)[1]]
 
 
 def draw_boxes(

@@ -37,9 +37,18 @@ def test_draws_on_the_axes_given_and_returns_it(check_drawing, hostile_name, cha
 
 def test_points_are_drawn_on_a_scale_that_contains_zero(check_drawing):
     counts, shares = np.array([0, 3, 200]), np.array([0.1, 0.5, 0.9])
-    check_drawing(
-        lambda ax, x, y: viz.draw_points(ax, x, y, axes=("count", "share")), counts, shares
-    )
+    named = {"axes": ("count", "share"), "colour": "probability"}
+    check_drawing(lambda ax, *xyp: viz.draw_points(ax, *xyp, **named), counts, shares, shares)
+
+
+def test_a_small_group_is_as_high_as_a_large_one_and_a_mark_at_zero_is_not_on_a_log_axis():
+    fig, ax = viz.figure(7, 2.6)
+    groups = {"few": [50.0] * 3, "many": [2.0] * 3000}
+    viz.draw_histograms(ax, groups, marks={"none": 0, "some": 5}, log=True)
+    heights = {patch.get_label(): patch.get_data().values.max() for patch in ax.patches}
+    assert heights["few (3)"] == heights["many (3,000)"] == 1
+    assert [line.get_xdata()[0] for line in ax.lines] == [5]
+    assert fig.get_tightbbox().width < 8  # inches
 
 
 @pytest.mark.parametrize(

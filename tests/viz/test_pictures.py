@@ -21,6 +21,7 @@ def calls(photograph: np.ndarray, name: str) -> dict:
         "keypoints": (viz.draw_keypoints, (photograph, points, name), (photograph, none)),
         "matches": (viz.draw_matches, (*pair, ends, ends, [True, False]), (*pair, EMPTY, EMPTY)),
         "overlay": (viz.draw_overlay, pair, pair),
+        "map": (viz.draw_map, ([photograph] * 3, np.eye(3, 9), [0, -1, 0]), ([], EMPTY)),
     }
 
 
@@ -87,3 +88,15 @@ def test_an_overlay_blends_the_two_images_or_is_white_where_they_are_equal(
     assert outside.std() > 0 and not (outside == 255).all()
     with pytest.raises(ValueError, match="differ in size"):
         overlay(photograph[:10], photograph)
+
+
+def test_similar_images_are_neighbours_on_a_map_and_copies_have_one_colour(photograph):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(2, 16))[[0, 1] * 16] + rng.normal(0, 0.05, (32, 16))
+    _, ax = viz.figure(6, 3)
+    viz.draw_map(ax, [photograph] * 32, vectors, [5, -1] * 4 + [-1] * 24)
+    centres = np.array([image.get_extent() for image in ax.images]).reshape(-1, 2, 2).mean(2)
+    apart = np.abs(centres[::2].mean(0) - centres[1::2].mean(0)).max()
+    assert apart > 2.5, "two clusters lie on two sides of the 4 by 8 cells"
+    assert len(np.unique(centres, axis=0)) == 32
+    assert len(ax.patches) == 4 and len({patch.get_edgecolor() for patch in ax.patches}) == 1
