@@ -47,7 +47,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(UV) $(RUN)
 demo: setup  ## run the whole pipeline on the embedded demo corpus
 	@$(RUN) -m imgfp run params/demo.yaml
 
-test: setup  ## lint and the API reference, then every test
+test: setup  ## lint and the documentation, then every test
 	@$(MAKE) --no-print-directory -j2 lint docs
 	$(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
@@ -66,8 +66,9 @@ lab: setup  ## open the notebooks in JupyterLab
 app: setup  ## serve the inspection notebook as a web page on this machine
 	@$(RUN) -m imgfp app
 
-docs: setup  ## write the API reference to build/api
-	$(VENV)/bin/pdoc --docformat markdown --output-directory build/api imgfp
+docs: setup  ## write the site of the documentation, with the API reference, to build/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	$(VENV)/bin/pdoc --docformat markdown --output-directory build/site/api imgfp
 
 lock: $(UV)  ## resolve the dependencies of pyproject.toml again, for every supported Python
 	$(UV) pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 pyproject.toml \

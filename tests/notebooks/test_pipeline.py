@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -90,6 +92,22 @@ def test_figures_and_artefacts(finished):
     assert all(p.stat().st_size < 10e6 for p in (finished / "run/notebooks").glob("*.ipynb"))
     stages = json.loads((finished / "run/status.json").read_text())["stages"]
     assert not any("examples_left_out" in entry for entry in stages.values())
+
+
+def test_every_executed_notebook_becomes_a_page_with_its_pictures(finished, tmp_path):
+    path = ROOT / "docs/make_notebook_pages.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    pages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    for executed in sorted((finished / "run/notebooks").glob("*.ipynb")):
+        text = pages.write(executed, tmp_path).read_text()
+        assert text.startswith("# " + executed.stem[:2]) and "Parameters" not in text.splitlines()
+        shown = re.findall(r"!\[\w+\]\((\S+)\)", text)
+        assert shown and all((tmp_path / name).is_file() for name in shown), executed.stem
+        assert not re.search(r"\d%\|", text), "a progress bar"
+        committed = ROOT / f"docs/notebooks/{executed.stem}.md"
+        assert committed.exists(), f"docs/make_notebook_pages.py has not written {committed.name}"
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3e6
 
 
 def test_again_nothing_is_computed(finished):
