@@ -363,7 +363,7 @@ def draw_points(
     dots = ax.scatter(x[order], y[order], s=12, c=probability[order], alpha=0.7, **style)
     ax.set_xscale("symlog", linthresh=1)
     ax.set(xlabel=axes[0], ylabel=axes[1])
-    ax.get_figure().colorbar(dots, ax=ax, label=colour)
+    ax.figure.colorbar(dots, ax=ax, label=colour)
     grid(ax, "both")
     return ax
 

@@ -96,12 +96,9 @@ def draw_map(
         extent = (column + 0.02, column + 0.98, row + 0.98, row + 0.02)
         ax.imshow(square, extent=extent, interpolation="antialiased")
         if len(groups) and groups[number] >= 0:
-            frame = {
-                "edgecolor": CYCLE[groups[number] % len(CYCLE)],
-                "linewidth": 2.5,
-                "fill": False,
-            }
-            ax.add_patch(Rectangle((column + 0.04, row + 0.04), 0.92, 0.92, zorder=3, **frame))
+            frame = Rectangle((column + 0.04, row + 0.04), 0.92, 0.92, fill=False, zorder=3)
+            frame.set(edgecolor=CYCLE[groups[number] % len(CYCLE)], linewidth=2.5)
+            ax.add_patch(frame)
     ax.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal")
     return ax
 
