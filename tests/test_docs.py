@@ -71,7 +71,8 @@ def test_files_exist(document):
     )
     pattern = rf"(?<![\w./])((?:{folders})/[\w/*]+\.(?:py|ipynb|yaml|md))"
     for path in re.findall(pattern, document.read_text("utf-8")):
-        assert any([*ROOT.glob(path), *(ROOT / "imgfp").glob(path)]), path
+        roots = ROOT, ROOT / "imgfp", document.parent
+        assert any(file for root in roots for file in root.glob(path)), path
 
 
 def test_the_changelog_names_modules_that_exist():
