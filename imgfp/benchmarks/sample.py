@@ -355,10 +355,9 @@ def search_cost(vectors: np.ndarray, kind: index.Kind, codec: str = "") -> Searc
         for lists in (_FLAT_LISTS, _FAR_LISTS)
     )
     floats = np.ascontiguousarray(vectors[: 8 * _SEARCHES], np.float32)
-    far_compared = (1 + index.CENTRE_PROBES) * _FAR_LISTS**0.5
     return SearchCost(
         centre_ns=1e9 * _centres_s(flat, floats) / _FLAT_LISTS,
-        far_centre_ns=1e9 * _centres_s(far, floats) / far_compared,
+        coded_centre_ns=1e9 * _centres_s(far, floats) / plan.coded_comparisons(_FAR_LISTS),
         uneven=_uneven(flat, vectors),
         codecs={codec: _codec_cost(codec, vectors, asked, kind) for codec in codecs},
     )
@@ -367,15 +366,15 @@ def search_cost(vectors: np.ndarray, kind: index.Kind, codec: str = "") -> Searc
 def _centres_s(trained: Any, floats: np.ndarray) -> float:
     """Seconds to find the nearest lists of one vector."""
     start = time.process_time()
-    trained.quantizer.search(floats, _VISITED)
+    index.nearest_lists(trained, floats, _VISITED)
     return (time.process_time() - start) / len(floats)
 
 
 def _uneven(trained: Any, vectors: np.ndarray) -> float:
     """Vectors in a visited list relative to the mean list."""
     floats = np.ascontiguousarray(vectors, np.float32)
-    sizes = np.bincount(trained.quantizer.search(floats, 1)[1][:, 0], minlength=trained.nlist)
-    visited = trained.quantizer.search(floats[:: max(1, len(floats) // _SEARCHES)], _VISITED)[1]
+    sizes = np.bincount(index.nearest_lists(trained, floats, 1)[1][:, 0], minlength=trained.nlist)
+    visited = index.nearest_lists(trained, floats[:: max(1, len(floats) // _SEARCHES)], _VISITED)[1]
     return float(sizes[visited].mean() / sizes.mean())
 
 
@@ -415,7 +414,7 @@ def _scan_s(
     for _ in range(_REPEATED):
         start = time.process_time()
         if trained.nlist > 1:
-            trained.quantizer.search(floats, trained.nlist)
+            index.nearest_lists(trained, floats, trained.nlist)
         centres_s = time.process_time() - start
         start = time.process_time()
         index.search(searched, asked, _NEIGHBOURS)

@@ -23,6 +23,8 @@ LOSS_PER_TENFOLD = 0.005
 _LIST_BYTES, _CENTRE_BYTES = 8, 16
 #: Rounds over the training sample: those of k-means, once for the clusters of centres and once inside them.
 _TWO_LEVELS = 2
+#: What tables of a vector and exact comparisons with a few centres take, in comparisons with codes.
+_CENTRES_AT_LEAST = 3000
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,13 @@ class CodecCost:
 class SearchCost:
     """Processor time of a search by vectors of one kind.
 
-    centre_ns: of one comparison with a centre where all of them are compared; far_centre_ns: where they have an index of
-    their own; uneven: codes in a visited list relative to the mean list; codecs: by name, the last part of a
+    centre_ns: of one comparison with a centre where all of them are compared; coded_centre_ns: with the code of one, see
+    `coded_comparisons`; uneven: codes in a visited list relative to the mean list; codecs: by name, the last part of a
     factory string.
     """
 
     centre_ns: float
-    far_centre_ns: float
+    coded_centre_ns: float
     uneven: float
     codecs: Mapping[str, CodecCost]
 
@@ -123,6 +125,13 @@ def train_s(plan: IndexPlan, cost: SearchCost) -> float:
     return rounds + _codec(plan, cost).train_s
 
 
+def coded_comparisons(lists: int) -> float:
+    """Comparisons of a vector with codes of centres that it takes to find its nearest lists, where the centres have an
+    index of their own."""
+    clusters = 2 * lists**0.5
+    return clusters + index.CENTRE_PROBES * lists / clusters + _CENTRES_AT_LEAST
+
+
 def expected_recall(measured: float, at_images: int, images: int) -> float:
     """Candidate recall among `images` references, from that measured among `at_images`, by `LOSS_PER_TENFOLD`."""
     tenfolds = max(0.0, log10(max(images, 1) / max(at_images, 1)))
@@ -188,4 +197,4 @@ def _centre_s(lists: int, cost: SearchCost) -> float:
         return 0.0
     if lists <= index.MOST_FLAT_LISTS:
         return 1e-9 * lists * cost.centre_ns
-    return 1e-9 * (1 + index.CENTRE_PROBES) * lists**0.5 * cost.far_centre_ns
+    return 1e-9 * coded_comparisons(lists) * cost.coded_centre_ns

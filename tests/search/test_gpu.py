@@ -100,7 +100,7 @@ def test_an_index_of_lists_goes_to_one_gpu(two_gpus, sift, codec):
 def test_centres_in_an_index_of_their_own_are_laid_flat(two_gpus, sift, monkeypatch):
     monkeypatch.setattr(index, "MOST_FLAT_LISTS", 8)
     made = library(sift, "local", "IVF64,SQ8_direct")
-    assert isinstance(faiss.downcast_index(made.trained.quantizer), faiss.IndexIVFFlat)
+    assert isinstance(faiss.downcast_index(made.trained.quantizer), faiss.IndexRefineFlat)
     every = gpu.to_gpu(made.trained, made.parts, made.removed, "cuda:1").search(
         sift[:50].astype(np.float32), 1, 64
     )

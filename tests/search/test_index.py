@@ -156,17 +156,27 @@ def test_every_planned_index_can_be_opened_again(n_vectors, rng):
         index.from_bytes(data[: len(data) // 2], "trained")
 
 
-def test_many_lists_are_found_by_an_index_of_their_centres(rng):
-    """Above `MOST_FLAT_LISTS` the nearest centre is found nearly always, and by visiting few."""
-    vectors = rng.integers(0, 256, (20_000, 128), np.uint8)
-    made = index.build(vectors, "local", "IVF8192,SQ8_direct")
-    quantiser = faiss.downcast_index(made.trained.quantizer)
-    assert isinstance(quantiser, faiss.IndexIVFFlat) and quantiser.ntotal == 8192
+@pytest.mark.parametrize("width", [128, 63])
+def test_many_lists_are_found_by_codes_of_their_centres(width, rng):
+    """Above `MOST_FLAT_LISTS` few clusters of centres are visited, and the best by codes are compared exactly, as many
+    for one list as for eight; a file keeps all of that."""
+    vectors = rng.integers(0, 256, (12_000, width), np.uint8)
+    trained = index.train("IVF8192,SQ8_direct", vectors)
+    quantiser = faiss.downcast_index(trained.quantizer)
+    assert isinstance(quantiser, faiss.IndexRefineFlat) and quantiser.ntotal == 8192
+    clusters = faiss.downcast_index(quantiser.base_index)
+    assert clusters.nprobe * 4 < clusters.nlist
     centres = quantiser.reconstruct_n(0, 8192)
     queries = vectors[:300].astype(np.float32)
-    _, exact = faiss.knn(queries, centres, 1)
-    assert (quantiser.search(queries, 1)[1] == exact).mean() > 0.8
-    assert quantiser.nprobe * 4 < quantiser.nlist
+    exact, numbers = faiss.knn(queries, centres, 8)
+    for lists in (trained, index.from_bytes(index.to_bytes(trained))):
+        _, found = index.nearest_lists(lists, queries, 8)
+        assert (found[:, 0] == numbers[:, 0]).mean() > 0.9
+        assert np.mean([np.isin(*rows).mean() for rows in zip(numbers, found, strict=True)]) > 0.6
+        first, nearest = index.nearest_lists(lists, queries, 1)
+        assert np.array_equal(nearest[:, 0], found[:, 0])
+        right = nearest[:, 0] == numbers[:, 0]
+        np.testing.assert_allclose(first[right, 0], exact[right, 0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("factory", ["IVF8,SQ8_direct", "IVF5000,PQ16"])

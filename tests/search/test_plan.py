@@ -13,7 +13,7 @@ from imgfp.search.plan import CodecCost, SearchCost
 
 COST = SearchCost(
     centre_ns=5.0,
-    far_centre_ns=12.0,
+    coded_centre_ns=4.0,
     uneven=1.5,
     codecs={
         "Flat": CodecCost(0.0, 10.0, 0.3, 0.0),
