@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Command line: `imgfp run PARAMS.yaml`, `look`, `retry`, `init`, `lab`, `app`, `doctor`, `verify` and others."""
+"""Command line: `imgfp run PARAMS.yaml`, `look`, `case`, `retry`, `init`, `lab`, `app`, `doctor`, `verify` and others."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def main(words: list[str] | None = None) -> int:
         return 0
     from imgfp.runner import notebooks, params
 
-    if options.command == "look":
+    if options.command in ("look", "case"):
         try:
-            return _look(options)
+            return _look(options) if options.command == "look" else _case(options)
         except (store.StoreError, params.ParameterError, ValueError) as error:
             print(f"imgfp: {error}", file=sys.stderr)
             return 2
@@ -193,6 +193,21 @@ def _look(options: argparse.Namespace) -> int:
     return 1 if len(found.rejects) else 0
 
 
+def _case(options: argparse.Namespace) -> int:
+    """Tell what a run says of a pair, and write its case file. Raises StoreError for a run or an id that is not there."""
+    from imgfp import store
+    from imgfp.report import Case
+    from imgfp.results import Results
+
+    case = Case(Results(options.run), options.query, options.reference)
+    print(f"{case.verdict} Evidence: {case.words}.")
+    if options.html:
+        store.write_bytes(options.html, case.to_html().encode())
+    if options.pdf:
+        store.write_bytes(options.pdf, case.to_pdf())
+    return 0
+
+
 def _convert(options: argparse.Namespace) -> str:
     from imgfp.descriptors.base import Preprocessing
     from imgfp.training.convert import convert
@@ -259,6 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     looker.add_argument("--library", required=True, metavar="DIR")
     looker.add_argument("--json", action="store_true", help="print the answers as JSON")
     looker.add_argument("--html", default="", metavar="FILE", help="write them as a page, too")
+    _add_case(commands.add_parser("case", help="write everything about one pair into one file"))
     starter = commands.add_parser("init", help="lay out notebooks and params in a folder to change")
     starter.add_argument("folder", type=Path, metavar="DIR")
     commands.add_parser("lab", help="open the notebooks in JupyterLab")
@@ -284,6 +300,14 @@ def _parser() -> argparse.ArgumentParser:
         "--repair", action="store_true", help="delete what is damaged; the next run makes it again"
     )
     return parser
+
+
+def _add_case(caser: argparse.ArgumentParser) -> None:
+    caser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    caser.add_argument("query", metavar="QUERY", help="id of a query")
+    caser.add_argument("reference", metavar="REFERENCE", help="id of a reference")
+    caser.add_argument("--html", type=Path, metavar="FILE", help="write one page")
+    caser.add_argument("--pdf", type=Path, metavar="FILE", help="write a PDF")
 
 
 def _add_converter(converter: argparse.ArgumentParser) -> None:

@@ -68,7 +68,7 @@ ORDER = {
         "overlays",
         "families",
     ],
-    "report": ["figures", "pairs", "page"],
+    "report": ["figures", "evidence", "pairs", "parts", "page", "case"],
     "results": ["files", "explain", "compare", "sheets", "replay", "sweep"],
     "runner": [
         "schema",
@@ -143,7 +143,7 @@ ORDER = {
         "describe",
         "evidence",
     ],
-    "viz": ["base", "charts", "pictures", "svg"],
+    "viz": ["base", "charts", "pictures", "svg", "document"],
     "widgets": ["base", "crops", "votes", "inspector", "parts", "thresholds", "tuner", "review"],
 }
 #: Each heavy library is imported by these modules and packages only.

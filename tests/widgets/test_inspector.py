@@ -2,10 +2,10 @@
 import pytest
 
 from imgfp import widgets
+from imgfp.report.evidence import SHOWN
 from imgfp.results import Results, compare
 from imgfp.verify.evidence import COLUMNS
 from imgfp.widgets import inspector as module
-from imgfp.widgets.inspector import SHOWN
 
 
 def test_a_pair_is_shown_and_explained(results):
