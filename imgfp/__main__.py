@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Command line: `imgfp run PARAMS.yaml`, `look`, `case`, `retry`, `init`, `lab`, `app`, `doctor`, `verify` and others."""
+"""Command line: `imgfp run PARAMS.yaml`, `look`, `case`, `duplicates`, `retry`, `init`, `lab`, `app`, `doctor`, `verify` and others."""
 
 from __future__ import annotations
 
@@ -75,6 +75,8 @@ def main(words: list[str] | None = None) -> int:
         except (store.StoreError, params.ParameterError, ValueError) as error:
             print(f"imgfp: {error}", file=sys.stderr)
             return 2
+    if options.command == "duplicates":
+        options.profile, options.assignments = _duplicates(options)
     if options.command == "retry":
         if options.profile.is_dir():
             options.profile /= "params.yaml"
@@ -109,6 +111,8 @@ def main(words: list[str] | None = None) -> int:
         return 128 + number
     if not options.only:
         notebooks.summarise(plan)
+    if options.command == "duplicates":
+        return _tell_duplicates(plan, options.csv)
     return 0
 
 
@@ -208,6 +212,40 @@ def _case(options: argparse.Namespace) -> int:
     return 0
 
 
+def _duplicates(options: argparse.Namespace) -> tuple[Path, list[str]]:
+    """The profile and the parameters by which a folder is searched in itself."""
+    from imgfp import store
+
+    # Each folder has a library of its own, named by its path, as no two may share one.
+    name = f"duplicates-{store.hash_of(os.path.abspath(options.folder))[:8]}"
+    values = {
+        "reference_dir": options.folder,
+        "query_dir": options.folder,
+        "library_dir": options.library or f"library/{name}",
+        "run_dir": options.run or f"runs/{name}",
+    }
+    return Path("duplicates"), [f"{key}={value}" for key, value in values.items()]
+
+
+def _tell_duplicates(plan: notebooks.Plan, csv: Path | None) -> int:
+    """Print what the run has found, and copy its table of groups to a file if one is given."""
+    from imgfp import store
+    from imgfp.results import Results
+    from imgfp.results.duplicates import find_duplicates
+
+    try:
+        found = find_duplicates(Results(plan.run, plan.library))
+        if csv:
+            store.write_sheet(csv, found.members)
+    except store.StoreError as error:
+        print(f"imgfp: {error}", file=sys.stderr)
+        return 2
+    for path in plan.run.duplicates_csv, plan.run.duplicates_html:
+        print(f"{path.stem:<12} {store.show(path)}")
+    print(f"{found}.")
+    return 0
+
+
 def _convert(options: argparse.Namespace) -> str:
     from imgfp.descriptors.base import Preprocessing
     from imgfp.training.convert import convert
@@ -262,6 +300,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "assignments", nargs="*", default=[], metavar="key=value", help="override a parameter"
         )
+    doubler = commands.add_parser("duplicates", help="find the copies inside one folder")
+    doubler.add_argument("folder", metavar="DIR")
+    doubler.add_argument(
+        "--library", default="", metavar="DIR", help="where what is computed is kept"
+    )
+    doubler.add_argument("--run", default="", metavar="DIR", help="where the answer is kept")
+    doubler.add_argument("--csv", type=Path, metavar="FILE", help="write the groups there, too")
+    doubler.set_defaults(start="", only="", status=False, plan=False)
     retrier.set_defaults(start="", only="", status=False, plan=False)
     runner.add_argument("--from", dest="start", default="", metavar="NN", help="redo from a stage")
     runner.add_argument("--only", default="", metavar="NN", help="redo one stage")

@@ -68,8 +68,8 @@ ORDER = {
         "overlays",
         "families",
     ],
-    "report": ["figures", "evidence", "pairs", "parts", "page", "case"],
-    "results": ["files", "explain", "compare", "sheets", "replay", "sweep"],
+    "report": ["figures", "evidence", "pairs", "parts", "page", "duplicates", "case"],
+    "results": ["files", "explain", "compare", "duplicates", "sheets", "replay", "sweep"],
     "runner": [
         "schema",
         "params",
