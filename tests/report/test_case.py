@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
+import os
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import imgfp
 from imgfp import store
 from imgfp.__main__ import main
 from imgfp.report import Case
@@ -25,11 +28,10 @@ def test_a_case_has_everything_about_its_pair(calibrated_run, parse):
     assert "reported as a copy" in case.verdict and "Ground truth: a copy" in case.verdict
     assert case.words.startswith("pasted centre; ")
     digest = store.sha256_of(results.path("query", PAIR[0]))
-    for text in (case.verdict, case.words, digest, "has these bytes", "Threshold card", "averse"):
-        assert (text in page.words) is (text != "averse"), text
-    for label, meaning in SHOWN.values():
-        if label not in ("no transform because",):
-            assert label in page.words and meaning in page.words
+    for text in (case.verdict, case.words, digest, "has these bytes", "Threshold card"):
+        assert text in page.words
+    for name in SHOWN.keys() - {"refused"}:
+        assert all(text in page.words for text in SHOWN[name]), name
     assert "Nobody has decided about this pair." in page.words
     assert html.count("<svg") - html.count('<svg x="') == 5 and html.count("<line") > 20
     assert html.count("<polygon") >= 8
@@ -40,36 +42,24 @@ def test_every_measurement_has_a_meaning_and_none_is_invented():
     assert {*SHOWN, *OTHERS} == {*COLUMNS} - homography - {"inlier_keypoints"}
 
 
-def test_two_processes_make_the_same_bytes(calibrated_run, tmp_path):
-    program = "import sys; from imgfp.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    for name in ("a", "b"):
-        command = [sys.executable, "-c", program, "case", str(calibrated_run), *PAIR]
-        command += [
-            "--html",
-            str(tmp_path / f"{name}.html"),
-            "--pdf",
-            str(tmp_path / f"{name}.pdf"),
-        ]
-        subprocess.run(command, check=True, capture_output=True)
-    for suffix in ("html", "pdf"):
-        one, other = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in "ab")
-        assert one == other and len(one) > 50_000
-
-
-def test_the_pdf_holds_the_text_and_no_date(calibrated_run):
-    data = Case(Results(calibrated_run), *PAIR).to_pdf()
-    assert data.startswith(b"%PDF") and b"CreationDate" not in data
-    assert data.count(b"/Type /Page ") >= 3
-    assert data.count(b"/Subtype /Image") >= 6
-
-
-def test_the_command_in_a_case_repeats_it(calibrated_run, tmp_path, monkeypatch, capsys):
+def test_the_command_in_a_case_makes_the_same_bytes_in_another_process(calibrated_run, tmp_path):
     case = Case(Results(calibrated_run), *PAIR)
     (command,) = re.findall(r"imgfp case [^\n]*", "\n".join(" ".join(row) for row in _rows(case)))
-    monkeypatch.chdir(tmp_path)
-    assert main(shlex.split(command)[1:]) == 0
+    program = [sys.executable, "-m", *shlex.split(command)]
+    root = Path(imgfp.__file__).parents[1]
+    done = subprocess.run(
+        program,
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(root), "PYTHONHASHSEED": "7"},
+    )
+    assert b"reported as a copy" in done.stdout
     assert (tmp_path / "case.html").read_text("utf-8") == case.to_html()
-    assert "reported as a copy" in capsys.readouterr().out
+    pdf = (tmp_path / "case.pdf").read_bytes()
+    assert pdf == case.to_pdf()
+    assert pdf.startswith(b"%PDF") and b"CreationDate" not in pdf
+    assert pdf.count(b"/Type /Page ") >= 3 and pdf.count(b"/Subtype /Image") >= 6
 
 
 def test_decisions_and_reviewers_stand_in_the_case(calibrated_run, tmp_path, parse):
@@ -85,14 +75,14 @@ def test_decisions_and_reviewers_stand_in_the_case(calibrated_run, tmp_path, par
     assert "Ada" in words and "<b>Bo</b>" in words and "Cy" not in words and "<b>Bo" not in html
 
 
-def test_a_name_is_never_markup_and_a_glyph_that_is_missing_is_an_escape(hostile_run, parse):
+def test_a_name_is_never_markup(hostile_run, parse):
     results = Results(hostile_run)
-    for query_id, reference_id in results.pairs[["query_id", "reference_id"]].head(6).to_numpy():
+    pairs = results.pairs[results.pairs["rank"].eq(0)].head(3)
+    for query_id, reference_id in pairs[["query_id", "reference_id"]].to_numpy():
         html = Case(results, query_id, reference_id).to_html()
         page = parse(html)
         assert not page.handlers and "script" not in page.tags and not page.addresses
-        assert "\u202e" not in html
-    assert Case(results, query_id, reference_id).to_pdf().startswith(b"%PDF")
+        assert "\u202e" not in html and "two\nlines" not in html
 
 
 def test_a_pair_that_was_not_scored_is_a_case_too(calibrated_run, parse):
@@ -102,10 +92,11 @@ def test_a_pair_that_was_not_scored_is_a_case_too(calibrated_run, parse):
     assert "cannot be laid on each other" in words and len(case.to_pdf()) > 10_000
 
 
-def test_a_file_that_has_changed_or_gone_is_said(copied_run):
-    results = Results(copied_run, copied_run.parent / "library")
-    said = {row[0]: row[1:] for row in _rows(Case(results, *PAIR))}
-    assert said["the file now"] == ["has these bytes", "has these bytes"]
+def test_a_file_that_has_changed_or_gone_is_said(calibrated_run, tmp_path, monkeypatch):
+    (tmp_path / "query").write_bytes(b"others")
+    monkeypatch.setattr(Results, "path", lambda self, side, one: str(tmp_path / side))
+    said = {row[0]: row[1:] for row in _rows(Case(Results(calibrated_run), *PAIR))}
+    assert said["the file now"] == ["has other bytes", "is not there"]
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,11 @@ def test_every_member_is_linked_to_one_before_it_and_the_weakest_link_is_marked(
     assert rows.index[0] == "again" and rows.loc["again", "linked_to"] == ""
     assert rows.loc["whole", ["linked_to", "relation"]].tolist() == ["again", "identical file"]
     # By the better of its two links, in the direction from the part to the whole.
-    assert rows.loc["part", ["linked_to", "relation", "score"]].tolist() == ["whole", "part of", 0.95]
+    assert rows.loc["part", ["linked_to", "relation", "score"]].tolist() == [
+        "whole",
+        "part of",
+        0.95,
+    ]
     assert rows.loc[HOSTILE, "linked_to"] == "part" and rows.loc[HOSTILE, "score"] == 0.6
     assert rows.index[rows["weakest"]].tolist() == [HOSTILE]
     before = found.members.groupby("group")["image_id"].agg(list)
@@ -88,7 +92,11 @@ def test_every_member_is_linked_to_one_before_it_and_the_weakest_link_is_marked(
 
 
 def test_copies_that_the_library_knows_join_without_a_score(results, monkeypatch):
-    members = {"image_id": ["alone", "red"], "group_id": ["alone"] * 2, "relation": ["", "same picture"]}
+    members = {
+        "image_id": ["alone", "red"],
+        "group_id": ["alone"] * 2,
+        "relation": ["", "same picture"],
+    }
     groups = store.Groups(pd.DataFrame(members), results.references)
     monkeypatch.setattr(Results, "groups", groups)
     row = find_duplicates(results).members.set_index("image_id").loc["red"]
