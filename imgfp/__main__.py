@@ -75,8 +75,6 @@ def main(words: list[str] | None = None) -> int:
         except (store.StoreError, params.ParameterError, ValueError) as error:
             print(f"imgfp: {error}", file=sys.stderr)
             return 2
-    if options.command == "duplicates":
-        options.profile, options.assignments = _duplicates(options)
     if options.command == "retry":
         if options.profile.is_dir():
             options.profile /= "params.yaml"
@@ -86,6 +84,11 @@ def main(words: list[str] | None = None) -> int:
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores the second
             signal.signal(number, _interrupt)
     try:
+        if options.command == "duplicates":
+            from imgfp.runner import project
+
+            where = options.folder, options.library, options.run
+            options.profile, options.assignments = project.self_search(*where)
         plan = notebooks.prepare(options.profile, options.assignments)
         if options.status:
             print("\n".join(notebooks.stage_lines(plan)))
@@ -210,21 +213,6 @@ def _case(options: argparse.Namespace) -> int:
     if options.pdf:
         store.write_bytes(options.pdf, case.to_pdf())
     return 0
-
-
-def _duplicates(options: argparse.Namespace) -> tuple[Path, list[str]]:
-    """The profile and the parameters by which a folder is searched in itself."""
-    from imgfp import store
-
-    # Each folder has a library of its own, named by its path, as no two may share one.
-    name = f"duplicates-{store.hash_of(os.path.abspath(options.folder))[:8]}"
-    values = {
-        "reference_dir": options.folder,
-        "query_dir": options.folder,
-        "library_dir": options.library or f"library/{name}",
-        "run_dir": options.run or f"runs/{name}",
-    }
-    return Path("duplicates"), [f"{key}={value}" for key, value in values.items()]
 
 
 def _tell_duplicates(plan: notebooks.Plan, csv: Path | None) -> int:

@@ -68,7 +68,16 @@ ORDER = {
         "overlays",
         "families",
     ],
-    "report": ["figures", "evidence", "pairs", "parts", "page", "duplicates", "case"],
+    "report": [
+        "figures",
+        "evidence",
+        "pairs",
+        "parts",
+        "page",
+        "duplicates",
+        "case_tables",
+        "case",
+    ],
     "results": ["files", "explain", "compare", "duplicates", "sheets", "replay", "sweep"],
     "runner": [
         "schema",

@@ -125,8 +125,8 @@ def _members(
     for column in ("width", "height", "file_bytes"):
         facts[column] = read_column(library, names, column)
     facts["path"] = resolved_paths(library, names)
-    parts = links.loc[links["relation"].eq(PART), "image_id"]
-    parts = {*parts, *links.loc[links["relation"].eq(CONTAINS), "other_id"]}
+    parts = links.loc[links["relation"].eq(PART), "image_id"].tolist()
+    parts += links.loc[links["relation"].eq(CONTAINS), "other_id"].tolist()
     facts["part"] = facts["image_id"].isin(parts)
     facts["pixels"] = facts["width"] * facts["height"]
     facts["count"] = facts.groupby("component")["component"].transform("size")
@@ -135,7 +135,8 @@ def _members(
         "component"
     )
     first = first.sort_values(["count", "image_id"], ascending=[False, True])
-    known = links.set_index(_PAIR)[["relation", "score"]].to_dict("index")
+    columns = [*_PAIR, "relation", "score"]
+    known = {(one, other): told for one, other, *told in links[columns].itertuples(index=False)}
     rows = []
     for number, root in enumerate(first.index, 1):
         reached, before = breadth_first_order(tree, root, directed=False)
@@ -147,25 +148,24 @@ def _members(
         if of_group["score"].notna().any():
             of_group.loc[of_group["score"].astype(float).idxmin(), "weakest"] = True
         rows.append(of_group)
-    columns = {
+    dtypes = {
         "group": "int64",
         "image_id": "str",
         "path": "str",
         "width": "int64",
         "height": "int64",
     }
-    columns |= {"file_bytes": "int64", "linked_to": "str", "relation": "str", "score": "float64"}
-    columns |= {"weakest": "bool", "component": "int64"}
-    every = pd.concat(rows) if rows else pd.DataFrame(columns=list(columns))
-    return every[list(columns)].astype(columns).reset_index(drop=True)
+    dtypes |= {"file_bytes": "int64", "linked_to": "str", "relation": "str", "score": "float64"}
+    dtypes |= {"weakest": "bool", "component": "int64"}
+    every = pd.concat(rows) if rows else pd.DataFrame(columns=list(dtypes))
+    return every[list(dtypes)].astype(dtypes).reset_index(drop=True)
 
 
 def _linked(
-    known: dict[tuple[str, str], dict], image_id: str, other_id: str
+    known: dict[tuple[str, str], list], image_id: str, other_id: str
 ) -> tuple[str, str, float]:
     """What a picture is linked to, what it is to it, and the score of the link."""
     if (image_id, other_id) in known:
-        link = known[image_id, other_id]
-        return other_id, link["relation"], link["score"]
-    link = known[other_id, image_id]
-    return other_id, _TURNED.get(link["relation"], link["relation"]), link["score"]
+        return other_id, *known[image_id, other_id]
+    relation, score = known[other_id, image_id]
+    return other_id, _TURNED.get(relation, relation), score

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -101,8 +102,8 @@ class Document:
         with rc_context(STYLE | {"pdf.fonttype": 42}), PdfPages(out, metadata=facts) as pages:
             for number, page in enumerate(self._pages, 1):
                 foot = f"{self._title}  ·  {number} of {len(self._pages)}"
-                style = {"fontsize": 7, "color": MUTED, "parse_math": False}
-                drawn = page.text(_MARGIN_IN / _WIDTH_IN, 0.03, foot, **style)
+                place = _MARGIN_IN / _WIDTH_IN, 0.03
+                drawn = page.text(*place, foot, fontsize=7, color=MUTED, parse_math=False)
                 pages.savefig(page, dpi=dpi)
                 drawn.remove()
         return out.getvalue()
@@ -124,7 +125,7 @@ class Document:
         for line in lines:
             self._top_in -= size * _LEADING / _POINTS
             place = (_MARGIN_IN + left_in) / _WIDTH_IN, self._top_in / _HEIGHT_IN
-            style = {"fontsize": size, "color": colour, "weight": weight, "family": _FONT}
+            style: dict[str, Any] = {"fontsize": size, "color": colour, "weight": weight}
             self._pages[-1].text(*place, line, parse_math=False, **style)
 
     def _rule(self, top_in: float) -> None:

@@ -243,6 +243,6 @@ class MatchInspector(ipw.VBox):
         meanings = "; ".join(f"{name}: {meaning}" for name, meaning in RELATIONS.items())
         self.facts.value = facts_table(facts, {"relation": meanings, **dict(SHOWN.values())})
         added = log_odds_added(self._results, *key)
-        rows = [*branch_rows(self._results, *key), *((name, value) for name, value, _ in added)]
+        told = [*branch_rows(self._results, *key), *((name, value) for name, value, _ in added)]
         hints = {name: meaning for name, _, meaning in added}
-        self.branches.value = facts_table(rows, hints)
+        self.branches.value = facts_table(told, hints)

@@ -7,6 +7,7 @@ import pytest
 import small_run
 
 from imgfp import report, store
+from imgfp.__main__ import main
 from imgfp.results import Results
 from imgfp.results.duplicates import Duplicates, find_duplicates, is_self_search
 from imgfp.store import Library, Run
@@ -115,6 +116,16 @@ def test_a_search_of_another_folder_is_refused(calibrated_run):
     assert not is_self_search(other)
     with pytest.raises(store.StoreError, match="has not searched a folder in itself"):
         find_duplicates(other)
+
+
+@pytest.mark.parametrize("what", ["does not exist", "is no folder", "holds no files"])
+def test_what_is_no_folder_of_pictures_is_one_line(tmp_path, monkeypatch, capsys, what):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "place"
+    if what != "does not exist":
+        place.write_bytes(b"GIF") if what == "is no folder" else place.mkdir()
+    assert main(["duplicates", str(place)]) == 2
+    assert capsys.readouterr().err == f"imgfp: place {what}; name a folder of pictures\n"
 
 
 def test_nothing_found_is_said(results, monkeypatch):
