@@ -121,51 +121,42 @@ def _members(
 ) -> pd.DataFrame:
     """`Duplicates.members`, with the number of the `component` (n,) that each of the ids (n,) is in."""
     library, names = results.library, ids.tolist()
-    facts = pd.DataFrame({"image_id": names, "component": group})
+    facts = pd.DataFrame({"image_id": names, "component": group}).astype({"image_id": "str"})
     for column in ("width", "height", "file_bytes"):
         facts[column] = read_column(library, names, column)
     facts["path"] = resolved_paths(library, names)
+    first = _first_of_each(facts, links)
+    facts["group"] = facts["component"].map(pd.Series(range(1, len(first) + 1), first["component"]))
+    # All first pictures hang on one more node, so that one walk reaches every group.
+    tree, root = tree.tocoo(), len(ids)
+    data = np.concatenate([tree.data, np.ones(len(first))])
+    ends = np.append(tree.row, np.full(len(first), root)), np.append(tree.col, first.index)
+    joined = coo_array((data, ends), shape=(root + 1,) * 2).tocsr()
+    reached, before = breadth_first_order(joined, root, directed=False)
+    facts = facts.iloc[reached[1:]]
+    facts["linked_to"] = np.append(ids, "")[before[reached[1:]]]
+    columns = [*_PAIR, "relation", "score"]
+    turned = links.rename(columns=dict(zip(_PAIR, _PAIR[::-1], strict=True)))
+    turned["relation"] = turned["relation"].replace(_TURNED)
+    told = pd.concat([links[columns], turned[columns]])
+    told = told.rename(columns={"other_id": "linked_to"})
+    facts = facts.merge(told, "left", on=["image_id", "linked_to"])
+    facts = facts.sort_values("group", kind="stable", ignore_index=True)
+    scored = facts.dropna(subset=["score"]).sort_values(["group", "score"], kind="stable")
+    facts["weakest"] = facts.index.isin(scored.drop_duplicates("group").index)
+    facts["relation"] = facts["relation"].fillna("")
+    columns = ["group", "image_id", "path", "width", "height", "file_bytes"]
+    return facts[[*columns, "linked_to", "relation", "score", "weakest", "component"]]
+
+
+def _first_of_each(facts: pd.DataFrame, links: pd.DataFrame) -> pd.DataFrame:
+    """The first picture of each component, of the largest first: one that no other contains, with most pixels."""
     parts = links.loc[links["relation"].eq(PART), "image_id"].tolist()
     parts += links.loc[links["relation"].eq(CONTAINS), "other_id"].tolist()
-    facts["part"] = facts["image_id"].isin(parts)
-    facts["pixels"] = facts["width"] * facts["height"]
-    facts["count"] = facts.groupby("component")["component"].transform("size")
-    order = ["component", "part", "pixels", "file_bytes", "image_id"]
-    first = facts.sort_values(order, ascending=[True, True, False, False, True]).drop_duplicates(
-        "component"
-    )
-    first = first.sort_values(["count", "image_id"], ascending=[False, True])
-    columns = [*_PAIR, "relation", "score"]
-    known = {(one, other): told for one, other, *told in links[columns].itertuples(index=False)}
-    rows = []
-    for number, root in enumerate(first.index, 1):
-        reached, before = breadth_first_order(tree, root, directed=False)
-        linked = [("", "", np.nan)]
-        for row in reached[1:]:
-            linked.append(_linked(known, names[row], names[before[row]]))
-        of_group = facts.loc[reached].assign(group=number, weakest=False)
-        of_group[["linked_to", "relation", "score"]] = linked
-        if of_group["score"].notna().any():
-            of_group.loc[of_group["score"].astype(float).idxmin(), "weakest"] = True
-        rows.append(of_group)
-    dtypes = {
-        "group": "int64",
-        "image_id": "str",
-        "path": "str",
-        "width": "int64",
-        "height": "int64",
-    }
-    dtypes |= {"file_bytes": "int64", "linked_to": "str", "relation": "str", "score": "float64"}
-    dtypes |= {"weakest": "bool", "component": "int64"}
-    every = pd.concat(rows) if rows else pd.DataFrame(columns=list(dtypes))
-    return every[list(dtypes)].astype(dtypes).reset_index(drop=True)
-
-
-def _linked(
-    known: dict[tuple[str, str], list], image_id: str, other_id: str
-) -> tuple[str, str, float]:
-    """What a picture is linked to, what it is to it, and the score of the link."""
-    if (image_id, other_id) in known:
-        return other_id, *known[image_id, other_id]
-    relation, score = known[other_id, image_id]
-    return other_id, _TURNED.get(relation, relation), score
+    ordered = facts.assign(
+        part=facts["image_id"].isin(parts),
+        pixels=-facts["width"] * facts["height"],
+        spared=-facts["file_bytes"],
+        smaller=-facts.groupby("component")["component"].transform("size"),
+    ).sort_values(["component", "part", "pixels", "spared", "image_id"])
+    return ordered.drop_duplicates("component").sort_values(["smaller", "image_id"])
