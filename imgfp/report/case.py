@@ -28,6 +28,9 @@ from imgfp.viz.pictures import overlay
 
 #: Longer side of a picture in the file, in pixels.
 LONG_SIDE_PX = 800
+#: Height of a row of pictures in the PDF, inches.
+_BAND_IN = 2.25
+_LAID = ("the query laid on the reference", "their difference: dark red where they differ")
 _NO_OVERLAY = "No transform between the images, so they cannot be laid on each other."
 
 
@@ -121,14 +124,14 @@ class Case:
         paper.paragraph(f"Evidence: {self.words}.", 9)
         images, sizes = self._images, self._sizes
         for ax, image, name, size, outline in zip(
-            paper.axes(2.6, 2), images, self._ids, sizes, self._outlines, strict=True
+            paper.axes(_BAND_IN, 2), images, self._ids, sizes, self._outlines, strict=True
         ):
             viz.draw_image(ax, image, name, size)
             if outline is not None:
                 viz.draw_outline(ax, outline)
         found = self._matches
-        paper.paragraph(f"Matches: {found.in_words}.")
-        (ax,) = paper.axes(2.6)
+        paper.paragraph(f"Matches: {found.in_words}.", keep_in=_BAND_IN + 0.3)
+        (ax,) = paper.axes(_BAND_IN)
         viz.draw_matches(
             ax,
             *images,
@@ -139,11 +142,11 @@ class Case:
             reference_size=sizes[1],
         )
         laid = self._overlays
-        paper.paragraph(
-            "The query laid on the reference, and their difference." if laid else _NO_OVERLAY
-        )
-        for ax, image in zip(paper.axes(2.6, 2) if laid else (), laid, strict=True):
-            viz.draw_image(ax, image, size=sizes[1])
+        if not laid:
+            paper.paragraph(_NO_OVERLAY)
+        else:
+            for ax, image, text in zip(paper.axes(_BAND_IN, 2), laid, _LAID, strict=True):
+                viz.draw_image(ax, image, text, sizes[1])
         for table in self.tables:
             paper.heading(table.title)
             if table.note:

@@ -12,6 +12,7 @@ from imgfp import viz
 from imgfp.report.parts import render
 from imgfp.results import Results
 from imgfp.results.duplicates import Duplicates
+from imgfp.scoring.relations import CONTAINS, PART
 from imgfp.viz import svg
 
 #: Groups on the page, pictures of each, and the longer side of a picture in pixels.
@@ -39,8 +40,8 @@ def _group(results: Results, rows: pd.DataFrame) -> dict[str, Any]:
     if len(weakest):
         row = weakest.iloc[0]
         weak = (
-            f"{viz.label(row['image_id'], 60)} is linked to {viz.label(row['linked_to'], 60)} by "
-            f"{viz.number(row['score'])}"
+            f"{viz.label(row['image_id'], 60)} to {viz.label(row['linked_to'], 60)}, "
+            f"score {viz.number(row['score'])}"
         )
     columns = [
         "image_id",
@@ -78,7 +79,9 @@ def _picture(
     small = svg.small_jpeg(results.thumbnail("reference", image_id), LONG_SIDE_PX, 75)
     link = ""
     if linked_to:
-        link = f"{relation} {viz.label(linked_to, 44)}"
+        # Only these two tell which picture was made from which.
+        told = f"{relation} it" if relation in (PART, CONTAINS) else relation
+        link = f"linked to {viz.label(linked_to, 44)}: {told}"
         link += "" if pd.isna(score) else f" ({viz.number(score)})"
     return {
         "drawn": Markup(svg.outlined(small, (width, height), None, f"picture {image_id}")),

@@ -43,11 +43,11 @@ class Document:
         self._top_in -= 0.16
         self._lines(lines, 0, size, INK, weight="bold")
 
-    def paragraph(self, text: str, size: float = 9, colour: str = INK) -> None:
-        """Text over the whole width."""
+    def paragraph(self, text: str, size: float = 9, keep_in: float = 0) -> None:
+        """Text over the whole width; keep_in: room for what follows that must be on the same page."""
         for line in wrapped(text, self.width_in * _POINTS, size):
-            self._room(size * _LEADING / _POINTS)
-            self._lines([line], 0, size, colour)
+            self._room(size * _LEADING / _POINTS + keep_in)
+            self._lines([line], 0, size, INK)
         self._top_in -= 0.05
 
     def table(
