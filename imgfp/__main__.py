@@ -206,7 +206,7 @@ def _case(options: argparse.Namespace) -> int:
     from imgfp.report import Case
     from imgfp.results import Results
 
-    case = Case(Results(options.run), options.query, options.reference)
+    case = Case(Results(options.run, options.library), options.query, options.reference)
     print(f"{case.verdict} Evidence: {case.words}.")
     if options.html:
         store.write_bytes(options.html, case.to_html().encode())
@@ -340,6 +340,9 @@ def _add_case(caser: argparse.ArgumentParser) -> None:
     caser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
     caser.add_argument("query", metavar="QUERY", help="id of a query")
     caser.add_argument("reference", metavar="REFERENCE", help="id of a reference")
+    caser.add_argument(
+        "--library", default="", metavar="DIR", help="where the library lies, if it has moved"
+    )
     caser.add_argument("--html", type=Path, metavar="FILE", help="write one page")
     caser.add_argument("--pdf", type=Path, metavar="FILE", help="write a PDF")
 

@@ -208,6 +208,11 @@ class Case:
 
 
 def _check_ids(results: Results, query_id: str, reference_id: str) -> None:
+    if not results.library.root.is_dir():
+        raise store.StoreError(
+            f"{store.show(results.library.root)}, the library of this run, does not exist; put it back, or name "
+            "its present place (--library DIR)"
+        )
     proposed = results.candidates_of(query_id)["reference_id"].tolist()
     sides: tuple[tuple[Side, bool, list[str]], ...] = (
         ("query", query_id in results.queries.index, results.queries.index.tolist()),

@@ -153,10 +153,10 @@ def _decisions(results: Results, ids: Pair) -> Table:
 
 
 def _commands(results: Results, ids: Pair) -> list[tuple[str, str]]:
-    run, ids = results.run, ids
+    run, library = results.run, results.library
     params = shlex.join(["imgfp", "run", str(run.params_yaml)])
-    files = ["--html", "case.html", "--pdf", "case.pdf"]
-    again = shlex.join(["imgfp", "case", str(run.root), *files, "--", *ids])
+    options = ["--library", str(library.root), "--html", "case.html", "--pdf", "case.pdf"]
+    again = shlex.join(["imgfp", "case", str(run.root), *options, "--", *ids])
     return [("the run", params), ("this file", again)]
 
 

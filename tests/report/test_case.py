@@ -112,5 +112,11 @@ def test_a_mistyped_id_is_one_line(calibrated_run, capsys, words, said):
     assert capsys.readouterr().err == f"imgfp: {said}\n"
 
 
+def test_a_library_that_has_gone_is_named(copied_run):
+    results = Results(copied_run, copied_run.parent / "gone")
+    with pytest.raises(store.StoreError, match="gone, the library of this run, does not exist"):
+        Case(results, *PAIR)
+
+
 def _rows(case: Case) -> list[list[str]]:
     return [row for table in case.tables for row in table.rows]
