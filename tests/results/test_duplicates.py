@@ -10,6 +10,7 @@ from imgfp import report, store
 from imgfp.__main__ import main
 from imgfp.results import Results
 from imgfp.results.duplicates import Duplicates, find_duplicates, is_self_search
+from imgfp.runner import project
 from imgfp.store import Library, Run
 
 HOSTILE = '<img src=x onerror="boom">'
@@ -127,6 +128,28 @@ def test_what_is_no_folder_of_pictures_is_one_line(tmp_path, monkeypatch, capsys
         place.write_bytes(b"GIF") if what == "is no folder" else place.mkdir()
     assert main(["duplicates", str(place)]) == 2
     assert capsys.readouterr().err == f"imgfp: place {what}; name a folder of pictures\n"
+
+
+def test_the_command_runs_the_profile_and_tells_the_groups(results, tmp_path, monkeypatch, capsys):
+    plans = []
+    monkeypatch.setattr("imgfp.runner.notebooks.execute", lambda plan, **_: plans.append(plan))
+    folder = str(results.run.root.parent / "originals")
+    places = ["--run", str(results.run.root), "--library", str(results.library.root)]
+    csv = tmp_path / "groups.csv"
+    assert main(["duplicates", folder, *places, "--csv", str(csv)]) == 0
+    values = plans[0].values
+    assert values["reference_dir"] == values["query_dir"] == folder
+    assert values["certain_score"] == 1.0 and not values["truth"]
+    assert "6 pictures in 2 groups are copies of each other" in capsys.readouterr().out
+    assert store.read_sheet(csv)["image_id"].tolist()[-2:] == ["rose", "red"]
+
+
+def test_two_folders_have_two_libraries(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "picture.jpg").write_bytes(b"x")
+    (profile, one), (_, other) = (project.self_search(str(tmp_path / name)) for name in "ab")
+    assert profile.name == "duplicates" and not {*one} & {*other}
 
 
 def test_nothing_found_is_said(results, monkeypatch):
