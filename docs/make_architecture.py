@@ -53,7 +53,7 @@ ROLES = {
     "training": ("training, calibration", "(notebooks 20-23)"),
     "results": ("a finished run,", "read and explained"),
     "benchmarks": ("speed, estimators,", "capacity"),
-    "report": ("report.html", ""),
+    "report": ("pages, case files", ""),
     "widgets": ("browsers in notebook 10", ""),
     "lookup": ("pictures looked up", "in one process"),
     "__main__": ("the command line", ""),

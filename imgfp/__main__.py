@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Command line: `imgfp run PARAMS.yaml`, `look`, `retry`, `init`, `lab`, `app`, `doctor`, `verify` and others."""
+"""Command line: `imgfp run PARAMS.yaml`, `look`, `case`, `duplicates`, `retry`, `init`, `lab`, `app`, `doctor`, `verify` and others."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def main(words: list[str] | None = None) -> int:
         return 0
     from imgfp.runner import notebooks, params
 
-    if options.command == "look":
+    if options.command in ("look", "case"):
         try:
-            return _look(options)
+            return _look(options) if options.command == "look" else _case(options)
         except (store.StoreError, params.ParameterError, ValueError) as error:
             print(f"imgfp: {error}", file=sys.stderr)
             return 2
@@ -84,6 +84,11 @@ def main(words: list[str] | None = None) -> int:
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores the second
             signal.signal(number, _interrupt)
     try:
+        if options.command == "duplicates":
+            from imgfp.runner import project
+
+            where = options.folder, options.library, options.run
+            options.profile, options.assignments = project.self_search(*where)
         plan = notebooks.prepare(options.profile, options.assignments)
         if options.status:
             print("\n".join(notebooks.stage_lines(plan)))
@@ -109,6 +114,8 @@ def main(words: list[str] | None = None) -> int:
         return 128 + number
     if not options.only:
         notebooks.summarise(plan)
+    if options.command == "duplicates":
+        return _tell_duplicates(plan, options.csv)
     return 0
 
 
@@ -193,6 +200,40 @@ def _look(options: argparse.Namespace) -> int:
     return 1 if len(found.rejects) else 0
 
 
+def _case(options: argparse.Namespace) -> int:
+    """Tell what a run says of a pair, and write its case file. Raises StoreError for a run or an id that is not there."""
+    from imgfp import store
+    from imgfp.report import Case
+    from imgfp.results import Results
+
+    case = Case(Results(options.run, options.library), options.query, options.reference)
+    print(f"{case.verdict} Evidence: {case.words}.")
+    if options.html:
+        store.write_bytes(options.html, case.to_html().encode())
+    if options.pdf:
+        store.write_bytes(options.pdf, case.to_pdf())
+    return 0
+
+
+def _tell_duplicates(plan: notebooks.Plan, csv: Path | None) -> int:
+    """Print what the run has found, and copy its table of groups to a file if one is given."""
+    from imgfp import store
+    from imgfp.results import Results
+    from imgfp.results.duplicates import find_duplicates
+
+    try:
+        found = find_duplicates(Results(plan.run, plan.library))
+        if csv:
+            store.write_sheet(csv, found.members)
+    except store.StoreError as error:
+        print(f"imgfp: {error}", file=sys.stderr)
+        return 2
+    for path in plan.run.duplicates_csv, plan.run.duplicates_html:
+        print(f"{path.stem:<12} {store.show(path)}")
+    print(f"{found}.")
+    return 0
+
+
 def _convert(options: argparse.Namespace) -> str:
     from imgfp.descriptors.base import Preprocessing
     from imgfp.training.convert import convert
@@ -247,6 +288,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "assignments", nargs="*", default=[], metavar="key=value", help="override a parameter"
         )
+    doubler = commands.add_parser("duplicates", help="find the copies inside one folder")
+    doubler.add_argument("folder", metavar="DIR")
+    doubler.add_argument(
+        "--library", default="", metavar="DIR", help="where what is computed is kept"
+    )
+    doubler.add_argument("--run", default="", metavar="DIR", help="where the answer is kept")
+    doubler.add_argument("--csv", type=Path, metavar="FILE", help="write the groups there, too")
+    doubler.set_defaults(start="", only="", status=False, plan=False)
     retrier.set_defaults(start="", only="", status=False, plan=False)
     runner.add_argument("--from", dest="start", default="", metavar="NN", help="redo from a stage")
     runner.add_argument("--only", default="", metavar="NN", help="redo one stage")
@@ -259,6 +308,7 @@ def _parser() -> argparse.ArgumentParser:
     looker.add_argument("--library", required=True, metavar="DIR")
     looker.add_argument("--json", action="store_true", help="print the answers as JSON")
     looker.add_argument("--html", default="", metavar="FILE", help="write them as a page, too")
+    _add_case(commands.add_parser("case", help="write everything about one pair into one file"))
     starter = commands.add_parser("init", help="lay out notebooks and params in a folder to change")
     starter.add_argument("folder", type=Path, metavar="DIR")
     commands.add_parser("lab", help="open the notebooks in JupyterLab")
@@ -284,6 +334,17 @@ def _parser() -> argparse.ArgumentParser:
         "--repair", action="store_true", help="delete what is damaged; the next run makes it again"
     )
     return parser
+
+
+def _add_case(caser: argparse.ArgumentParser) -> None:
+    caser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    caser.add_argument("query", metavar="QUERY", help="id of a query")
+    caser.add_argument("reference", metavar="REFERENCE", help="id of a reference")
+    caser.add_argument(
+        "--library", default="", metavar="DIR", help="where the library lies, if it has moved"
+    )
+    caser.add_argument("--html", type=Path, metavar="FILE", help="write one page")
+    caser.add_argument("--pdf", type=Path, metavar="FILE", help="write a PDF")
 
 
 def _add_converter(converter: argparse.ArgumentParser) -> None:

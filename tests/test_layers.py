@@ -68,8 +68,17 @@ ORDER = {
         "overlays",
         "families",
     ],
-    "report": ["figures", "pairs", "page"],
-    "results": ["files", "explain", "compare", "sheets", "replay", "sweep"],
+    "report": [
+        "figures",
+        "evidence",
+        "pairs",
+        "parts",
+        "page",
+        "duplicates",
+        "case_tables",
+        "case",
+    ],
+    "results": ["files", "explain", "compare", "duplicates", "sheets", "replay", "sweep"],
     "runner": [
         "schema",
         "params",
@@ -143,7 +152,7 @@ ORDER = {
         "describe",
         "evidence",
     ],
-    "viz": ["base", "charts", "pictures", "svg"],
+    "viz": ["base", "charts", "pictures", "svg", "document"],
     "widgets": ["base", "crops", "votes", "inspector", "parts", "thresholds", "tuner", "review"],
 }
 #: Each heavy library is imported by these modules and packages only.

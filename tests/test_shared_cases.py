@@ -125,6 +125,8 @@ def test_one_folder_against_itself_shows_its_doubles(cases, searched):
     run = searched("one-folder", "references")
     assert reported_pairs(run) == true_pairs(cases / "one-folder")
     assert all(query not in scores for query, scores in whole_run.answers(run).items())
+    groups = store.read_sheet(run.duplicates_csv).groupby("group")["image_id"].agg(frozenset)
+    assert {*groups} == {frozenset(pair) for pair in true_pairs(cases / "one-folder")}
 
 
 def test_receipts_of_one_shop_are_told_apart(cases, searched):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The report of a finished run: one HTML file without scripts and without external resources."""
+"""The report of a finished run, the file of one case, the duplicates of a folder: HTML without scripts and without external resources, or PDF."""
 
+from imgfp.report.case import Case
+from imgfp.report.duplicates import build_duplicates
 from imgfp.report.page import TARGETS, build
 from imgfp.report.pairs import evidence_in_words
 
-__all__ = ["TARGETS", "build", "evidence_in_words"]
+__all__ = ["TARGETS", "Case", "build", "build_duplicates", "evidence_in_words"]

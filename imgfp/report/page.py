@@ -7,17 +7,13 @@ forbids both. The template engine escapes every name, and control characters are
 
 from __future__ import annotations
 
-import platform
 from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import pandas as pd
 
-from imgfp import __version__, store, viz
+from imgfp import store, viz
 from imgfp.report.figures import (
     branch_figure,
     curve_figure,
@@ -26,16 +22,14 @@ from imgfp.report.figures import (
     score_figure,
 )
 from imgfp.report.pairs import best_of_each_query, duplicate_sheet, error_sheets, sheet
+from imgfp.report.parts import render, settings, threshold_cards, versions, warnings
 from imgfp.results import Results
-from imgfp.scoring import fusion
 from imgfp.scoring.errors import branch_breakdown, breakdown, duplicate_references, edit_groups
 from imgfp.scoring.metrics import bootstrap, true_pairs
 from imgfp.scoring.relations import RELATIONS
-from imgfp.scoring.thresholds import ThresholdCard, drift, threshold_for_precision
 
 #: Target precisions in the table of thresholds.
 TARGETS = (0.8, 0.9, 0.95, 0.99)
-_LIBRARIES = ("numpy", "opencv-contrib-python-headless", "faiss-cpu", "torch", "scikit-learn")
 
 
 def build(
@@ -69,18 +63,12 @@ def build(
         facts["tables"].append(_relation_table(results))
     if results.groups:
         facts["tables"].append(_group_table(results.groups))
-    warnings = _misfit_warning(results), _drift_warning(results), _tuned_warning(results)
-    facts["warning"] = " ".join(filter(None, warnings))
+    facts["warning"] = warnings(results)
     facts["rejects"] = _rejects(results)
-    facts["settings"] = sorted((name, _text(value)) for name, value in results.params.items())
+    facts["settings"] = settings(results)
     facts["stages"] = [_stage(*item) for item in results.status.items()]
-    facts["versions"] = [
-        ("descriptor of the vectors", results.descriptor or "not known"),
-        *_versions(),
-    ]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text("utf-8"))
-    return template.render(facts)
+    facts["versions"] = versions(results)
+    return render("page", facts)
 
 
 def _snapshot(results: Results) -> str:
@@ -110,20 +98,7 @@ def _add_with_truth(
     if rounds and copies:
         interval = bootstrap(predictions, truth, target_precision=target, rounds=rounds, seed=seed)
     facts["tiles"] = _tiles(results, interval, f"{100 * target:g} %")
-    facts["cards"] = [
-        _card(
-            threshold_for_precision(
-                scores,
-                labels,
-                goal,
-                queries=labelled["query_id"].to_numpy(),
-                positives=copies,
-                rounds=max(rounds, 1),
-                seed=seed,
-            )
-        )
-        for goal in sorted({*TARGETS, target})
-    ]
+    facts["cards"] = threshold_cards(results, {*TARGETS, target}, max(rounds, 1), seed)
     facts["figures"] += [score_figure(results), curve_figure(predictions, truth, target)]
     if results.fusion_model is not None and len(scores):
         facts["figures"].append(reliability_figure(scores, labels))
@@ -172,20 +147,6 @@ def _tiles(results: Results, interval: pd.DataFrame | None, target: str) -> list
             {"title": title, "value": shown, "meaning": meaning, "interval": spans.get(key, "")}
         )
     return tiles
-
-
-def _card(card: ThresholdCard) -> dict:
-    """A threshold card as text."""
-    if card.threshold is None:
-        return {"target": card.target_precision, "threshold": None}
-    return {
-        "target": card.target_precision,
-        "threshold": viz.number(card.threshold),
-        "precision": f"{card.precision:.3f}",
-        "precision_span": f"{card.precision_low:.3f} to {card.precision_high:.3f}",
-        "recall": f"{card.recall:.3f}",
-        "recall_span": f"{card.recall_low:.3f} to {card.recall_high:.3f}",
-    }
 
 
 # ---------------------------------------------------------------------------------- without truth
@@ -332,48 +293,6 @@ def _stage(name: str, entry: dict) -> tuple[str, str, str, str]:
     state = str(entry.get("state", ""))
     state = "wrote this page" if state == "running" else state
     return name.replace("_", " "), state, seconds, spent
-
-
-def _text(value: Any) -> str:
-    return viz.label(value, 120) if value != "" else "(blank)"
-
-
-def _versions() -> list[tuple[str, str]]:
-    versions = [("imgfp", __version__), ("Python", platform.python_version())]
-    for name in _LIBRARIES:
-        try:
-            versions.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            continue
-    return [*versions, ("system", f"{platform.system()} {platform.machine()}")]
-
-
-def _misfit_warning(results: Results) -> str:
-    """A warning if the scores are those of another descriptor, else ""."""
-    model = results.fusion_model
-    reason = model and fusion.misfit(model, results.descriptor)
-    return f"The scores may be no probabilities of the fusion model: {reason}." if reason else ""
-
-
-def _tuned_warning(results: Results) -> str:
-    """A warning if settings of this run were chosen by the truth that measures it, else ""."""
-    tuned = results.parameter("tuned_on")
-    if not tuned or tuned != results.truth_hash:
-        return ""
-    return "Settings of this run were chosen by the truth that it is measured by: expect less of other queries."
-
-
-def _drift_warning(results: Results) -> str:
-    """A warning if the scores of this run are distributed unlike those of the fit, else ""."""
-    model = results.fusion_model
-    if model is None or not model.scores:
-        return ""
-    return drift(
-        np.array(model.scores),
-        results.pairs.loc[results.pairs["rank"] == 0, "score"].to_numpy(),
-        copies=results.expected_copies,
-        threshold=results.threshold,
-    ).warning
 
 
 def _summary(results: Results) -> str:

@@ -75,15 +75,28 @@ class Results(Files):
         shared = self.params.get("decisions_log")
         return store.project_path(shared) if shared else self.run.decisions_jsonl
 
-    @cached_property
+    @property
     def threshold(self) -> float | None:
         """The lowest score at which a pair is reported as a copy: the parameter `score_threshold`, or the
         threshold that reached the target precision on the ground truth, or 0.5 if the scores are
         probabilities, or None."""
-        for value in (self.params.get("score_threshold"), self.metrics.get("threshold_at_p90")):
+        return self._threshold[0]
+
+    @property
+    def threshold_source(self) -> str:
+        """Where `threshold` comes from, in words."""
+        return self._threshold[1]
+
+    @cached_property
+    def _threshold(self) -> tuple[float | None, str]:
+        sources = {
+            "the parameter score_threshold": self.params.get("score_threshold"),
+            "reaches the target precision on the truth": self.metrics.get("threshold_at_p90"),
+        }
+        for source, value in sources.items():
             if value is not None and float(value) > 0:
-                return float(value)
-        return 0.5 if self.probabilities else None
+                return float(value), source
+        return (0.5, "even odds") if self.probabilities else (None, "no threshold is set")
 
     @cached_property
     def probabilities(self) -> bool:

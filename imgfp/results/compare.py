@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from imgfp.results import Results
-from imgfp.verify.estimation import Verification, estimate_homography
+from imgfp.verify.estimation import REFUSALS, Verification, estimate_homography
 from imgfp.verify.matching import Nearest, nearest_two, tentative_matches, variant_spectrum
 
 
@@ -26,6 +26,26 @@ class MatchedPoints:
     reference_xy: np.ndarray
     contrast_reversed: np.ndarray
     verification: Verification
+
+    @property
+    def labels(self) -> list[str]:
+        """A line of text per match (m)."""
+        kinds = zip(self.verification.inliers, self.contrast_reversed, strict=True)
+        return [
+            f"match {row + 1}: {'inlier' if inlier else 'outlier'}"
+            f"{', contrast reversed' if contrast_reversed else ''}"
+            for row, (inlier, contrast_reversed) in enumerate(kinds)
+        ]
+
+    @property
+    def in_words(self) -> str:
+        """How many are inliers of which transform, or why there is none."""
+        inliers = self.verification.inliers
+        refused = REFUSALS.get(self.verification.refused, "")
+        text = f"{int(inliers.sum())} of {len(inliers)} putative matches are inliers"
+        return (
+            f"{text}; no transform: {refused}" if refused else f"{text} ({self.verification.model})"
+        )
 
 
 class PairMatcher:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from imgfp.store.files import StoreError, project_path, show, write_bytes
+from imgfp import urls
+from imgfp.store.files import StoreError, hash_of, project_path, show, write_bytes
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -37,6 +39,28 @@ def profile(given: Path) -> Path:
         name = f"{given.name.removesuffix('.yaml')}.yaml"
         places += [project_path("params") / name, shipped("params") / name]
     return next((place for place in places if place.is_file()), given)
+
+
+def self_search(folder: str, library: str = "", run: str = "") -> tuple[Path, list[str]]:
+    """The profile, and the parameters as `name=value`, by which a folder is searched in itself.
+
+    folder: of pictures, a manifest or a URL; library, run: where what is computed is kept, blank for places named after
+    the path of the folder, as two folders cannot share a library. Raises FileNotFoundError in one line for what is none of these.
+    """
+    place = project_path(folder)
+    is_manifest = place.is_file() and place.suffix.lower() == ".csv"
+    if not (urls.is_url(folder) or is_manifest or (place.is_dir() and any(place.iterdir()))):
+        what = "is no folder" if place.exists() else "does not exist"
+        what = "holds no files" if place.is_dir() else what
+        raise FileNotFoundError(f"{show(place)} {what}; name a folder of pictures")
+    name = f"duplicates-{hash_of(os.path.abspath(folder))[:8]}"
+    values = {
+        "reference_dir": folder,
+        "query_dir": folder,
+        "library_dir": library or f"library/{name}",
+        "run_dir": run or f"runs/{name}",
+    }
+    return Path("duplicates"), [f"{key}={value}" for key, value in values.items()]
 
 
 def init(folder: Path) -> list[Path]:

@@ -91,6 +91,8 @@ def _results(root: Path) -> set[Path]:
         run.errors_csv,
         run.rejects_csv,
         run.report_html,
+        run.duplicates_csv,
+        run.duplicates_html,
     }
     names |= {run.fusion_json, run.decisions_csv, run.params_yaml, run.status_json}
     names |= {library.plan_json, library.index("local").manifest, library.index("global").manifest}

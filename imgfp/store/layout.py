@@ -218,6 +218,15 @@ class Run(Collection):
         return self.root / "report.html"
 
     @property
+    def duplicates_csv(self) -> Path:
+        """One row per picture that has a copy in its folder, by group: of a folder that was searched in itself."""
+        return self.root / "duplicates.csv"
+
+    @property
+    def duplicates_html(self) -> Path:
+        return self.root / "duplicates.html"
+
+    @property
     def fusion_json(self) -> Path:
         """A fusion model that was fitted on the decisions of this run."""
         return self.root / "fusion.json"

@@ -28,7 +28,8 @@ TRUE, FALSE = BLUE, ORANGE
 BRANCH_COLOURS = {"local": BLUE, "crop": GREEN, "global": PINK}
 CYCLE = (BLUE, ORANGE, GREEN, PINK, VERMILLION, SKY, YELLOW)
 
-_STYLE: dict[Any, Any] = {
+#: Settings of matplotlib in which every figure is made.
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -72,7 +73,7 @@ def figure(
 
     pyplot does not know the figure, so there is nothing to close.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         fig = _ShownFigure(figsize=(width_in, height_in), dpi=110, layout="constrained")
         return fig, fig.subplots(rows, columns)
 

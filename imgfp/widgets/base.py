@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -83,6 +84,13 @@ def sentence(text: str, strong: bool = False) -> str:
     """One line of text as HTML, escaped."""
     weight = "font-weight:600;" if strong else ""
     return f'<div style="{weight}line-height:1.45">{escaped(text)}</div>'
+
+
+def download(name: str, data: bytes, media_type: str) -> str:
+    """A link by which a browser saves these bytes under a name."""
+    uri = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+    size = f"{len(data) / 1e6:.1f} MB"
+    return f'<a download="{escaped(name)}" href="{uri}">{escaped(name)}</a> ({size})'
 
 
 def thumbnail_pair(query: bytes, reference: bytes, text: str, height_px: int = 92) -> str:

@@ -10,83 +10,24 @@ import numpy as np
 import pandas as pd
 
 from imgfp import viz
-from imgfp.datatypes import BRANCHES
-from imgfp.report import evidence_in_words
+from imgfp.report import Case, evidence_in_words
+from imgfp.report.evidence import SHOWN, branch_rows, log_odds_added, measured
 from imgfp.results import Results, homography_of
 from imgfp.results.compare import MatchedPoints, PairMatcher, pair_matcher, warp_query
-from imgfp.scoring.fusion import FEATURES
 from imgfp.scoring.relations import RELATIONS
-from imgfp.verify.estimation import REFUSALS
 from imgfp.viz import svg
 from imgfp.viz.pictures import overlay
-from imgfp.widgets.base import WIDE, WRAPPED, Pager, facts_table, pane, sentence, slider
-
-#: Columns of the evidence that are shown: name -> label, meaning.
-SHOWN = {
-    "tentative": (
-        "putative matches",
-        "mutual nearest neighbours of the SIFT descriptors that pass a ratio test",
-    ),
-    "inliers": (
-        "inliers",
-        "putative matches that the homography maps to within 4 pixels of the keypoint frame",
-    ),
-    "inlier_ratio": ("inlier ratio", "inliers / putative matches inside the overlap"),
-    "ncc_inlier_ratio": (
-        "block NCC inlier ratio",
-        "fraction of the overlap whose blocks correlate once the query is warped onto the reference "
-        "(normalised cross-correlation above 0.7)",
-    ),
-    "ncc_chance": (
-        "… chance level",
-        "the block NCC inlier ratio of deliberately misaligned images: high for repeated texture",
-    ),
-    "ncc_edges": (
-        "edge NCC inlier ratio",
-        "fraction of the blocks whose edges correlate, less its chance level",
-    ),
-    "model_consistency": (
-        "model consistency",
-        "fraction of the matching blocks whose displacement the transform model explains: high for "
-        "copies, lower for a second photograph",
-    ),
-    "localisable_blocks": (
-        "localisable blocks",
-        "matching blocks whose best displacement is well defined in every direction",
-    ),
-    "displaced_blocks": (
-        "… displaced",
-        "localisable blocks that match elsewhere: parallax or motion, as in a second photograph",
-    ),
-    "copy_probability": (
-        "pair classifier",
-        "probability, 0 to 1, that the aligned images are copy and original; 0: it did not run",
-    ),
-    "colour_difference": (
-        "colour difference",
-        "mean difference of the aligned colours, grey levels",
-    ),
-    "compared_blocks": (
-        "blocks compared",
-        "textured blocks compared at full resolution, where several references match one view",
-    ),
-    "differing_blocks": (
-        "blocks that differ",
-        "blocks that show something else at full resolution: many in a form with other content",
-    ),
-    "tilt_deg": (
-        "tilt, degrees",
-        "rotation against the nearest image axis; 0 after most edits",
-    ),
-    "query_area": ("query overlap", "fraction of the query that the overlap covers"),
-    "reference_area": (
-        "reference overlap",
-        "fraction of the reference that the overlap covers",
-    ),
-    "direction": ("containment", "which image contains the other"),
-    "model": ("transform model", "the simplest model that explains the alignment"),
-    "refused": ("no transform because", "the plausibility test that failed"),
-}
+from imgfp.widgets.base import (
+    WIDE,
+    WRAPPED,
+    Pager,
+    button,
+    download,
+    facts_table,
+    pane,
+    sentence,
+    slider,
+)
 
 
 class MatchInspector(ipw.VBox):
@@ -119,7 +60,10 @@ class MatchInspector(ipw.VBox):
         self.blend = slider("query", 0.5, 0.0, 1.0, 0.05)
         self.blend.style.description_width = "48px"
         self.blend.layout.width = "98%"
-        self.matches, self.overlay, self.summary = pane(), pane(), pane()
+        self.matches, self.overlay, self.summary, self.files = pane(), pane(), pane(), pane()
+        self.case = button(
+            "case file", self.make_case, "all about this pair as one page and as PDF"
+        )
         self.facts, self.branches = (pane(flex=share) for share in ("1 1 250px", "1 1 270px"))
         self.pager = Pager(
             {
@@ -158,7 +102,8 @@ class MatchInspector(ipw.VBox):
             ],
             layout=ipw.Layout(**WRAPPED),
         )
-        super().__init__([self.pager, self.summary, self.matches, controls, below])
+        kept = ipw.HBox([self.case, self.files], layout=ipw.Layout(**WRAPPED))
+        super().__init__([self.pager, self.summary, self.matches, controls, below, kept])
         self.pager.refresh()
 
     def look_at(self, query_id: str, reference_id: str) -> None:
@@ -167,6 +112,14 @@ class MatchInspector(ipw.VBox):
         self.pager.go(key)
         if self.pager.key != key:
             self._open(key)
+
+    def make_case(self) -> None:
+        """Offer the case file of this pair, see `report.Case`, as a page and as a PDF to save."""
+        if self._key is not None:
+            made = Case(self._results, *self._key)
+            page, paper = made.to_html().encode(), made.to_pdf()
+            files = ("case.html", page, "text/html"), ("case.pdf", paper, "application/pdf")
+            self.files.value = " ".join(download(*file) for file in files)
 
     # --------------------------------------------------------------------------------- filters
 
@@ -194,6 +147,8 @@ class MatchInspector(ipw.VBox):
 
     def _open(self, key: tuple[str, str] | None) -> None:
         self._key, self._matcher, self._matches, self._aligned = key, None, None, None
+        self.files.value = ""
+        self.case.disabled = key is None
         if key is None:
             self.summary.value = sentence("No pair matches this filter.")
             self.matches.value = self.overlay.value = self.facts.value = self.branches.value = ""
@@ -234,31 +189,21 @@ class MatchInspector(ipw.VBox):
         matches, matcher = self._matches, self._matcher
         if matches is None or matcher is None:
             return
-        verification = matches.verification
-        inliers = verification.inliers
-        texts = [
-            f"match {row + 1}: {'inlier' if inlier else 'outlier'}"
-            f"{', contrast reversed' if contrast_reversed else ''}"
-            for row, (inlier, contrast_reversed) in enumerate(
-                zip(inliers, matches.contrast_reversed, strict=True)
-            )
-        ]
         drawn = svg.matches(
             *self._jpegs,
             *self._sizes,
             matches.query_xy,
             matches.reference_xy,
-            inliers,
-            texts,
+            matches.verification.inliers,
+            matches.labels,
             outliers=self.outliers.value,
             highlight=self.single.value - 1 if self.single.value else None,
             query_outline=self._outlines[0],
             reference_outline=self._outlines[1],
         )
-        refused = REFUSALS.get(verification.refused, "")
-        text = f"{int(inliers.sum())} of {len(inliers)} putative matches are inliers"
-        text += f"; no transform: {refused}" if refused else f" ({verification.model})"
-        text += f". Keypoints: {len(matcher.query):,} and {len(matcher.reference):,}."
+        text = (
+            f"{matches.in_words}. Keypoints: {len(matcher.query):,} and {len(matcher.reference):,}."
+        )
         self.matches.value = drawn + sentence(text)
 
     def _draw_overlay(self, _: object = None) -> None:
@@ -294,44 +239,10 @@ class MatchInspector(ipw.VBox):
         facts: list[tuple[str, object]] = [("query", key[0]), ("reference", key[1])]
         if relation := self._results.relation_of(*key):
             facts.append(("relation", relation))
-        for name, (label, _) in SHOWN.items():
-            value = None if evidence is None else evidence.get(name)
-            if value is None or value == "" or pd.isna(value):
-                continue
-            decimal = isinstance(value, float | np.floating)
-            facts.append((label, f"{value:.3g}" if decimal else str(value).replace("_", " ")))
+        facts += [(label, value) for label, value, _ in measured(evidence, SHOWN)]
         meanings = "; ".join(f"{name}: {meaning}" for name, meaning in RELATIONS.items())
         self.facts.value = facts_table(facts, {"relation": meanings, **dict(SHOWN.values())})
-        contributions, hints = self._contribution_rows(*key)
-        self.branches.value = facts_table([*self._branch_rows(*key), *contributions], hints)
-
-    def _branch_rows(self, query_id: str, reference_id: str) -> list[tuple[str, str]]:
-        """How each branch proposed the pair, and the score without each branch."""
-        candidates = self._results.candidates_of(query_id, reference_id)
-        if not len(candidates):
-            return [("proposed by", "no branch")]
-        columns = ["rank", "score", "mirrored", "accepted"]
-        by_rule = self._results.parameter("candidates_scored") == "accepted"
-        rows = []
-        for branch in BRANCHES:
-            of_branch = candidates.loc[candidates["branch"] == branch, columns]
-            for rank, score, mirrored, accepted in of_branch.itertuples(index=False):
-                value = f"similarity {score:.3f}" if branch == "global" else f"{score:g} votes"
-                text = f"rank {rank + 1}, {value}{' mirrored' if mirrored else ''}"
-                rows.append(
-                    (f"branch {branch}", text + (", accepted" if accepted and by_rule else ""))
-                )
-        for name, score in self._results.scores_without(query_id, reference_id).items():
-            rows.append((f"score, {name}", "not proposed" if score is None else viz.number(score)))
-        return rows
-
-    def _contribution_rows(
-        self, query_id: str, reference_id: str
-    ) -> tuple[list[tuple[str, str]], dict[str, str]]:
-        """The contribution of each feature to the log-odds, and the meaning of each as a tooltip."""
-        rows, hints = [], {}
-        for name, value in self._results.contributions(query_id, reference_id).items():
-            label = f"log-odds: {name.replace('_', ' ')}"
-            rows.append((label, f"{value:+.2f}"))
-            hints[label] = FEATURES.get(name, "")
-        return rows, hints
+        added = log_odds_added(self._results, *key)
+        told = [*branch_rows(self._results, *key), *((name, value) for name, value, _ in added)]
+        hints = {name: meaning for name, _, meaning in added}
+        self.branches.value = facts_table(told, hints)

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
+import base64
+import re
+
 import pytest
 
 from imgfp import widgets
+from imgfp.report.evidence import SHOWN
 from imgfp.results import Results, compare
 from imgfp.verify.evidence import COLUMNS
 from imgfp.widgets import inspector as module
-from imgfp.widgets.inspector import SHOWN
 
 
 def test_a_pair_is_shown_and_explained(results):
@@ -66,6 +69,20 @@ def test_a_mirrored_pair_matches_only_mirrored(results):
     inspector.mirroring.index = 0
     assert inspector._matches.verification.inliers.sum() == mirrored
     assert inspector.mirroring.index == 0, "the button that was pressed must look pressed"
+
+
+def test_the_case_file_of_the_pair_on_view_is_offered(results):
+    inspector = widgets.MatchInspector(results)
+    inspector.look_at("q-pasted", "china")
+    inspector.case.click()
+    links = dict(
+        re.findall(r'download="(.*?)" href="data:.*?;base64,(.*?)"', inspector.files.value)
+    )
+    page = base64.b64decode(links["case.html"]).decode()
+    assert "<title>imgfp case: q-pasted and china</title>" in page
+    assert base64.b64decode(links["case.pdf"]).startswith(b"%PDF")
+    inspector.look_at("q-whole", "china")
+    assert inspector.files.value == "", "the file of another pair"
 
 
 def test_a_pair_that_was_never_proposed_can_be_shown(results):
