@@ -27,7 +27,7 @@ LAYERS = [
     {"runner", "demo"},
     {"stages", "training"},
     {"results", "benchmarks"},
-    {"report"},
+    {"report", "exchange"},
     {"widgets"},
     {"lookup"},
     {"__main__"},
@@ -68,6 +68,7 @@ ORDER = {
         "overlays",
         "families",
     ],
+    "exchange": ["isc2021"],
     "report": ["figures", "pairs", "page"],
     "results": ["files", "explain", "compare", "sheets", "replay", "sweep"],
     "runner": [

@@ -205,7 +205,7 @@ def check(values: dict[str, Any], known: dict[str, Declared]) -> dict[str, Any]:
             continue
         if name not in known:
             hint = (
-                f"; {REMOVED[name]}" if name in REMOVED else _nearest(name, [*known, *RUNNER_KEYS])
+                f"; {REMOVED[name]}" if name in REMOVED else nearest(name, [*known, *RUNNER_KEYS])
             )
             raise ParameterError(f"no notebook knows the parameter '{name}'{hint}")
         wanted = known[name].type
@@ -235,7 +235,7 @@ def _check_range(name: str, value: Any) -> None:
     words = schema.choices(name)
     for word in value if isinstance(value, list) else [value]:
         if words and word not in words:
-            hint = _nearest(word, words) if isinstance(word, str) else ""
+            hint = nearest(word, words) if isinstance(word, str) else ""
             raise ParameterError(
                 f"parameter '{name}': expected {schema.allowed(name)}, got {word!r}{hint}"
             )
@@ -352,7 +352,8 @@ def _check_cuda(device: str) -> None:
         )
 
 
-def _nearest(word: str, words: Sequence[Any]) -> str:
+def nearest(word: str, words: Sequence[Any]) -> str:
+    """`; did you mean '...'?` with the word that is most like the given one, or "" where none is."""
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 
