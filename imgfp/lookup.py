@@ -35,7 +35,7 @@ from imgfp.results.files import LIMITS
 from imgfp.runner import params, project
 from imgfp.runner.cluster import HERE
 from imgfp.runner.schema import Parameters
-from imgfp.stages.features import feature_settings
+from imgfp.stages.features import sift_settings
 from imgfp.stages.inventory import list_files, save_rejects
 from imgfp.store import formats
 
@@ -106,7 +106,7 @@ class Library:
         listed = named("shard_images", "thumbnail_short_side_px", "most_lost_share")
         stages.list_images(run, manifest, limits=limits, **listed, **here)
         library = store.begin(run, self._library)
-        stages.extract_local_features(run, **feature_settings(library), **here)
+        stages.extract_local_features(run, **sift_settings(library), **here)
         rules = named(
             "rule",
             "ratio",
@@ -257,7 +257,7 @@ def _made_with(library: store.Library) -> dict[str, Any]:
         "thumbnail_short_side_px": settings["images"]["thumbnail_short_side_px"],
         "descriptor_model": vectors["model"],
         "descriptor_weights": vectors["weights"],
-        **{f"sift_{name}": value for name, value in feature_settings(library).items()},
+        **{f"sift_{name}": value for name, value in sift_settings(library).items()},
     }
 
 

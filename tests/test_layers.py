@@ -46,7 +46,15 @@ ORDER = {
         "distractors",
         "relations",
     ],
-    "crops": ["boxes", "edges", "box_features", "ultralytics_models", "rule", "detectors"],
+    "crops": [
+        "boxes",
+        "edges",
+        "box_features",
+        "ultralytics_models",
+        "rule",
+        "locate",
+        "detectors",
+    ],
     "demo": ["painting", "corpus"],
     "demo.painting": ["ingredients", "nature", "made", "printed", "flat"],
     "descriptors": [
@@ -93,6 +101,7 @@ ORDER = {
         "index",
         "compaction",
         "search",
+        "listed",
         "truth",
         "verification",
         "groups",
@@ -112,6 +121,7 @@ ORDER = {
         "features",
         "groups",
         "formats",
+        "isc2021",
     ],
     "training": [
         "onnx_export",
