@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pandas as pd
 
 from imgfp import sift, store
 from imgfp.datatypes import Branch
@@ -65,10 +64,9 @@ def write(results: Results, folder: Path) -> list[Path]:
 
 def _names(results: Results) -> dict[str, str]:
     """The file name of each query, by id."""
-    queries = results.queries
-    names = {
-        image_id: isc2021.name_of(image_id, path) for image_id, path in queries["path"].items()
-    }
+    paths = results.queries["path"]
+    ids = [str(image_id) for image_id in paths.index]
+    names = dict(zip(ids, map(isc2021.name_of, ids, paths), strict=True))
     for image_id, name in names.items():
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\0" in name:
@@ -115,7 +113,7 @@ def _write_features(results: Results, folder: Path) -> list[Path]:
             continue
         for image_id, view_id, origin, scale in _frames(results, views):
             keypoints, descriptors = results.features("query", view_id)
-            keypoints = keypoints - np.float32([*origin, 0, 0])
+            keypoints = keypoints - np.array([*origin, 0, 0], np.float32)
             written.append(folder / below / f"{image_id}.txt")
             isc2021.write_keypoints(
                 written[-1], PurePosixPath(image_id).name, keypoints, descriptors, scale

@@ -182,7 +182,7 @@ def _ids(names: pd.Series, collection: Collection) -> pd.Series:
     catalogue = store.open_catalogue(collection)
     ids = dict(zip(unique, np.where(catalogue.rows_of(unique) >= 0, unique, ""), strict=True))
     rest = [name for name in unique if not ids[name]]
-    plain = [str(PurePosixPath(name).with_suffix("")) for name in rest]
+    plain = [name.rpartition(".")[0] or name for name in rest]
     ids |= dict(zip(rest, np.where(catalogue.rows_of(plain) >= 0, plain, ""), strict=True))
     return names.map(ids).astype("str")
 
@@ -206,8 +206,8 @@ def _like(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
 
 
 @store.produces("listed")
-def listed(rows: pd.DataFrame) -> ShardResult:
-    """Rows of a file, as they are stored."""
+def listed(rows: pd.DataFrame, *, files: list[str]) -> ShardResult:
+    """Rows of files, as they are stored. files: their paths, which are only recorded."""
     return ShardResult(rows)
 
 
