@@ -134,11 +134,12 @@ def _frames(
 
 
 def _write_pairs(results: Results, folder: Path, names: Mapping[str, str]) -> list[Path]:
-    """What each branch proposed within the limits of the run, and the match counts of what was verified of it."""
-    candidates = results.image_candidates[results.good_enough]
+    """What each branch proposed within the limits of the run, or another branch had verified, and the match counts: their
+    sum over the branches is the score by `fusion: sum`."""
     best = results.crops.loc[results.crops["local_rank"] == 0, "crop_id"]
     evidence = results.evidence.reindex(columns=[*KEYS, "matches"])
-    references = results.references
+    candidates = results.image_candidates.merge(evidence, "left", KEYS, validate="many_to_one")
+    candidates = candidates[results.good_enough | candidates["matches"].notna()]
     written = []
     for branch, (pairs_file, scores_file) in PAIRS.items():
         if not store.shards(results.run.candidates(branch), ".parquet"):
@@ -147,14 +148,14 @@ def _write_pairs(results: Results, folder: Path, names: Mapping[str, str]) -> li
         if branch == "crop":
             rows = rows[rows["view_id"].isin(best)]
         rows = rows.drop_duplicates(["query_id", "reference_id"])
-        scored = rows[KEYS].merge(evidence, "left", KEYS, validate="many_to_one")
-        ids = scored["reference_id"].drop_duplicates().tolist()
-        places = resolved_paths(results.library, ids) if len(references) else []
-        name_of = {i: isc2021.name_of(i, path) for i, path in zip(ids, places, strict=True)}
-        named = scored.assign(
-            query_id=scored["query_id"].map(names),
-            reference_id=scored["reference_id"].map(name_of),
+        ids = rows["reference_id"].drop_duplicates().tolist()
+        name_of = dict(
+            zip(ids, map(isc2021.name_of, ids, resolved_paths(results.library, ids)), strict=True)
         )
+        named = rows.assign(
+            query_id=rows["query_id"].map(names),
+            reference_id=rows["reference_id"].map(name_of),
+        ).drop(columns="score")
         written.append(folder / pairs_file)
         isc2021.write_pairs(written[-1], named)
         known = named.dropna(subset=["matches"]).rename(columns={"matches": "score"})

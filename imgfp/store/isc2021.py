@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from imgfp import sift, store
 from imgfp.store.formats import FormatError, number, opened, refuse_breaks
@@ -23,6 +24,7 @@ MAX_LINE_BYTES = 1 << 16
 #: The end of the name of a picture.
 PICTURE = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|jp2|hei[cf])\Z", re.IGNORECASE)
 
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,2})?", re.IGNORECASE)
 _KEYPOINT_LINE = "<id>_<i>_<x>_<y>_<scale>_<angle>||<128 numbers>"
 #: What separates a score of `match_score` from the name before it: a comma and this word.
 SCORE_WORD = "score:"
@@ -62,16 +64,17 @@ def read_keypoints(path: Path, frame_scale: float) -> tuple[str, np.ndarray, np.
     if not data:
         return "", np.empty((0, 4), np.float32), np.empty((0, 128), np.uint8)
     try:
-        heads, tails = zip(*(line.split(b"||") for line in data.split(b"\n")), strict=True)
-        fields = [head.rsplit(b"_", 5) for head in heads]
-        numbers = np.array([[*map(float, one[1:])] for one in fields])
+        lines = [line.partition(b"||") for line in data.split(b"\n")]
+        fields = [head.rsplit(b"_", 5) for head, _, _ in lines]
         (image_id,) = {one[0].decode() for one in fields}
-        histograms = _histograms(tails)
-        if numbers.shape[1:] != (5,) or not np.isfinite(numbers).all():
+        texts = pa.array([text for one in fields for text in one[1:]], pa.binary())
+        numbers = texts.cast(pa.string()).cast(pa.float64()).to_numpy().reshape(len(lines), 5)
+        histograms = _histograms([tail for _, _, tail in lines])
+        if data.count(b"|") != 2 * len(lines) or not np.isfinite(numbers).all():
             raise ValueError
-    except ValueError:  # also of several ids, and of text that is not UTF-8
+    except ValueError:  # also of several ids, of text that is not UTF-8, and of arrow
         _refuse_keypoints(path)
-    keypoints = numbers[:, 1:]
+    keypoints = numbers[:, 1:].copy()
     keypoints[:, :2] = (keypoints[:, :2] + 0.5) / frame_scale - 0.5
     keypoints[:, 2] *= sift.SIZE_PER_SCALE / frame_scale
     return image_id, keypoints.astype(np.float32), sift.from_seed_layout(histograms)
@@ -79,23 +82,22 @@ def read_keypoints(path: Path, frame_scale: float) -> tuple[str, np.ndarray, np.
 
 def _histograms(tails: Sequence[bytes]) -> np.ndarray:
     """The 128 comma-separated numbers of each text, (n,128) uint8, all at once. Raises ValueError where there are others."""
-    if {tail.count(b",") for tail in tails} != {127}:
-        raise ValueError
-    data = np.frombuffer(b",".join([*tails, b""]), np.uint8)
-    is_comma = data == ord(",")
+    data = np.frombuffer(b"\n".join([*tails, b""]), np.uint8)
     digits = data - np.uint8(ord("0"))  # what is no digit becomes 10 or more
     is_digit = digits < 10
-    digits *= is_digit
-    empty = is_comma[0] or (is_comma[1:] & is_comma[:-1]).any()
+    ends = np.flatnonzero((data == ord(",")) | (data == ord("\n")))
+    if len(ends) != 128 * len(tails) or (data[ends[127::128]] != ord("\n")).any():
+        raise ValueError
     long = is_digit[3:] & is_digit[2:-1] & is_digit[1:-2] & is_digit[:-3]
-    if empty or long.any() or not (is_digit | is_comma).all():
+    if long.any() or is_digit.sum() + len(ends) != len(data) or not is_digit[ends - 1].all():
         raise ValueError
     # Of every byte the number of up to three digits that ends before it.
+    digits *= is_digit
     values = np.zeros(len(data), np.uint16)
     values[1:] = digits[:-1]
     values[2:] += digits[:-2] * np.uint16(10)
     values[3:] += digits[:-3] * np.uint16(100) * is_digit[1:-2]
-    values = values[is_comma]
+    values = values[ends]
     if values.max() > 255:
         raise ValueError
     return values.astype(np.uint8).reshape(-1, 128)
@@ -110,7 +112,10 @@ def _refuse_keypoints(path: Path) -> NoReturn:
         if not bars or len(fields) != 6:
             raise FormatError(path, line, f"expected {_KEYPOINT_LINE}, got {text[:80]!r}")
         for value, what in zip(fields[1:], ("number", "x", "y", "scale", "angle"), strict=True):
-            number(value, path, line, f"the keypoint's {what}")
+            if not _NUMBER.fullmatch(value):
+                raise FormatError(
+                    path, line, f"the keypoint's {what} {value[:40]!r} is not a number"
+                )
         if line > 1 and fields[0] != image_id:
             wrong = f"expected the id {image_id!r} of the lines before, got {fields[0]!r}"
             raise FormatError(path, line, f"{wrong}; split the file, one image per file")
@@ -156,32 +161,35 @@ def read_pairs(path: Path) -> pd.DataFrame:
     does. All lines are of the kind of the first. Raises FormatError.
     """
     rows: list[tuple[str, str, float]] = []
-    kind = ""
+    first: tuple[bool, ...] = ()
     for line, text in _lines(path):
         fields = text.split("\t" if "\t" in text else ",")
-        found = _kind(fields, text)
         if len(fields) not in (2, 3) or not all(fields):
             wrong = f"expected query,reference or query,reference,score, got {text[:80]!r}"
             raise FormatError(path, line, f"{wrong}; tabs will do for commas")
-        kind = kind or found
-        if found != kind:
-            raise FormatError(path, line, f"expected {kind} as in line 1, got {text[:80]!r}")
-        score = fields[2].removeprefix(SCORE_WORD) if len(fields) == 3 else ""
-        value = number(score, path, line, "the score") if len(fields) == 3 else float("nan")
+        score = fields[2] if len(fields) == 3 else ""
+        extensions = (PICTURE.search(name) is not None for name in fields[:2])
+        kind = ("\t" in text, bool(score), *extensions, score.startswith(SCORE_WORD))
+        first = first or kind
+        if kind != first:
+            wrong = f"expected {_in_words(first)} as in line 1, got {text[:80]!r}"
+            raise FormatError(path, line, wrong)
+        score = score.removeprefix(SCORE_WORD)
+        value = number(score, path, line, "the score") if kind[1] else float("nan")
         rows.append((fields[0], fields[1], value))
     frame = pd.DataFrame(rows, columns=["query_id", "reference_id", "score"])
     return frame.astype({"query_id": "str", "reference_id": "str", "score": "float64"})
 
 
-def _kind(fields: list[str], text: str) -> str:
-    """How a line of pairs is written, in words."""
+def _in_words(kind: tuple[bool, ...]) -> str:
+    """How a line of pairs is written."""
+    tabs, scored, *extensions, word = kind
     names = [
-        f"{side} {'names with' if PICTURE.search(name) else 'ids without'} an extension"
-        for side, name in zip(("query", "reference"), fields, strict=False)
+        f"{side} {'names with' if extension else 'ids without'} an extension"
+        for side, extension in zip(("query", "reference"), extensions, strict=True)
     ]
-    word = f", {SCORE_WORD} before the score" if fields[-1].startswith(SCORE_WORD) else ""
-    separator = "tabs" if "\t" in text else "commas"
-    return f"{len(fields)} values between {separator}, {' and '.join(names)}{word}"
+    separated = f"{2 + scored} values between {'tabs' if tabs else 'commas'}"
+    return f"{separated}, {' and '.join(names)}" + (f", {SCORE_WORD} before the score" * word)
 
 
 def read_scores(path: Path) -> pd.DataFrame:
