@@ -189,14 +189,17 @@ def _text_settings(file: str) -> dict[str, str]:
 
 def feature_settings(collection: Collection) -> dict[str, Any]:
     """How the keypoints of a library or run were extracted: of `sift.extract`, and of `read_features` where they
-    were read; empty before notebook 02."""
+    were read, `crop_texts` where those of crops were; empty before notebook 02."""
     paths = store.shards(collection.local_features, ".h5")
-    return store.describe(paths[0])["settings"] if paths else {}
+    settings = store.describe(paths[0])["settings"] if paths else {}
+    crops = store.shards(collection.crop_features, ".h5") if isinstance(collection, Run) else []
+    of_crops = store.describe(crops[0])["settings"].get("texts_hash") if crops else None
+    return settings | ({"crop_texts": of_crops} if of_crops else {})
 
 
 def sift_settings(collection: Collection) -> dict[str, Any]:
     """`feature_settings` of `sift.extract` alone."""
-    of_texts = ("texts", "texts_hash")
+    of_texts = ("texts", "texts_hash", "crop_texts")
     return {n: value for n, value in feature_settings(collection).items() if n not in of_texts}
 
 

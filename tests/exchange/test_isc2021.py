@@ -13,6 +13,7 @@ import small_run
 import whole_run
 
 from imgfp import store
+from imgfp.decoding import read_image
 from imgfp.exchange import export, isc2021
 from imgfp.images import encode_jpeg
 from imgfp.results import Results
@@ -25,10 +26,10 @@ from imgfp.store import Library, Run
 from imgfp.store import isc2021 as texts
 from imgfp.store.formats import FormatError
 
-#: The settings of params/isc2021.yaml that matter for a few pictures, with an operating point at which one is cropped.
+#: The settings of params/isc2021.yaml that matter for a few pictures.
 SETTINGS = {
-    "local_min_confidence": 0.1,
-    "global_min_confidence": 0.5,
+    "local_min_confidence": 0.5,
+    "global_min_confidence": 0.55,
     "max_crops": 1,
     "local_index": "Flat",
     "local_neighbours": 1,
@@ -59,6 +60,10 @@ def corpus(tmp_path_factory) -> Path:
         (root / side).mkdir()
         for name, image in images.items():
             (root / side / f"{name}.jpg").write_bytes(encode_jpeg(image, 95))
+    # Two detectors, one per operating point, which find boxes of their own.
+    for point, (x0, y0) in (("local", (100, 60)), ("global", (96, 50))):
+        box = f"q-pasted,{x0 / 480},{y0 / 360},{400 / 480},{260 / 360},0.83\n"
+        (root / f"{point}.csv").write_text(f"image_id,x0,y0,x1,y1,confidence\n{box}")
     return root
 
 
@@ -66,7 +71,12 @@ def corpus(tmp_path_factory) -> Path:
 def ours(corpus, in_process, tmp_path_factory) -> Path:
     """A folder with our `library` and `run`, and `seed`: what was exported of them."""
     root = tmp_path_factory.mktemp("ours")
-    run = whole_run.execute(root, corpus / "references", corpus / "queries", in_process, **SETTINGS)
+    detectors = {
+        "crop_detector": str(corpus / "local.csv"),
+        "global_crop_detector": str(corpus / "global.csv"),
+    }
+    folders = corpus / "references", corpus / "queries"
+    run = whole_run.execute(root, *folders, in_process, **SETTINGS, **detectors)
     results = Results(run, root / "library", **SETTINGS)
     export(results, "isc2021", root / "seed")
     return root
@@ -85,15 +95,22 @@ def scores(run: Run) -> pd.DataFrame:
     return pd.read_csv(run.predictions_csv)[[*PAIR, "score"]]
 
 
-def test_what_is_written_is_the_layout_of_the_2021_system(ours):
+def test_what_is_written_is_the_layout_of_the_2021_system(ours, corpus):
     seed, run = ours / "seed", Run(ours / "run")
     assert (seed / isc2021.QUERY_LIST).read_text().splitlines()[0] == "q-cropped.jpg"
     (name,) = texts.read_crop_list(seed / isc2021.CROP_LIST)
     assert name == "q-pasted.jpg"
     for crops in (isc2021.LOCAL_CROPS, isc2021.GLOBAL_CROPS):
         assert len([*(seed / crops).iterdir()]) == 8
-    whole, cut = (seed / isc2021.LOCAL_CROPS / f"{q}.jpg" for q in ("q-whole", "q-pasted"))
-    assert whole.read_bytes() == (ours.parent / whole).read_bytes() and cut.stat().st_size > 0
+    whole = "q-whole.jpg"
+    assert (seed / isc2021.LOCAL_CROPS / whole).read_bytes() == (
+        corpus / "queries" / whole
+    ).read_bytes()
+    cut = {
+        point: read_image(seed / folder / name)
+        for point, folder in (("local", isc2021.LOCAL_CROPS), ("global", isc2021.GLOBAL_CROPS))
+    }
+    assert cut["local"].shape == (200, 300, 3) and cut["global"].shape == (210, 304, 3)
     assert (seed / isc2021.FEATURES / "q-grey.txt").read_bytes() == b""
     pairs, scored = isc2021.PAIRS["global"]
     assert "q-pasted.jpg,china.jpg\n" in (seed / pairs).read_text()
@@ -131,7 +148,7 @@ def test_their_crops_keypoints_and_vectors_take_the_place_of_ours(
     before = Run(ours / "run")
     corners = ["query_id", "x0", "y0", "x1", "y1", "local_rank", "is_global"]
     cut, was = read_crops(run)[corners], read_crops(before)[corners].round()
-    assert cut.equals(was.astype(cut.dtypes)) and len(cut) == 1
+    assert cut.equals(was.astype(cut.dtypes)) and cut["is_global"].tolist() == [False, True]
     mine, theirs = (Results(one, ours / "library") for one in (before, run))
     for view in ("q-whole", "q-pasted#0"):
         for a, b in zip(mine.features("query", view), theirs.features("query", view), strict=True):
