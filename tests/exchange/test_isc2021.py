@@ -12,13 +12,16 @@ import pytest
 import small_run
 import whole_run
 
-from imgfp import store
+from imgfp import sift, stages, store
 from imgfp.decoding import read_image
-from imgfp.exchange import export, isc2021
+from imgfp.exchange import export
+from imgfp.exchange import isc2021 as layout
 from imgfp.images import encode_jpeg
 from imgfp.results import Results
+from imgfp.runner.cluster import HERE
 from imgfp.stages import list_candidates, list_predictions, list_queries
 from imgfp.stages.crops import read_crops
+from imgfp.stages.features import stored_features
 from imgfp.stages.listed import MEASURED_ELSEWHERE, list_scores
 from imgfp.stages.search import read_candidates
 from imgfp.stages.verification import read_evidence
@@ -97,28 +100,28 @@ def scores(run: Run) -> pd.DataFrame:
 
 def test_what_is_written_is_the_layout_of_the_2021_system(ours, corpus):
     seed, run = ours / "seed", Run(ours / "run")
-    assert (seed / isc2021.QUERY_LIST).read_text().splitlines()[0] == "q-cropped.jpg"
-    (name,) = texts.read_crop_list(seed / isc2021.CROP_LIST)
+    assert (seed / layout.QUERY_LIST).read_text().splitlines()[0] == "q-cropped.jpg"
+    (name,) = texts.read_crop_list(seed / layout.CROP_LIST)
     assert name == "q-pasted.jpg"
-    for crops in (isc2021.LOCAL_CROPS, isc2021.GLOBAL_CROPS):
+    for crops in (layout.LOCAL_CROPS, layout.GLOBAL_CROPS):
         assert len([*(seed / crops).iterdir()]) == 8
     whole = "q-whole.jpg"
-    assert (seed / isc2021.LOCAL_CROPS / whole).read_bytes() == (
+    assert (seed / layout.LOCAL_CROPS / whole).read_bytes() == (
         corpus / "queries" / whole
     ).read_bytes()
     cut = {
         point: read_image(seed / folder / name)
-        for point, folder in (("local", isc2021.LOCAL_CROPS), ("global", isc2021.GLOBAL_CROPS))
+        for point, folder in (("local", layout.LOCAL_CROPS), ("global", layout.GLOBAL_CROPS))
     }
     assert cut["local"].shape == (200, 300, 3) and cut["global"].shape == (210, 304, 3)
-    assert (seed / isc2021.FEATURES / "q-grey.txt").read_bytes() == b""
-    pairs, scored = isc2021.PAIRS["global"]
+    assert (seed / layout.FEATURES / "q-grey.txt").read_bytes() == b""
+    pairs, scored = layout.PAIRS["global"]
     assert "q-pasted.jpg,china.jpg\n" in (seed / pairs).read_text()
     assert "q-pasted.jpg,china.jpg,score:" in (seed / scored).read_text()
     # The three files of scores add up to the final result, as the rule of 2021 says.
-    parts = [texts.read_scores(seed / file) for _, file in isc2021.PAIRS.values()]
+    parts = [texts.read_scores(seed / file) for _, file in layout.PAIRS.values()]
     added = pd.concat(parts).groupby(PAIR)["score"].sum()
-    final = texts.read_scores(seed / isc2021.FINAL)
+    final = texts.read_scores(seed / layout.FINAL)
     assert dict(zip(final["query_id"] + ".jpg", final["score"], strict=True)) == dict(
         zip(added.index.get_level_values(0), added, strict=True)
     )
@@ -129,7 +132,7 @@ def test_their_crops_keypoints_and_vectors_take_the_place_of_ours(
     ours, corpus, in_process, tmp_path
 ):
     """Steps 1, 2, 4 and 6; search and verification stay ours. The list leaves one query out."""
-    listed = ours / "seed" / isc2021.QUERY_LIST
+    listed = ours / "seed" / layout.QUERY_LIST
     kept = [n for n in texts.read_list(listed) if n != "q-turned.jpg"]
     texts.write_list(tmp_path / "list.txt", [f"../../data/queryimages/{name}" for name in kept])
     run = execute(
@@ -138,12 +141,12 @@ def test_their_crops_keypoints_and_vectors_take_the_place_of_ours(
         tmp_path,
         in_process,
         query_list=str(tmp_path / "list.txt"),
-        local_crops_dir=isc2021.LOCAL_CROPS,
-        global_crops_dir=isc2021.GLOBAL_CROPS,
-        local_crop_list=isc2021.CROP_LIST,
-        local_features_file=isc2021.FEATURES,
-        crop_features_file=isc2021.CROP_FEATURES,
-        descriptor_file=isc2021.DESCRIPTORS,
+        local_crops_dir=layout.LOCAL_CROPS,
+        global_crops_dir=layout.GLOBAL_CROPS,
+        local_crop_list=layout.CROP_LIST,
+        local_features_file=layout.FEATURES,
+        crop_features_file=layout.CROP_FEATURES,
+        descriptor_file=layout.DESCRIPTORS,
     )
     before = Run(ours / "run")
     corners = ["query_id", "x0", "y0", "x1", "y1", "local_rank", "is_global"]
@@ -161,19 +164,19 @@ def test_their_crops_keypoints_and_vectors_take_the_place_of_ours(
 def test_their_pairs_and_scores_take_the_place_of_ours(ours, corpus, in_process, tmp_path):
     """Steps 3, 5, 7 and 8: from the crops on, nothing is searched and nothing measured."""
     files = {}
-    for branch, (pairs, scored) in isc2021.PAIRS.items():
+    for branch, (pairs, scored) in layout.PAIRS.items():
         files |= {f"{branch}_candidates_file": pairs, f"{branch}_scores_file": scored}
-    crops = {"local_crops_dir": isc2021.LOCAL_CROPS, "global_crops_dir": isc2021.GLOBAL_CROPS}
+    crops = {"local_crops_dir": layout.LOCAL_CROPS, "global_crops_dir": layout.GLOBAL_CROPS}
     run = execute(ours, corpus, tmp_path, in_process, **files, **crops)
     assert scores(run).equals(scores(Run(ours / "run")))
     assert set(read_evidence(run)["refused"]) == {MEASURED_ELSEWHERE}
     assert pd.read_csv(run.predictions_csv)["relation"].isna().all()
     # Scores of one branch alone: the other pairs are measured here.
     library = store.open_sides(tmp_path / "library", run)[0]
-    one = ours / "seed" / isc2021.PAIRS["crop"][1]
+    one = ours / "seed" / layout.PAIRS["crop"][1]
     list_scores(run, library, {"crop": str(one)})
     assert len(read_evidence(run)) == 1
-    final = list_predictions(run, library, str(ours / "seed" / isc2021.FINAL))
+    final = list_predictions(run, library, str(ours / "seed" / layout.FINAL))
     assert final.equals(scores(run))
 
 
@@ -203,3 +206,34 @@ def test_bad_files_name_the_line(ours, corpus, tmp_path):
         list_queries(run, str(corpus / "queries"), str(tmp_path / "list.txt"))
     with pytest.raises(store.StoreError, match="not an empty folder"):
         export(Results(run, library), "isc2021", ours / "seed")
+
+
+def test_keypoints_that_the_2021_system_wrote_enter_beside_ours(isc2021, tmp_path):
+    """`isc2021/Q24789.sift.txt` is theirs; an image without a text is rejected with a reason."""
+    (tmp_path / "queries").mkdir()
+    (tmp_path / "texts").mkdir()
+    for name in ("Q24789", "Q10893", "R751771"):
+        shutil.copy(isc2021 / f"{name}.jpg", tmp_path / "queries")
+    shutil.copy(isc2021 / "Q24789.sift.txt", tmp_path / "texts/Q24789.txt")
+    image = read_image(isc2021 / "Q10893.jpg")
+    keypoints, descriptors = sift.extract(image)
+    scale = sift.frame_scale(image.shape[1], image.shape[0], 300)
+    texts.write_keypoints(tmp_path / "texts/Q10893.txt", "Q10893", keypoints, descriptors, scale)
+    run, here = Run(tmp_path / "run"), {"cluster": HERE}
+    listed = {"shard_images": 8, "thumbnail_short_side_px": 64}
+    stages.list_images(run, str(tmp_path / "queries"), **listed, **here)
+    settings = {"short_side_px": 300, "file": str(tmp_path / "texts")}
+    report = stages.extract_local_features(run, **settings, **here)
+    assert [Path(path).name for path, _ in report.rejects] == ["R751771.jpg"]
+    assert "has no R751771.txt" in report.rejects[0][1]
+    lookup = stored_features(run)
+    assert np.array_equal(lookup.of("Q10893")[1], descriptors)
+    theirs, _ = lookup.of("Q24789")
+    ((width, height),) = store.open_catalogue(run).sizes_of(["Q24789"])
+    assert theirs.shape == (661, 4)
+    assert (theirs[:, :2].max(axis=0) < [width, height]).all()
+    assert (theirs[:, :2].max(axis=0) > [0.9 * width, 0.9 * height]).all()
+    # A text of another image under this one's name stops the run.
+    shutil.copy(isc2021 / "Q24789.sift.txt", tmp_path / "texts/R751771.txt")
+    with pytest.raises(FormatError, match="expected keypoints of 'R751771', got those of 'Q24789'"):
+        stages.extract_local_features(run, **settings, **here)
