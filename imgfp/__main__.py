@@ -59,8 +59,14 @@ def main(words: list[str] | None = None) -> int:
         except store.StoreError as error:
             print(f"imgfp: {error}", file=sys.stderr)
             return 2
-    if options.command in ("publish", "fetch", "compact", "export"):
-        done = {"publish": _publish, "fetch": _fetch, "compact": _compact, "export": _export}
+    done = {
+        "publish": _publish,
+        "fetch": _fetch,
+        "compact": _compact,
+        "export": _export,
+        "import-decisions": _import_decisions,
+    }
+    if options.command in done:
         try:
             print(done[options.command](options))
         except (store.StoreError, urls.UrlError, ValueError) as error:
@@ -235,6 +241,17 @@ def _export(options: argparse.Namespace) -> str:
     return f"{len(written):,} files in {store.show(store.project_path(options.folder))}"
 
 
+def _import_decisions(options: argparse.Namespace) -> str:
+    from imgfp import store
+    from imgfp.exchange.label_studio import import_decisions
+    from imgfp.results import Results
+
+    results = Results(options.run)
+    added, known = import_decisions(results, options.file)
+    log = store.show(results.decisions_path)
+    return f"decisions added to {log}: {added:,}; there already: {known:,}"
+
+
 def _parse(words: list[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(words)
@@ -294,6 +311,11 @@ def _parser() -> argparse.ArgumentParser:
     exporter.add_argument("run", metavar="RUN")
     exporter.add_argument("--as", dest="format", required=True, metavar="FORMAT")
     exporter.add_argument("folder", metavar="DIR", help="empty, or not there yet")
+    importer = commands.add_parser(
+        "import-decisions", help="add the decisions of a Label Studio export to a run"
+    )
+    importer.add_argument("run", metavar="RUN")
+    importer.add_argument("file", type=Path, metavar="FILE.json")
     commands.add_parser("doctor", help="check the installation")
     verifier = commands.add_parser("verify", help="check every byte of a library or a run")
     verifier.add_argument("folder", metavar="LIBRARY_OR_RUN")

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imgfp import report, stages, store, viz
+from imgfp import exchange, report, stages, store, viz
 from imgfp.decoding import Limits
 from imgfp.images import encode_png
 from imgfp.results import Results
@@ -216,6 +216,10 @@ class Found:
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write `table` for a spreadsheet, without the regions."""
         store.write_sheet(Path(path), self.table.drop(columns=["query_region", "reference_region"]))
+
+    def to_fiftyone(self, folder: str | os.PathLike[str]) -> None:
+        """Write a dataset of FiftyOne, see `exchange.fiftyone`, to a folder that is empty or not there."""
+        exchange.export(self.results, "fiftyone", Path(folder).absolute())
 
     def _ipython_display_(self) -> None:
         """In a notebook: the inspector of the pairs."""

@@ -76,7 +76,7 @@ ORDER = {
         "overlays",
         "families",
     ],
-    "exchange": ["isc2021"],
+    "exchange": ["isc2021", "answers", "vectors", "tables", "coco", "fiftyone", "label_studio"],
     "report": ["figures", "pairs", "page"],
     "results": ["files", "explain", "compare", "sheets", "replay", "sweep"],
     "runner": [
@@ -108,6 +108,7 @@ ORDER = {
     ],
     "store": [
         "files",
+        "arrays",
         "fetched",
         "layout",
         "locks",

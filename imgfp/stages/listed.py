@@ -18,7 +18,7 @@ from imgfp.stages.crops import read_crops
 from imgfp.stages.identical import own_pairs
 from imgfp.stages.inventory import list_files
 from imgfp.stages.search import read_candidates
-from imgfp.store import Collection, Library, Run, isc2021
+from imgfp.store import Collection, Library, Run, formats, isc2021
 from imgfp.store.formats import FormatError
 from imgfp.verify.evidence import COLUMNS
 
@@ -60,7 +60,7 @@ def list_queries(run: Run, source: str, file: str) -> str:
 def list_candidates(
     run: Run, library: Library, branch: Branch, file: str, *, described: str = "all"
 ) -> MapReport:
-    """Candidates of a branch from a file of pairs, in place of a search; see `isc2021.read_pairs`.
+    """Candidates of a branch from a file of pairs, in place of a search; see `formats.read_pair_table`, `isc2021.read_pairs`.
 
     A score is a number of votes, or in the branch global a cosine similarity, and higher ones come first; without
     scores the order is that of the file, and votes and similarity are 0. Every pair counts as accepted. The branch crop
@@ -68,7 +68,9 @@ def list_candidates(
     crop, else the query. Raises FormatError naming the line of a reference that the library does not hold.
     """
     path = store.project_path(file)
-    pairs = _known_pairs(path, isc2021.read_pairs(path), run, library)
+    pairs = formats.read_pair_table(path)
+    pairs = isc2021.read_pairs(path) if pairs is None else pairs
+    pairs = _known_pairs(path, pairs, run, library)
     pairs = _with_views(pairs, run, branch, described)
     if branch == "global" and (wrong := pairs["score"].abs() > 1).any():
         line, score = pairs.loc[wrong, ["line", "score"]].iloc[0]
@@ -148,7 +150,8 @@ def _evidence(rows: pd.DataFrame) -> pd.DataFrame:
 def _known_pairs(path: Path, pairs: pd.DataFrame, run: Run, library: Library) -> pd.DataFrame:
     """Pairs in the ids of a run and its library, with the line of each; without those of queries that the run does not
     hold, and of a file with itself, of which a sentence tells. Raises FormatError."""
-    pairs = pairs.assign(line=np.arange(1, len(pairs) + 1))
+    if "line" not in pairs:
+        pairs = pairs.assign(line=np.arange(1, len(pairs) + 1))
     for name, collection in zip(_PAIR, (run, library), strict=True):
         pairs[f"given_{name}"] = pairs[name]
         pairs[name] = _ids(pairs[name], collection)

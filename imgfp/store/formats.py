@@ -21,9 +21,11 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from imgfp import store, urls
-from imgfp.datatypes import Descriptors, table
+from imgfp.datatypes import TABLES, Descriptors, table
 from imgfp.images import printable
 from imgfp.inference import same_model
 from imgfp.store.files import undefused
@@ -59,6 +61,29 @@ def read_predictions(path: Path) -> pd.DataFrame:
         for line, (query, reference, score) in _csv_rows(path, names)
     ]
     return table("predictions", pd.DataFrame(rows, columns=names))
+
+
+def read_pair_table(path: Path) -> pd.DataFrame | None:
+    """Scored pairs of a search engine, columns query_id, reference_id, score and `line`, the row in the file: Parquet, or
+    CSV whose header names these columns (more are ignored); None for a file that is neither. Raises FormatError."""
+    with opened(path) as file:
+        start = file.readline(1 << 12)
+    names = list(TABLES["predictions"])
+    if start.startswith(b"PAR1"):
+        try:
+            held = pq.read_table(path, columns=names, page_checksum_verification=True)
+            held.validate(full=True)
+            pairs = held.select(names).to_pandas().astype(TABLES["predictions"])
+        except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+            wrong = f"expected a table with the columns {', '.join(names)}: {error}"
+            raise FormatError(path, None, wrong) from None
+        if held.num_rows and not np.isfinite(pairs["score"]).all():
+            row = int(np.flatnonzero(~np.isfinite(pairs["score"]))[0]) + 1
+            raise FormatError(path, row, "the score is not a finite number")
+        return pairs.assign(line=np.arange(1, len(pairs) + 1))
+    if {*names} <= {*start.decode("utf-8-sig", "replace").strip().split(",")}:
+        return read_predictions(path).assign(line=lambda pairs: np.arange(2, len(pairs) + 2))
+    return None
 
 
 def read_manifest(path: str | Path) -> pd.DataFrame:
