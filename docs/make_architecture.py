@@ -54,6 +54,7 @@ ROLES = {
     "results": ("a finished run,", "read and explained"),
     "benchmarks": ("speed, estimators,", "capacity"),
     "report": ("pages, case files", ""),
+    "exchange": ("a run in the files", "of other systems"),
     "widgets": ("browsers in notebook 10", ""),
     "lookup": ("pictures looked up", "in one process"),
     "__main__": ("the command line", ""),

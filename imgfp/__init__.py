@@ -19,6 +19,7 @@ stages                  what each numbered notebook does to one shard
 training                crop detector, descriptor, pair classifier; calibration
 results, benchmarks     a finished run, read and compared; speed and capacity
 report, widgets         report.html; browsers for notebook 10
+exchange                a finished run in the files of other systems
 lookup                  pictures looked up in a library, in one process
 __main__                the command line
 """

@@ -59,11 +59,17 @@ def main(words: list[str] | None = None) -> int:
         except store.StoreError as error:
             print(f"imgfp: {error}", file=sys.stderr)
             return 2
-    if options.command in ("publish", "fetch", "compact"):
+    done = {
+        "publish": _publish,
+        "fetch": _fetch,
+        "compact": _compact,
+        "export": _export,
+        "import-decisions": _import_decisions,
+    }
+    if options.command in done:
         try:
-            done = {"publish": _publish, "fetch": _fetch, "compact": _compact}[options.command]
-            print(done(options))
-        except (store.StoreError, urls.UrlError) as error:
+            print(done[options.command](options))
+        except (store.StoreError, urls.UrlError, ValueError) as error:
             print(f"imgfp: {error}", file=sys.stderr)
             return 2
         return 0
@@ -263,6 +269,30 @@ def _compact(options: argparse.Namespace) -> str:
     return str(compact(library, dry_run=options.dry_run))
 
 
+def _export(options: argparse.Namespace) -> str:
+    from imgfp import store
+    from imgfp.exchange import FORMATS, export
+    from imgfp.results import Results
+    from imgfp.runner.params import nearest
+
+    if options.format not in FORMATS:
+        hint = nearest(options.format, list(FORMATS)) or f"; known are {', '.join(FORMATS)}"
+        raise ValueError(f"--as: there is no format '{options.format}'{hint}")
+    written = export(Results(options.run), options.format, options.folder)
+    return f"{len(written):,} files in {store.show(store.project_path(options.folder))}"
+
+
+def _import_decisions(options: argparse.Namespace) -> str:
+    from imgfp import store
+    from imgfp.exchange.label_studio import import_decisions
+    from imgfp.results import Results
+
+    results = Results(options.run)
+    added, known = import_decisions(results, options.file)
+    log = store.show(results.decisions_path)
+    return f"decisions added to {log}: {added:,}; there already: {known:,}"
+
+
 def _parse(words: list[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(words)
@@ -327,6 +357,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     compacter.add_argument("library", type=Path, metavar="LIBRARY")
     compacter.add_argument("--dry-run", action="store_true", help="tell what would be deleted")
+    exporter = commands.add_parser("export", help="write a finished run as files of other systems")
+    exporter.add_argument("run", metavar="RUN")
+    exporter.add_argument("--as", dest="format", required=True, metavar="FORMAT")
+    exporter.add_argument("folder", metavar="DIR", help="empty, or not there yet")
+    importer = commands.add_parser(
+        "import-decisions", help="add the decisions of a Label Studio export to a run"
+    )
+    importer.add_argument("run", metavar="RUN")
+    importer.add_argument("file", type=Path, metavar="FILE.json")
     commands.add_parser("doctor", help="check the installation")
     verifier = commands.add_parser("verify", help="check every byte of a library or a run")
     verifier.add_argument("folder", metavar="LIBRARY_OR_RUN")

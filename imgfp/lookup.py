@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imgfp import report, stages, store, viz
+from imgfp import exchange, report, stages, store, viz
 from imgfp.decoding import Limits
 from imgfp.images import encode_png
 from imgfp.results import Results
@@ -35,7 +35,7 @@ from imgfp.results.files import LIMITS
 from imgfp.runner import params, project
 from imgfp.runner.cluster import HERE
 from imgfp.runner.schema import Parameters
-from imgfp.stages.features import feature_settings
+from imgfp.stages.features import sift_settings
 from imgfp.stages.inventory import list_files, save_rejects
 from imgfp.store import formats
 
@@ -106,7 +106,7 @@ class Library:
         listed = named("shard_images", "thumbnail_short_side_px", "most_lost_share")
         stages.list_images(run, manifest, limits=limits, **listed, **here)
         library = store.begin(run, self._library)
-        stages.extract_local_features(run, **feature_settings(library), **here)
+        stages.extract_local_features(run, **sift_settings(library), **here)
         rules = named(
             "rule",
             "ratio",
@@ -217,6 +217,10 @@ class Found:
         """Write `table` for a spreadsheet, without the regions."""
         store.write_sheet(Path(path), self.table.drop(columns=["query_region", "reference_region"]))
 
+    def to_fiftyone(self, folder: str | os.PathLike[str]) -> None:
+        """Write a dataset of FiftyOne, see `exchange.fiftyone`, to a folder that is empty or not there."""
+        exchange.export(self.results, "fiftyone", Path(folder).absolute())
+
     def _ipython_display_(self) -> None:
         """In a notebook: the inspector of the pairs."""
         from IPython.display import display
@@ -257,7 +261,7 @@ def _made_with(library: store.Library) -> dict[str, Any]:
         "thumbnail_short_side_px": settings["images"]["thumbnail_short_side_px"],
         "descriptor_model": vectors["model"],
         "descriptor_weights": vectors["weights"],
-        **{f"sift_{name}": value for name, value in feature_settings(library).items()},
+        **{f"sift_{name}": value for name, value in sift_settings(library).items()},
     }
 
 

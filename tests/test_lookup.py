@@ -50,7 +50,7 @@ def library(folder) -> Library:
     return Library(folder / "library")
 
 
-def test_a_look_scores_as_the_batch_does(folder, library):
+def test_a_look_scores_as_the_batch_does(folder, library, tmp_path):
     found = library.look(folder / "queries")
     batch = formats.read_predictions(folder / "run/predictions.csv")
     table = found.table.assign(
@@ -65,6 +65,10 @@ def test_a_look_scores_as_the_batch_does(folder, library):
         ("crop", "china"),
         ("mirrored", "flower"),
     }
+    found.to_fiftyone(tmp_path / "dataset")
+    samples = json.loads((tmp_path / "dataset/samples.json").read_text("utf-8"))["samples"]
+    tags = [tag for sample in samples for tag in sample["tags"]]
+    assert tags.count("query") == 3 and tags.count("reference") >= 2
     crop = copies.set_index("query_id").loc["crop"]
     np.testing.assert_allclose(crop["reference_region"].min(axis=0), (60, 40), atol=3)
     assert "crop" in crop["transform"]

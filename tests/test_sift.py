@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from imgfp import sift
 from imgfp.decoding import read_image
-from imgfp.store import formats
+from imgfp.store import isc2021 as texts
 
 
 def matched(here, there, *, within_px: float, within_rad: float = 0.1):
@@ -170,7 +170,7 @@ def test_permutations_are_their_own_inverse(permute, rng):
 def assert_same_features(image: np.ndarray, path: Path, min_found: float) -> None:
     """Keypoints of a text file of 2021 recur in those of `sift.extract`: place, size, angle, descriptor."""
     scale = sift.frame_scale(image.shape[1], image.shape[0], 300)
-    _, theirs, their_descriptors = formats.read_keypoints(path, scale)
+    _, theirs, their_descriptors = texts.read_keypoints(path, scale)
     ours, our_descriptors = sift.extract(image)
     near = cKDTree(ours[:, :2]).query_ball_point(theirs[:, :2], 1.5 / scale)
     found = [row for row, candidates in enumerate(near) if candidates]

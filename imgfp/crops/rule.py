@@ -64,34 +64,38 @@ def crop_table(
     max_area: float = 0.85,
     max_aspect: float = 4.0,
     max_crops: int = 1,
+    global_boxes: Boxes | None = None,
 ) -> pd.DataFrame:
-    """The `crops` rows of one query: both operating points applied to the same detections.
+    """The `crops` rows of one query: both operating points applied to the same detections, or the global one to
+    `global_boxes`, of a detector of its own.
 
     The local point (recall) keeps up to `max_crops` boxes, ranked from 0; the global point
     (precision) keeps one. A box that both chose is one row. No box: an empty table.
     """
+    others = boxes if global_boxes is None else global_boxes
+    limits = {"max_area": max_area, "max_aspect": max_aspect}
+    points = (boxes, local_min_confidence, max_crops), (others, global_min_confidence, 1)
     local, single = (
-        choose_box(
-            boxes,
-            width,
-            height,
-            min_confidence=confidence,
-            max_area=max_area,
-            max_aspect=max_aspect,
-            max_crops=count,
-        )[1]
-        for confidence, count in ((local_min_confidence, max_crops), (global_min_confidence, 1))
+        choose_box(of, width, height, min_confidence=least, max_crops=count, **limits)[1]
+        for of, least, count in points
     )
-    rows = [*local, *(row for row in single if row not in local)]
-    xyxy = boxes.xyxy[rows].clip(0, [width, height, width, height])
+    xyxy = np.concatenate([boxes.xyxy[local], others.xyxy[single]])
+    confidence = np.concatenate([boxes.confidence[local], others.confidence[single]])
+    is_global = np.arange(len(xyxy)) >= len(local)
+    if len(single):
+        same = np.flatnonzero((xyxy[: len(local)] == xyxy[-1]).all(axis=1))[:1]
+        is_global[same] = True
+        count = len(xyxy) - len(same)
+        xyxy, confidence, is_global = xyxy[:count], confidence[:count], is_global[:count]
+    ranks = np.arange(len(xyxy))
     return table(
         "crops",
-        crop_id=[f"{query_id}#{number}" for number in range(len(rows))],
-        query_id=[query_id] * len(rows),
-        **dict(zip(CORNERS, xyxy.T, strict=True)),
-        confidence=boxes.confidence[rows],
-        local_rank=[number if number < len(local) else -1 for number in range(len(rows))],
-        is_global=[row in single for row in rows],
+        crop_id=[f"{query_id}#{number}" for number in ranks],
+        query_id=[query_id] * len(xyxy),
+        **dict(zip(CORNERS, xyxy.clip(0, [width, height, width, height]).T, strict=True)),
+        confidence=confidence,
+        local_rank=np.where(ranks < len(local), ranks, -1),
+        is_global=is_global,
     )
 
 
@@ -100,11 +104,12 @@ def box_facts(detections: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
 
     detections: the table of that name; sizes: width, height by image id. Columns image_id, confidence,
     x0, y0, x1, y1 (pixels, clipped to the image), area (share of the image), aspect (height / width of
-    the box normalised by the image's sides).
+    the box normalised by the image's sides); and `point`, where the detections have it.
     """
     size = sizes.loc[detections["image_id"], ["width", "height"]].to_numpy(np.float32)
     corners, area, aspect = _shapes(detections[CORNERS].to_numpy(np.float32), size)
-    facts = detections[["image_id", "confidence"]].reset_index(drop=True)
+    kept = [name for name in ("image_id", "confidence", "point") if name in detections]
+    facts = detections[kept].reset_index(drop=True)
     facts[CORNERS] = corners
     return facts.assign(area=area, aspect=aspect)
 

@@ -14,6 +14,7 @@ from imgfp import viz
 from imgfp.datatypes import BRANCHES
 from imgfp.results import Results, Side
 from imgfp.scoring.fusion import COLOURS_DIFFER, lacks_structure
+from imgfp.stages.listed import MEASURED_ELSEWHERE
 from imgfp.store import decisions
 from imgfp.verify.estimation import REFUSALS
 from imgfp.viz import svg
@@ -21,7 +22,8 @@ from imgfp.viz import svg
 #: Longer side of an image on the page, in pixels, and number of pairs per sheet.
 LONG_SIDE_PX, PAIRS_PER_SHEET = 300, 6
 REASONS = {name: f"no transform between the images: {why}" for name, why in REFUSALS.items()} | {
-    "shared_by_many": "rejected: the matches lie in text, a logo or a texture of many references"
+    "shared_by_many": "rejected: the matches lie in text, a logo or a texture of many references",
+    MEASURED_ELSEWHERE: "a match count that was read from a file: nothing else is known of the pair",
 }
 CAUSES = {
     "crop_box_wrong": "The pasted image was not detected, and no branch proposed its reference",

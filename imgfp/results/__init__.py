@@ -31,6 +31,7 @@ from imgfp.stages.crops import box_of_each
 from imgfp.stages.descriptors import described_by
 from imgfp.stages.groups import name_copies
 from imgfp.stages.inventory import limits_of, read_column, read_thumbnails, resolved_paths
+from imgfp.stages.listed import MEASURED_ELSEWHERE
 from imgfp.stages.verification import ViewReader, frame_short_side_px, join_evidence
 from imgfp.verify.evidence import COLUMNS
 from imgfp.verify.view import View
@@ -303,7 +304,16 @@ class Results(Files):
         scored = fusion.merge(self.proposals, rule, self.fusion_model)
         copies = scored if rule == "calibrated" else fusion.merge(self.proposals, "calibrated")
         named = name_copies(scored, self.run, self.library)
-        return named.merge(relations.relations(self.proposals, copies))
+        told = named.merge(relations.relations(self.proposals, copies))
+        # A file of scores tells nothing of how a pair is related.
+        rows = self.proposals
+        unseen = are_in(told, rows[rows["refused"].eq(MEASURED_ELSEWHERE)])
+        unseen &= ~are_in(
+            told, rows[rows["refused"].notna() & rows["refused"].ne(MEASURED_ELSEWHERE)]
+        )
+        for name, nothing in (("relation", ""), ("relation_probability", np.nan)):
+            told[name] = told[name].where(~unseen, nothing)
+        return told
 
     @property
     def expected_copies(self) -> float:

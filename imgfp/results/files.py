@@ -175,6 +175,15 @@ class Files:
         return read_detections(self.run)
 
     @cached_property
+    def detections_of_points(self) -> pd.DataFrame:
+        """`detections` of both operating points, with the `point` of each: "local", or "global" where that has a detector
+        of its own, else ""."""
+        if not store.shards(self.run.global_detections, ".parquet"):
+            return self.detections.assign(point="")
+        others = read_detections(self.run, "global").assign(point="global")
+        return pd.concat([self.detections.assign(point="local"), others], ignore_index=True)
+
+    @cached_property
     def crops(self) -> pd.DataFrame:
         """The boxes that were cut out, as the `crops` table."""
         return read_crops(self.run)

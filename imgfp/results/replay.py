@@ -231,7 +231,7 @@ class Replay:
 
     def _keep_boxes(self) -> None:
         sizes = self.results.queries[["width", "height"]]
-        boxes = self.results.detections
+        boxes = self.results.detections_of_points
         facts = box_facts(boxes[boxes["image_id"].isin(sizes.index)], sizes)
         crops = self.results.crops.rename(columns={"query_id": "image_id"})
         same = ["image_id", *CORNERS, "confidence"]
@@ -381,9 +381,13 @@ class Replay:
         self, local: float, single: float, count: int, area: float, aspect: float
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         limits: dict[str, Any] = {"max_area": area, "max_aspect": aspect}
+        of = {
+            point: self._boxes[self._boxes["point"].isin(["", point])]
+            for point in ("local", "global")
+        }
         return (
-            taken_boxes(self._boxes, min_confidence=local, max_crops=count, **limits),
-            taken_boxes(self._boxes, min_confidence=single, **limits),
+            taken_boxes(of["local"], min_confidence=local, max_crops=count, **limits),
+            taken_boxes(of["global"], min_confidence=single, **limits),
         )
 
     def _verified(

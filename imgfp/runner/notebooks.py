@@ -70,7 +70,10 @@ class Plan:
         named = {n: v for n, v in values.items() if isinstance(v, str) and v and n != "export_path"}
         files = {n: store.project_path(v) for n, v in named.items()}
         files = {n: path for n, path in files.items() if os.path.isfile(path)}
-        return values | {f"{n} content": store.sha256_of(path) for n, path in files.items()}
+        content = {n: store.sha256_of(path) for n, path in files.items()}
+        listed = [n for n in params.FOLDERS_READ if n in named and n not in files]
+        content |= {n: store.state_of(store.project_path(named[n])) for n in listed}
+        return values | {f"{n} content": digest for n, digest in content.items()}
 
 
 def prepare(profile: Path, assignments: list[str]) -> Plan:

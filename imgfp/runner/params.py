@@ -52,10 +52,16 @@ RENAMED_WORDS = {"descriptor_variants": {"inverted": "contrast_reversed"}}
 FILES = (
     "truth", "fusion_model", "pair_classifier", "descriptor_weights", "descriptor_file", "background",
     "groups_csv", "check_boxes", "check_truth", "check_meta", "init_weights", "start_weights",
+    "query_list", "local_crop_list", "local_candidates_file", "crop_candidates_file",
+    "global_candidates_file", "local_scores_file", "crop_scores_file", "global_scores_file", "predictions_file",
 )  # fmt: skip
 FOLDERS = (
     "reference_dir", "query_dir", "photo_dir", "check_dir", "check_references", "other_run_dir",
     "before_run", "after_run", "tuned_run",
+)  # fmt: skip
+#: Folders that a stage reads and that no stage before it has listed: what they hold counts with the parameter.
+FOLDERS_READ = (
+    "local_crops_dir", "global_crops_dir", "local_features_file", "reference_features_file", "crop_features_file",
 )  # fmt: skip
 #: Parameters that may be a URL.
 URLS = ("reference_dir", "query_dir", "library_dir")
@@ -205,7 +211,7 @@ def check(values: dict[str, Any], known: dict[str, Declared]) -> dict[str, Any]:
             continue
         if name not in known:
             hint = (
-                f"; {REMOVED[name]}" if name in REMOVED else _nearest(name, [*known, *RUNNER_KEYS])
+                f"; {REMOVED[name]}" if name in REMOVED else nearest(name, [*known, *RUNNER_KEYS])
             )
             raise ParameterError(f"no notebook knows the parameter '{name}'{hint}")
         wanted = known[name].type
@@ -235,7 +241,7 @@ def _check_range(name: str, value: Any) -> None:
     words = schema.choices(name)
     for word in value if isinstance(value, list) else [value]:
         if words and word not in words:
-            hint = _nearest(word, words) if isinstance(word, str) else ""
+            hint = nearest(word, words) if isinstance(word, str) else ""
             raise ParameterError(
                 f"parameter '{name}': expected {schema.allowed(name)}, got {word!r}{hint}"
             )
@@ -264,7 +270,7 @@ def check_files(values: dict[str, Any], *, made: Sequence[str] = ()) -> None:
     """
     from imgfp.store import check_seal, project_path
 
-    for name in (*FILES, *FOLDERS, "library_dir", "run_dir"):
+    for name in (*FILES, *FOLDERS, *FOLDERS_READ, "library_dir", "run_dir"):
         value = values.get(name)
         if not value or name in made:
             continue
@@ -276,14 +282,27 @@ def check_files(values: dict[str, Any], *, made: Sequence[str] = ()) -> None:
         # Only weights may be several files.
         for part in value.split(os.pathsep) if name == "descriptor_weights" else [value]:
             path = project_path(part)
-            if not (path.exists() if name in FOLDERS else path.is_file()):
-                what = "folder or file" if name in FOLDERS else "file"
+            if not (path.exists() if name not in FILES else path.is_file()):
+                what = "file" if name in FILES else "folder or file"
                 raise FileNotFoundError(f"{name}: there is no {what} {part}; check the path")
             if path.is_file():
                 check_seal(path)
+    _check_listed(values)
     _check_models(values)
     if values.get("device", "auto").startswith("cuda"):
         _check_cuda(values["device"])
+
+
+def _check_listed(values: dict[str, Any]) -> None:
+    """Files that take the place of a stage fit each other. Raises ParameterError."""
+    scores = [f"{branch}_scores_file" for branch in ("local", "crop", "global")]
+    given = [name for name in scores if values.get(name)]
+    if given and values.get("fusion", "sum") != "sum":
+        raise ParameterError(
+            f"{given[0]}: it holds match counts alone, which give no probability; set fusion: sum"
+        )
+    if values.get("local_crop_list") and not values.get("local_crops_dir"):
+        raise ParameterError("local_crop_list: it names no boxes; give local_crops_dir, too")
 
 
 def _check_url(name: str, url: str) -> None:
@@ -319,7 +338,9 @@ def _check_models(values: dict[str, Any]) -> None:
 
     name = "crop_detector"
     try:
-        if name in values:
+        for name in ("crop_detector", "global_crop_detector"):
+            if not values.get(name):
+                continue
             detector = located(values[name], DETECTORS)
             check_detector(detector)
             if os.path.isfile(detector):
@@ -352,7 +373,8 @@ def _check_cuda(device: str) -> None:
         )
 
 
-def _nearest(word: str, words: Sequence[Any]) -> str:
+def nearest(word: str, words: Sequence[Any]) -> str:
+    """`; did you mean '...'?` with the word that is most like the given one, or "" where none is."""
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 

@@ -45,6 +45,7 @@ class Parameters(BaseModel):
         "folder or manifest CSV; blank: the library as it is",
     )
     query_dir: str = _of("data/demo/queries", "folder or manifest CSV of queries")
+    query_list: str = _of("", "text of names of the queries to take, one per line; blank takes all")
     truth: str = _of("data/demo/truth.csv", "CSV query_id,reference_id; blank is no truth")
     library_dir: str = _of("library/demo", "the reference side, shared by many runs")
     run_dir: str = _of("runs/demo", "everything about one batch of queries or one training")
@@ -97,6 +98,13 @@ class Parameters(BaseModel):
 
     # 04 crops
     crop_detector: str = _of("imgfp", "imgfp, classical, none, or a file .onnx, .safetensors, .csv")
+    global_crop_detector: str = _of("", "another for the global operating point; blank is the same")
+    local_crops_dir: str = _of(
+        "", "folder of crops cut elsewhere, named as the queries; blank is none"
+    )
+    global_crops_dir: str = _of("", "the same for the global operating point; blank is none")
+    local_crop_list: str = _of("", "text of names and confidences of local crops; blank takes all")
+    crop_features_file: str = _of("", "keypoint texts of the best local crops; blank extracts them")
     local_min_confidence: Share = _of(
         0.1, "boxes above it are searched beside the whole query; 1 is off"
     )
@@ -114,6 +122,8 @@ class Parameters(BaseModel):
     )
 
     # 02 local features
+    local_features_file: str = _of("", "keypoint text of a query or folder of them; blank extracts")
+    reference_features_file: str = _of("", "keypoint texts of the references; blank extracts them")
     sift_short_side_px: Annotated[int, Field(ge=0, le=10_000)] = _of(
         300, "images are shrunk to it, never enlarged; 0 is off", "px"
     )
@@ -133,6 +143,8 @@ class Parameters(BaseModel):
     sift_min_keypoints: Count = _of(10, "images with fewer have no local features", "keypoints")
 
     # 03, 05 local and crop search
+    local_candidates_file: str = _of("", "pairs of the branch local; blank searches")
+    crop_candidates_file: str = _of("", "pairs of the branch crop; blank searches")
     local_index: str = _of("auto", "auto plans by size; Flat is exact; or e.g. IVF4096,PQ16")
     local_nprobe: Annotated[int, Field(ge=0, le=1_000_000)] = _of(
         0, "lists visited per keypoint, more finds more; 0 is planned with the index", "lists"
@@ -202,6 +214,7 @@ class Parameters(BaseModel):
         "nearest vectors whose mean similarity is subtracted; 0 is off",
         "vectors",
     )
+    global_candidates_file: str = _of("", "pairs of the branch global; blank searches")
     background: str = _of("", "challenge HDF5 of background vectors; blank takes the library")
 
     # 08 match scores
@@ -227,11 +240,17 @@ class Parameters(BaseModel):
         "second over first squared distance in the match count; 1 is off",
         "ratio of squared distances",
     )
+    local_scores_file: str = _of("", "scores of pairs of the branch local; blank measures them")
+    crop_scores_file: str = _of("", "scores of pairs of the branch crop; blank measures them")
+    global_scores_file: str = _of("", "scores of pairs of the branch global; blank measures them")
     pair_classifier: str = _of("", "ONNX file of a pair classifier; blank takes the shipped one")
 
     # 09, 10 fusion, evaluation, review
     fusion: Literal["calibrated", "sum"] = _of(
         "calibrated", "calibrated probability, or sum of match counts over the branches"
+    )
+    predictions_file: str = _of(
+        "", "final scores of pairs made elsewhere; blank merges the evidence"
     )
     fusion_model: str = _of("", "JSON file of a fitted fusion model; blank takes the shipped one")
     expected_copies: Share = _of(

@@ -12,6 +12,7 @@ from imgfp.stages.features import extract_crop_features, extract_local_features
 from imgfp.stages.groups import group_copies, name_copies
 from imgfp.stages.index import build_index
 from imgfp.stages.inventory import list_images
+from imgfp.stages.listed import list_candidates, list_predictions, list_queries
 from imgfp.stages.search import crop_search, global_search, local_search
 from imgfp.stages.truth import check_truth, save_truth
 from imgfp.stages.verification import verify_first, verify_pairs
@@ -28,7 +29,10 @@ __all__ = [
     "extract_local_features",
     "global_search",
     "group_copies",
+    "list_candidates",
     "list_images",
+    "list_predictions",
+    "list_queries",
     "local_search",
     "name_copies",
     "save_truth",

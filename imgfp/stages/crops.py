@@ -5,42 +5,75 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from imgfp import store
 from imgfp.crops.detectors import DETECTORS, load_detector
+from imgfp.crops.locate import MAX_DIFFERENCE, locate
 from imgfp.crops.rule import CORNERS, crop_table
 from imgfp.datatypes import Boxes, frame_of, table
 from imgfp.decoding import Limits, read_image
-from imgfp.images import cut_box
+from imgfp.images import ImageError, cut_box
 from imgfp.inference import check_device
 from imgfp.runner.cluster import MapReport, ShardResult, map_shards
 from imgfp.stages.certain import explained_queries
 from imgfp.stages.inventory import decoded, image_tasks, left_out, on_gpu, read_images
-from imgfp.store import Run
+from imgfp.store import Run, isc2021
+from imgfp.store.formats import FormatError
 
 
 def detect_crops(
     run: Run,
     *,
     crop_detector: str,
+    global_crop_detector: str = "",
+    local_crops_dir: str = "",
+    global_crops_dir: str = "",
+    local_crop_list: str = "",
     device: str = "cpu",
     cluster: str = "local",
     workers: int = 0,
 ) -> MapReport:
     """Detect pasted images in every query that is not explained; `crop_detector` and `device` as in
     `imgfp.crops.detectors.load_detector`, whose errors it raises. A relative path counts from the project
-    root."""
+    root.
+
+    global_crop_detector: another detector, for the global operating point; "": the same. local_crops_dir,
+    global_crops_dir: folders of crops that were cut elsewhere, in place of a detector, see `locate_crops`; "": none.
+    local_crop_list: names and confidences of those of the first, see `isc2021.read_crop_list`; "": all, with 1.
+    """
+    where: dict[str, Any] = {"cluster": cluster, "workers": workers}
+    if local_crops_dir:
+        report = _locate(run, run.detections, local_crops_dir, local_crop_list, **where)
+    else:
+        report = _detect(run, run.detections, crop_detector, device, **where)
+    if global_crops_dir:
+        other = _locate(run, run.global_detections, global_crops_dir, "", **where)
+    elif global_crop_detector or local_crops_dir:
+        detector = global_crop_detector or crop_detector
+        other = _detect(run, run.global_detections, detector, device, **where)
+    else:
+        for path in store.shards(run.global_detections, ".parquet"):
+            store.remove(path)
+        return report
+    rejects = [*report.rejects, *other.rejects]
+    return MapReport(report.computed + other.computed, report.reused + other.reused, rejects)
+
+
+def _detect(
+    run: Run, folder: Path, crop_detector: str, device: str, *, cluster: str, workers: int
+) -> MapReport:
     crop_detector = store.located(crop_detector, DETECTORS)
     detector = load_detector(crop_detector, device=device)
     settings: dict[str, Any] = {
         "crop_detector": crop_detector,
         "weights_hash": detector.weights_hash,
     }
-    tasks = image_tasks(run, run.detections, ".parquet", explained_queries(run))
+    tasks = image_tasks(run, folder, ".parquet", explained_queries(run))
     if detector.device != "cpu":  # what a CPU has made is recorded without a device
         settings["device"] = detector.device
         tasks, workers = on_gpu(tasks, device, workers)
@@ -52,8 +85,94 @@ def detect_crops(
         workers=workers,
         title="detect",
         lock_dir=run.root,
-        output_dir=run.detections,
+        output_dir=folder,
     )
+
+
+def _locate(
+    run: Run, folder: Path, crops_dir: str, crop_list: str, *, cluster: str, workers: int
+) -> MapReport:
+    where = store.project_path(crops_dir)
+    if not where.is_dir():
+        raise FileNotFoundError(f"there is no folder {crops_dir}; check the path")
+    listed = store.project_path(crop_list) if crop_list else None
+    if listed:
+        _check_list(listed, where, run)
+    settings = {
+        "crops": str(where),
+        "crops_hash": store.state_of(where),
+        "crop_list": str(listed or ""),
+        "list_hash": store.sha256_of(listed) if listed else "",
+    }
+    return map_shards(
+        locate_crops,
+        image_tasks(run, folder, ".parquet", explained_queries(run)),
+        settings,
+        cluster=cluster,
+        workers=workers,
+        title="locate crops",
+        lock_dir=run.root,
+        output_dir=folder,
+    )
+
+
+def _check_list(path: Path, crops: Path, run: Run) -> None:
+    """Raise FormatError for a listed query of the run that has no crop."""
+    listed = isc2021.read_crop_list(path)
+    images = read_images(run, ["image_id", "path"])
+    known = {*map(isc2021.name_of, images["image_id"], images["path"])}
+    for line, name in enumerate(listed, 1):
+        if name in known and not (crops / name).is_file():
+            wrong = f"expected a crop of this name in {store.show(crops)}, got no {name!r}"
+            raise FormatError(path, line, wrong)
+
+
+@store.produces("located_crops")
+def locate_crops(
+    images: Iterable[dict],
+    limits: Limits | None = None,
+    *,
+    crops: str,
+    crops_hash: str,
+    crop_list: str,
+    list_hash: str,
+) -> ShardResult:
+    """The boxes that the crops of a folder were cut from, as the `detections` table, at most one per image.
+
+    crops: a folder with a picture per image, of its file name; one of the size of its query is the query itself, and
+    where there is none there is no box. crop_list: a file that names those that count, with their confidence; "": all,
+    with 1. crops_hash, list_hash: change with what they hold. A picture that is no part of its query is rejected.
+    """
+    listed = isc2021.read_crop_list(Path(crop_list)) if crop_list else None
+    rows: list[tuple] = []
+    rejects: list[tuple[str, str]] = []
+    for record, image in decoded(images, rejects, limits):
+        name = isc2021.name_of(record["image_id"], record["path"])
+        file = Path(crops) / name
+        confidence = 1.0 if listed is None else listed.get(name)
+        if frame_of(record["image_id"]) or confidence is None or not file.exists():
+            continue
+        try:
+            crop = read_image(file, limits)
+        except ImageError as error:
+            rejects.append((str(file), error.reason))
+            continue
+        xyxy, difference = locate(image, crop)
+        if difference > MAX_DIFFERENCE:
+            rejects.append(
+                (
+                    str(file),
+                    f"is no part of {record['path']}: expected pixels of it, found them {difference:.0f} grey levels apart",
+                )
+            )
+        elif crop.shape != image.shape:
+            rows.append((record["image_id"], *xyxy, confidence))
+    return ShardResult(_detections(rows), rejects, left_out(images))
+
+
+def _detections(rows: list[tuple]) -> pd.DataFrame:
+    columns = ["image_id", *CORNERS, "confidence"]
+    return table("detections", pd.DataFrame(rows, columns=columns))
 
 
 @store.produces("detections", formerly=["imgfp.stages.local.detect_boxes"])
@@ -78,10 +197,7 @@ def detect_boxes(
         boxes = detector.detect([image], [record["image_id"]])[0]
         for xyxy, confidence in zip(boxes.xyxy, boxes.confidence, strict=True):
             rows.append((record["image_id"], *xyxy, confidence))
-    columns = ["image_id", *CORNERS, "confidence"]
-    return ShardResult(
-        table("detections", pd.DataFrame(rows, columns=columns)), rejects, left_out(images)
-    )
+    return ShardResult(_detections(rows), rejects, left_out(images))
 
 
 @lru_cache(maxsize=2)
@@ -92,29 +208,53 @@ def _detector(name: str, weights_hash: str, device: str):
 def choose_crops(run: Run, **rules: float) -> pd.DataFrame:
     """Apply the rules of both operating points to the detections of every query; saves and returns
     the `crops` table. rules: of `imgfp.crops.rule.crop_table`."""
-    inputs = [store.describe(path)["sha256"] for path in store.shards(run.detections, ".parquet")]
-    crops = crops_of(read_images(run), read_detections(run), **rules)
+    folders = run.detections, run.global_detections
+    paths = [path for folder in folders for path in store.shards(folder, ".parquet")]
+    inputs = [store.describe(path)["sha256"] for path in paths]
+    others = read_detections(run, "global") if store.shards(folders[1], ".parquet") else None
+    crops = crops_of(read_images(run), read_detections(run), others, **rules)
     with store.lock(run.root):
         store.save(run.crops_parquet, crops, store.origin(crops_of, rules, inputs))
     return crops
 
 
 @store.produces("crops", formerly=["notebook 02"])
-def crops_of(queries: pd.DataFrame, detections: pd.DataFrame, **rules) -> pd.DataFrame:
-    """The `crops` table of all queries: `rule.crop_table` with the same rules for each."""
+def crops_of(
+    queries: pd.DataFrame,
+    detections: pd.DataFrame,
+    global_detections: pd.DataFrame | None = None,
+    **rules,
+) -> pd.DataFrame:
+    """The `crops` table of all queries: `rule.crop_table` with the same rules for each. global_detections: those of
+    the global operating point, where it has others."""
     sizes = queries.set_index("image_id")[["width", "height"]]
-    tables = []
-    known = detections[detections["image_id"].isin(sizes.index)]  # others are masked
-    for name, rows in known.groupby("image_id", sort=True):
-        query_id = str(name)
-        boxes = boxes_of(rows, query_id)
-        tables.append(crop_table(query_id, boxes, *sizes.loc[query_id], **rules))
+    sides = (
+        {str(name): boxes_of(rows, str(name)) for name, rows in found.groupby("image_id")}
+        for found in (
+            [detections] if global_detections is None else [detections, global_detections]
+        )
+    )
+    boxes, others = next(sides), next(sides, None)
+    none = Boxes(np.empty((0, 4)), np.empty(0))
+    tables = [
+        crop_table(
+            query_id,
+            boxes.get(query_id, none),
+            *sizes.loc[query_id],
+            **rules,
+            global_boxes=None if others is None else others.get(query_id, none),
+        )
+        for query_id in sorted({*boxes, *(others or ())})
+        if query_id in sizes.index  # others are masked
+    ]
     return table("crops", pd.concat(tables)) if tables else table("crops")
 
 
-def read_detections(run: Run) -> pd.DataFrame:
-    """Every box the detector found, most confident first within its image; no rows before notebook 04."""
-    parts = [store.load(path) for path in store.shards(run.detections, ".parquet")]
+def read_detections(run: Run, point: Literal["local", "global"] = "local") -> pd.DataFrame:
+    """Every box the detector found, most confident first within its image; no rows before notebook 04. point: the
+    operating point; both have the same, unless the global one has a detector of its own."""
+    own = store.shards(run.global_detections, ".parquet") if point == "global" else []
+    parts = [store.load(path) for path in own or store.shards(run.detections, ".parquet")]
     filled = [part for part in parts if len(part)]
     found = table("detections", pd.concat(filled)) if filled else table("detections")
     order = np.lexsort((-found["confidence"], found["image_id"]))

@@ -65,9 +65,13 @@ def describe_queries(
 ) -> MapReport:
     """One vector per view of each query and of its crops; of a certain query, one. views, crop_views: names of
     `VIEWS`; described: see `query_tasks`; the rest as in `describe_references`. With a file, there is one
-    vector per query."""
-    crops = table("crops") if file else read_crops(run)
+    vector per query, which describes its global crop, if there is one and described is "sure", else the query."""
+    crops = table("crops") if file and described != "sure" else read_crops(run)
     tasks = query_tasks(run, crops, described=described, views=views, crop_views=crop_views)
+    if file:
+        query_of = dict(zip(crops["crop_id"], crops["query_id"], strict=True))
+        for record in (record for task in tasks for record in task.arguments["images"]):
+            record["query_id"] = query_of.get(record["image_id"], record["image_id"])
     return _map(run, tasks, list(views), file, cluster, workers, **model)
 
 
@@ -189,14 +193,15 @@ def imported(
     HDF5 file. An image without one is rejected, unless it is a further frame of a file. `file_hash` distinguishes states
     of the file; descriptor: identity of the model that it names, which is only recorded."""
     held, row_of = _file_side(path, file_hash, side)
-    found, rejects = [], []
+    found, rows, rejects = [], [], []
     for record in images:
-        if record["image_id"] in row_of:
+        image_id = record.get("query_id", record["image_id"])  # of a crop, its query
+        if image_id in row_of:
             found.append(record["image_id"])
-        elif not frame_of(record["image_id"]):
+            rows.append(row_of[image_id])
+        elif not frame_of(image_id):
             rejects.append((record["path"], f"{Path(path).name} holds no {side} of this id"))
-    rows = np.array([row_of[image_id] for image_id in found], np.int64)
-    vectors = Descriptors(np.array(found, dtype=object), held.vectors[rows])
+    vectors = Descriptors(np.array(found, dtype=object), held.vectors[np.array(rows, np.int64)])
     return ShardResult(vectors, rejects, left_out(images))
 
 

@@ -3,30 +3,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from imgfp import sift, store
 from imgfp.crops.rule import CORNERS
-from imgfp.datatypes import LocalFeatures
+from imgfp.datatypes import LocalFeatures, frame_of
 from imgfp.decoding import Limits
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.stages.crops import read_crops
 from imgfp.stages.inventory import decoded, image_tasks, left_out, limits_of, read_images
-from imgfp.store import Collection, Run
+from imgfp.store import Collection, Run, isc2021
+from imgfp.store.formats import FormatError
 
 
 def extract_local_features(
-    collection: Collection, *, cluster: str = "local", workers: int = 0, **settings: Any
+    collection: Collection,
+    *,
+    file: str = "",
+    cluster: str = "local",
+    workers: int = 0,
+    **settings: Any,
 ) -> MapReport:
-    """Keypoints and descriptors of every image of a library or run. settings: of `sift.extract`."""
+    """Keypoints and descriptors of every image of a library or run. settings: of `sift.extract`.
+
+    file: keypoint texts of the 2021 system that are read instead, one image per file: one of them, or a folder that
+    holds `<image id>.txt`; "": none. Raises FileNotFoundError, and FormatError for a file that holds something else.
+    """
+    tasks = image_tasks(collection, collection.local_features, ".h5")
+    if file:
+        where = {"collection": collection}
+        tasks = [replace(task, arguments=task.arguments | where) for task in tasks]
     return map_shards(
-        extract_features,
-        image_tasks(collection, collection.local_features, ".h5"),
-        settings,
+        read_features if file else extract_features,
+        tasks,
+        settings | (_text_settings(file) if file else {}),
         cluster=cluster,
         workers=workers,
         title=f"features of {collection.contents}",
@@ -34,12 +50,24 @@ def extract_local_features(
     )
 
 
-def extract_crop_features(run: Run, *, cluster: str = "local", workers: int = 0) -> MapReport:
-    """Keypoints and descriptors of every crop of a run, extracted as those of its queries."""
+def extract_crop_features(
+    run: Run, *, file: str = "", cluster: str = "local", workers: int = 0
+) -> MapReport:
+    """Keypoints and descriptors of every crop of a run, extracted as those of its queries.
+
+    file: as in `extract_local_features`, of the best crop of each query, `<query id>.txt`; others are extracted.
+    """
+    crops = read_crops(run)
+    tasks, settings = crop_tasks(run, crops), sift_settings(run)
+    if file:
+        rows = crops.loc[crops["local_rank"] == 0, ["crop_id", "query_id"]]
+        where = {"collection": run, "text_of": dict(rows.itertuples(index=False, name=None))}
+        tasks = [replace(task, arguments=task.arguments | where) for task in tasks]
+        settings |= _text_settings(file)
     return map_shards(
-        extract_features,
-        crop_tasks(run, read_crops(run)),
-        feature_settings(run),
+        read_features if file else extract_features,
+        tasks,
+        settings,
         cluster=cluster,
         workers=workers,
         title="features of crops",
@@ -84,10 +112,95 @@ def extract_features(
     return ShardResult(LocalFeatures.from_images(ids, features), rejects, left_out(images))
 
 
+@store.produces("imported_local_features")
+def read_features(
+    images: Iterable[dict],
+    limits: Limits | None = None,
+    *,
+    collection: Collection,
+    text_of: Mapping[str, str] | None = None,
+    texts: str,
+    texts_hash: str,
+    **settings: Any,
+) -> ShardResult:
+    """Keypoints and descriptors of each image, or of a box of it, as `extract_features`, read from keypoint texts of
+    the 2021 system.
+
+    collection: that of the images; text_of: the image whose name the text of a crop has, None for images; what is
+    not among its keys is extracted. texts: a file or folder; texts_hash: changes with what it holds; settings: of
+    `sift.extract`. An image without a text has no keypoints and is rejected, unless it is a further frame of a file.
+    """
+    catalogue = store.open_catalogue(collection)
+    ids, features, without = [], [], []
+    rejects: list[tuple[str, str]] = []
+    for record in images:
+        image_id = record["image_id"]
+        named = text_of.get(image_id, "") if text_of is not None else image_id
+        if not named:
+            without.append(record)
+            continue
+        text = Path(texts) if Path(texts).is_file() else Path(texts) / f"{named}.txt"
+        if not text.exists():
+            if not frame_of(image_id):
+                rejects.append((record["path"], f"{store.show(Path(texts))} has no {named}.txt"))
+            continue
+        ((width, height),) = catalogue.sizes_of([named]).tolist()
+        found = _read_text(text, named, (width, height), record, settings["short_side_px"])
+        if found is not None:
+            ids.append(image_id)
+            features.append(found)
+        elif not frame_of(image_id):
+            rejects.append((record["path"], f"{store.show(text)} is of another image"))
+    if without:
+        extracted = extract_features(without, limits, **settings)
+        rejects += extracted.rejects
+        ids += extracted.record.image_ids.tolist()
+        features += [extracted.record.of(one) for one in extracted.record.image_ids]
+    return ShardResult(LocalFeatures.from_images(ids, features), rejects, left_out(images))
+
+
+def _read_text(
+    text: Path, named: str, size: tuple[int, int], record: Mapping[str, Any], short_side_px: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Keypoints in pixels of the whole image, and descriptors, of one text; None where it is of another image. size:
+    width and height of the image, px; record: with the corners of a box, if any. Raises FormatError, also where the
+    file has the name of one image and the keypoints of another."""
+    box = np.array([record[corner] for corner in CORNERS]) if "x0" in record else None
+    x0, y0, x1, y1 = isc2021.pixels_of(box, *size)
+    scale = sift.frame_scale(x1 - x0, y1 - y0, short_side_px)
+    image_id, keypoints, descriptors = isc2021.read_keypoints(text, scale)
+    if image_id not in ("", named, PurePosixPath(named).name):
+        if text.stem == PurePosixPath(named).name:
+            raise FormatError(
+                text, 1, f"expected keypoints of {named!r}, got those of {image_id!r}"
+            )
+        return None
+    keypoints[:, :2] += [x0, y0]
+    return keypoints, descriptors
+
+
+def _text_settings(file: str) -> dict[str, str]:
+    """Settings of `read_features`. Raises FileNotFoundError."""
+    path = store.project_path(file)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {file}; check the path")
+    return {"texts": str(path), "texts_hash": store.state_of(path)}
+
+
 def feature_settings(collection: Collection) -> dict[str, Any]:
-    """How the keypoints of a library or run were extracted: of `sift.extract`; empty before notebook 02."""
+    """How the keypoints of a library or run were extracted: of `sift.extract`, and of `read_features` where they
+    were read, `crop_texts` where those of crops were; empty before notebook 02."""
     paths = store.shards(collection.local_features, ".h5")
-    return store.describe(paths[0])["settings"] if paths else {}
+    settings = store.describe(paths[0])["settings"] if paths else {}
+    crops = store.shards(collection.crop_features, ".h5") if isinstance(collection, Run) else []
+    of_crops = store.describe(crops[0])["settings"].get("texts_hash") if crops else None
+    return settings | ({"crop_texts": of_crops} if of_crops else {})
+
+
+def sift_settings(collection: Collection) -> dict[str, Any]:
+    """`feature_settings` of `sift.extract` alone."""
+    of_texts = ("texts", "texts_hash", "crop_texts")
+    return {n: value for n, value in feature_settings(collection).items() if n not in of_texts}
 
 
 def stored_features(collection: Collection) -> store.FeatureLookup:

@@ -18,6 +18,7 @@ from imgfp.runner.cluster import MapReport, Piece, ShardResult, Task, client, ma
 from imgfp.runner.params import check_choice
 from imgfp.search import index, propose
 from imgfp.search.gpu import search_device
+from imgfp.stages.crops import read_crops
 from imgfp.stages.descriptors import described_by, query_of_each_view, view_of_vector
 from imgfp.stages.identical import identical_pairs, own_pairs, put_first
 from imgfp.stages.index import (
@@ -334,13 +335,19 @@ def read_candidates(run: Run, *branches: Branch) -> pd.DataFrame:
 
 
 def stored_candidates(run: Run, *branches: Branch) -> pd.DataFrame:
-    """`read_candidates`, each branch with the member of a group that it has found itself."""
+    """`read_candidates`, each branch with the member of a group that it has found itself; of the branch crop, those of
+    the crops of the local operating point."""
     folders = [run.candidates(branch) for branch in branches or BRANCHES]
     parts = [store.load(path) for folder in folders for path in store.shards(folder, ".parquet")]
     filled = [part for part in parts if len(part)]
     if not filled:
         return no_candidates()
     stored = table("candidates", pd.concat(filled))
+    crops = read_crops(run)
+    of_global = crops.loc[crops["local_rank"] < 0, "crop_id"]
+    if len(of_global):  # where that point has a detector of its own
+        stored = stored[(stored["branch"] != "crop") | ~stored["view_id"].isin(of_global)]
+        stored = stored.reset_index(drop=True)
     if "group_id" not in stored:  # an older version wrote them
         return stored.assign(group_id=stored["reference_id"])
     return stored

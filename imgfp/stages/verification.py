@@ -30,6 +30,7 @@ from imgfp.stages.crops import box_of_each, read_crops
 from imgfp.stages.features import feature_settings, stored_features
 from imgfp.stages.identical import are_identical
 from imgfp.stages.inventory import limits_of, resolved_paths, thumbnails
+from imgfp.stages.listed import list_scores
 from imgfp.stages.search import read_candidates
 from imgfp.store import Collection, Library, Run
 from imgfp.verify.classifier import load_classifier
@@ -116,15 +117,18 @@ def verify_pairs(
     pair_classifier: str = "",
     cluster: str = "local",
     workers: int = 0,
+    files: Mapping[Branch, str] | None = None,
     **limits: Any,
 ) -> MapReport:
     """Measure the evidence of every (view, reference) that a branch proposed within the `limits` of `propose.within_limits` and
     notebook 03 has not verified, each once; none of explained queries.
 
-    match_ratio, pair_classifier: see `scoring_settings`. Raises StoreError before notebooks 03 to 07.
+    match_ratio, pair_classifier: see `scoring_settings`; files: branch -> file of scores that takes the place of the
+    measurement for the candidates of the branch, see `list_scores`. Raises StoreError before notebooks 03 to 07.
     """
     check_choice("candidates_scored", limits.get("candidates_scored", "all"))
     _need_candidates(run, *BRANCHES)
+    list_scores(run, library, files or {})
     candidates = candidates_to_verify(run, library, **limits)
     scoring = scoring_settings(library, match_ratio, pair_classifier)
     where: dict[str, Any] = {"title": "verify", "cluster": cluster, "workers": workers}
@@ -156,8 +160,8 @@ def candidates_to_verify(run: Run, library: Library, **limits: Any) -> pd.DataFr
     `within_limits`, less the pairs that notebook 03 has verified."""
     candidates = read_candidates(run)
     kept = ~candidates["query_id"].isin(explained_queries(run))
-    verified = pd.MultiIndex.from_frame(_read(run.first_evidence)[KEYS])
-    kept &= ~pd.MultiIndex.from_frame(candidates[KEYS]).isin(verified)
+    known = pd.concat(_read(folder)[KEYS] for folder in (run.first_evidence, run.listed_evidence))
+    kept &= ~pd.MultiIndex.from_frame(candidates[KEYS]).isin(pd.MultiIndex.from_frame(known))
     kept &= within_limits(candidates, are_identical(run, library, candidates), **limits)
     return candidates[kept]
 
@@ -357,9 +361,10 @@ def frame_short_side_px(library: Library) -> int:
 
 
 def read_evidence(run: Run) -> pd.DataFrame:
-    """The evidence of all pairs, one row per (view, reference), of notebook 03 and then of notebook 08: KEYS and
-    `evidence.COLUMNS`."""
-    parts = [part for part in map(_read, (run.first_evidence, run.evidence)) if len(part)]
+    """The evidence of all pairs, one row per (view, reference), of files of scores, of notebook 03 and then of notebook
+    08: KEYS and `evidence.COLUMNS`."""
+    folders = run.listed_evidence, run.first_evidence, run.evidence
+    parts = [part for part in map(_read, folders) if len(part)]
     if not parts:
         return _no_evidence()
     # A notebook 03 that has run again may have verified what an older notebook 08 had.

@@ -38,16 +38,23 @@ def append(
     *,
     reviewer: str,
     reason: str = "",
+    time: datetime | None = None,
 ) -> None:
     """Add one decision (a key of DECISIONS) or `UNDO`, which takes back this reviewer's last decision
-    on the pair. Raises ValueError for another word or a blank reviewer, StoreError when the disk
+    on the pair. time: when it was made, with its zone; None: now. Raises ValueError for another word or a blank reviewer, StoreError when the disk
     refuses."""
     if decision not in DECISIONS and decision != UNDO:
         raise ValueError(f"decision must be one of {[*DECISIONS, UNDO]}, got {decision!r}")
     if not reviewer.strip():
         raise ValueError("a decision needs the reviewer's name; enter one first")
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    values = (now, reviewer.strip(), query_id, reference_id, decision, reason)
+    values = (
+        written(time or datetime.now(UTC)),
+        reviewer.strip(),
+        query_id,
+        reference_id,
+        decision,
+        reason,
+    )
     # Escaped to ASCII, so that no character of an id can be taken for a line end.
     entry = dict(zip(COLUMNS, values, strict=True))
     line = json.dumps(entry | {"seal": hash_of(entry)}) + "\n"
@@ -61,6 +68,11 @@ def append(
             os.close(handle)
     except OSError as error:
         raise StoreError(f"cannot write {show(path)}: {error.strerror}") from None
+
+
+def written(time: datetime) -> str:
+    """A time as the log has it: ISO 8601 in UTC, to the millisecond."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def read(path: Path) -> pd.DataFrame:

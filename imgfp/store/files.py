@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from imgfp.images import printable
+from imgfp.images import file_states, list_folder, printable
 from imgfp.inference import sha256_of
 
 
@@ -219,6 +219,12 @@ def hash_of(*parts: Any) -> str:
     """SHA-256 of plain values (text, numbers, lists, dicts), the same in every run."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def state_of(path: Path) -> str:
+    """SHA-256 of what a folder holds, or of a file alone: of names, sizes and times of the last change."""
+    names = list_folder(path) if path.is_dir() else [""]
+    return hash_of(names, file_states([path / name for name in names]).tolist())
 
 
 def show(path: Path) -> str:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""File formats of others: keypoint and score texts of the 2021 system, descriptor HDF5, challenge CSVs,
-manifests.
+"""File formats of others: descriptor HDF5, challenge CSVs, manifests. Texts of the 2021 system: `isc2021`.
 
 Readers never evaluate text; what they do not understand becomes a FormatError that names file and line.
 Writers write whole or not at all. Ids are data: whatever a format can hold goes through unchanged, and
@@ -17,20 +16,20 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from imgfp import sift, store, urls
-from imgfp.datatypes import Descriptors, table
+from imgfp import store, urls
+from imgfp.datatypes import TABLES, Descriptors, table
 from imgfp.images import printable
 from imgfp.inference import same_model
 from imgfp.store.files import undefused
 
-#: A keypoint line of the seed takes about 400 bytes, a path at most 4,096.
-MAX_LINE_BYTES = 1 << 16
 #: A manifest at a URL is read into memory.
 MAX_MANIFEST_BYTES = 2**30
 #: An HDF5 dataset may promise this many bytes for one that is stored.
@@ -43,119 +42,6 @@ class FormatError(ValueError):
     def __init__(self, path: str | os.PathLike, line: int | None, wrong: str) -> None:
         place = printable(path) if line is None else f"{printable(path)}, line {line}"
         super().__init__(f"{place}: {wrong}")
-
-
-# ---------------------------------------------------------------- the seed's keypoint text
-
-
-def read_keypoints(path: Path, frame_scale: float) -> tuple[str, np.ndarray, np.ndarray]:
-    """One image's keypoint text of the seed: its id, keypoints (n,4) float32, descriptors (n,128) uint8.
-
-    A line is `<id>_<number>_<x>_<y>_<scale>_<angle>||<128 comma-separated bytes>`, the id may hold
-    underscores. The file holds x, y in a downscaled frame and does not say how far: `frame_scale` is
-    frame pixels per picture pixel (`sift.frame_scale`), 1 keeps the frame's. Keypoints come back as in
-    `sift.extract`, except that angles stay as they are in the file (they differ by whole turns);
-    descriptors in the layout of `sift.extract`. An empty file gives the id "".
-    """
-    image_id = ""
-    rows: list[list[float]] = []
-    histograms: list[list[int]] = []
-    for line, text in _lines(path):
-        head, bars, tail = text.partition("||")
-        fields = head.rsplit("_", 5)
-        if not bars or len(fields) != 6:
-            raise FormatError(
-                path, line, "expected <id>_<i>_<x>_<y>_<scale>_<angle>||<128 numbers>"
-            )
-        if rows and fields[0] != image_id:
-            raise FormatError(
-                path, line, f"id {fields[0]!r} in a file of {image_id!r}; split the file"
-            )
-        image_id = fields[0]
-        _number(fields[1], path, line, "keypoint number")
-        rows.append([_number(value, path, line, "keypoint") for value in fields[2:]])
-        histograms.append(_bytes128(tail, path, line))
-    keypoints = np.array(rows, np.float64).reshape(-1, 4)
-    keypoints[:, :2] = (keypoints[:, :2] + 0.5) / frame_scale - 0.5
-    keypoints[:, 2] *= sift.SIZE_PER_SCALE / frame_scale
-    descriptors = sift.from_seed_layout(np.array(histograms, np.uint8).reshape(-1, 128))
-    return image_id, keypoints.astype(np.float32), descriptors
-
-
-def write_keypoints(
-    path: Path, image_id: str, keypoints: np.ndarray, descriptors: np.ndarray, frame_scale: float
-) -> None:
-    """Write one image's features as the seed's keypoint text; arguments as `read_keypoints` gives them.
-
-    Six significant digits, as the seed wrote: a file read with frame_scale 1 is written byte for byte.
-    """
-    _refuse_breaks(path, [image_id], "\n\r")
-    rows = np.array(keypoints, np.float64)
-    rows[:, :2] = (rows[:, :2] + 0.5) * frame_scale - 0.5
-    rows[:, 2] *= frame_scale / sift.SIZE_PER_SCALE
-    lines = [
-        f"{image_id}_{i}_{x:.6g}_{y:.6g}_{scale:.6g}_{angle:.6g}||{','.join(map(str, numbers))}\n"
-        for i, ((x, y, scale, angle), numbers) in enumerate(
-            zip(rows.tolist(), sift.to_seed_layout(descriptors).tolist(), strict=True)
-        )
-    ]
-    store.write_bytes(path, "".join(lines).encode())
-
-
-def _bytes128(text: str, path: Path, line: int) -> list[int]:
-    try:
-        values = [int(value) for value in text.split(",")]
-    except ValueError:
-        raise FormatError(path, line, "a descriptor value is not a whole number") from None
-    if len(values) != 128 or min(values) < 0 or max(values) > 255:
-        raise FormatError(path, line, f"expected 128 values of 0..255, got {len(values)} values")
-    return values
-
-
-# --------------------------------------------------------------------- tab-separated pairs
-
-
-def read_pairs(path: Path) -> pd.DataFrame:
-    """Pair text `query<TAB>reference`, further columns ignored: columns query_id, reference_id."""
-    rows = [fields[:2] for _, fields in _tabbed(path, 2)]
-    return pd.DataFrame(rows, columns=["query_id", "reference_id"], dtype=object)
-
-
-def read_scores(path: Path) -> pd.DataFrame:
-    """Score text `query<TAB>reference<TAB>score` as the `predictions` table, in the order of the file."""
-    rows = [
-        (fields[0], fields[1], _number(fields[2], path, line, "score"))
-        for line, fields in _tabbed(path, 3)
-    ]
-    return table("predictions", pd.DataFrame(rows, columns=["query_id", "reference_id", "score"]))
-
-
-def write_pairs(path: Path, pairs: pd.DataFrame) -> None:
-    """Write the columns query_id, reference_id as pair text, in order."""
-    _write_tabbed(path, pairs, ["query_id", "reference_id"])
-
-
-def write_scores(path: Path, predictions: pd.DataFrame) -> None:
-    """Write a `predictions` table as score text, in order; whole numbers without a decimal point."""
-    scores = [f"{score:.17g}" if score % 1 else f"{score:.0f}" for score in predictions["score"]]
-    _write_tabbed(path, predictions.assign(score=scores), ["query_id", "reference_id", "score"])
-
-
-def _tabbed(path: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
-    for line, text in _lines(path):
-        fields = text.split("\t")
-        if len(fields) < columns or not all(fields[:2]):
-            raise FormatError(
-                path, line, f"expected {columns} tab-separated values, got {text[:80]!r}"
-            )
-        yield line, fields
-
-
-def _write_tabbed(path: Path, frame: pd.DataFrame, columns: list[str]) -> None:
-    for name in columns[:2]:
-        _refuse_breaks(path, frame[name], "\t\n\r")
-    rows = frame[columns].itertuples(index=False, name=None)
-    store.write_bytes(path, "".join("\t".join(row) + "\n" for row in rows).encode())
 
 
 # -------------------------------------------------------------------------- CSV with header
@@ -171,10 +57,33 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """Predictions CSV (`query_id,reference_id,score`; higher is more alike; more columns ignored)."""
     names = ["query_id", "reference_id", "score"]
     rows = [
-        (undefused(query), undefused(reference), _number(score, path, line, "score"))
+        (undefused(query), undefused(reference), number(score, path, line, "score"))
         for line, (query, reference, score) in _csv_rows(path, names)
     ]
     return table("predictions", pd.DataFrame(rows, columns=names))
+
+
+def read_pair_table(path: Path) -> pd.DataFrame | None:
+    """Scored pairs of a search engine, columns query_id, reference_id, score and `line`, the row in the file: Parquet, or
+    CSV whose header names these columns (more are ignored); None for a file that is neither. Raises FormatError."""
+    with opened(path) as file:
+        start = file.readline(1 << 12)
+    names = list(TABLES["predictions"])
+    if start.startswith(b"PAR1"):
+        try:
+            held = pq.read_table(path, columns=names, page_checksum_verification=True)
+            held.validate(full=True)
+            pairs = held.select(names).to_pandas().astype(TABLES["predictions"])
+        except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+            wrong = f"expected a table with the columns {', '.join(names)}: {error}"
+            raise FormatError(path, None, wrong) from None
+        if held.num_rows and not np.isfinite(pairs["score"]).all():
+            row = int(np.flatnonzero(~np.isfinite(pairs["score"]))[0]) + 1
+            raise FormatError(path, row, "the score is not a finite number")
+        return pairs.assign(line=np.arange(1, len(pairs) + 1))
+    if {*names} <= {*start.decode("utf-8-sig", "replace").strip().split(",")}:
+        return read_predictions(path).assign(line=lambda pairs: np.arange(2, len(pairs) + 2))
+    return None
 
 
 def read_manifest(path: str | Path) -> pd.DataFrame:
@@ -232,7 +141,7 @@ def write_predictions(path: Path, predictions: pd.DataFrame) -> None:
 
 def _csv_rows(path: str | Path, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Line number and the values of the named columns of each row; blank lines are skipped."""
-    with _opened(path) as file:
+    with opened(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         reader = csv.reader(text, strict=True)
         try:
@@ -314,7 +223,7 @@ def write_descriptors(
             file.attrs["descriptor"] = descriptor
             for name, parts in (("query", query), ("reference", reference)):
                 for part in parts:
-                    _refuse_breaks(path, part.image_ids, "\0")
+                    refuse_breaks(path, part.image_ids, "\0")
                     _append(file, name, part.vectors, fletcher32=True)
                     ids = np.array([str(image_id) for image_id in part.image_ids], object)
                     _append(file, f"{name}_ids", ids, dtype=h5py.string_dtype())
@@ -375,7 +284,8 @@ def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
 # -------------------------------------------------------------------------------- helpers
 
 
-def _opened(path: str | Path):
+def opened(path: str | Path) -> BinaryIO:
+    """A file, or what a URL holds, to be read as bytes. Raises FormatError where it cannot be opened."""
     if urls.is_url(path):
         return io.BytesIO(urls.read(path, MAX_MANIFEST_BYTES))
     try:
@@ -384,19 +294,8 @@ def _opened(path: str | Path):
         raise FormatError(path, None, f"cannot be read: {error.strerror}") from None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers and texts without their line ends; only a line feed ends a line."""
-    with _opened(path) as file:
-        for line, data in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
-            if len(data) == MAX_LINE_BYTES:
-                raise FormatError(path, line, f"longer than {MAX_LINE_BYTES} bytes; is it text?")
-            try:
-                yield line, data.decode().removesuffix("\n").removesuffix("\r")
-            except UnicodeDecodeError:
-                raise FormatError(path, line, "not UTF-8 text") from None
-
-
-def _number(text: str, path: Path, line: int, what: str) -> float:
+def number(text: str, path: str | Path, line: int, what: str) -> float:
+    """A finite number. Raises FormatError that names what was expected to be one."""
     try:
         value = float(text)
     except ValueError:
@@ -406,7 +305,8 @@ def _number(text: str, path: Path, line: int, what: str) -> float:
     return value
 
 
-def _refuse_breaks(path: Path, ids: Iterable[str], breaks: str) -> None:
+def refuse_breaks(path: Path, ids: Iterable[str], breaks: str) -> None:
+    """Raise FormatError for an id that holds one of the characters that end a value of the format."""
     for image_id in ids:
         if any(character in image_id for character in breaks):
             raise FormatError(

@@ -159,6 +159,11 @@ class Run(Collection):
         return self.root / "snapshot.json"
 
     @property
+    def query_list_csv(self) -> Path:
+        """The manifest of the queries that a list names."""
+        return self.root / "query_list.csv"
+
+    @property
     def certain_parquet(self) -> Path:
         """Queries that their first candidates answer."""
         return self.root / "certain.parquet"
@@ -166,6 +171,11 @@ class Run(Collection):
     @property
     def detections(self) -> Path:
         return self.root / "crops/detections"
+
+    @property
+    def global_detections(self) -> Path:
+        """Those of the global operating point, where it has a detector of its own."""
+        return self.root / "crops/global_detections"
 
     @property
     def crops_parquet(self) -> Path:
@@ -186,6 +196,11 @@ class Run(Collection):
     def first_evidence(self) -> Path:
         """Evidence of the pairs that are verified before the other branches search."""
         return self.root / "evidence/first"
+
+    @property
+    def listed_evidence(self) -> Path:
+        """Evidence from files of scores."""
+        return self.root / "evidence/listed"
 
     @property
     def descriptors_h5(self) -> Path:

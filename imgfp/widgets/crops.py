@@ -26,7 +26,7 @@ class CropBrowser(ipw.VBox):
 
     def __init__(self, results: Results) -> None:
         self._results = results
-        self._facts = box_facts(results.detections, results.query_images)
+        self._facts = box_facts(results.detections_of_points, results.query_images)
         self._rows_of = self._facts.groupby("image_id").indices
         self._encoded: tuple[str, bytes] | None = None
         rules = results.crop_rules
@@ -74,7 +74,7 @@ class CropBrowser(ipw.VBox):
         confidence = {"local": self.local.value, "global": self.single.value}
         return {
             name: taken_boxes(
-                self._facts,
+                self._facts[self._facts["point"].isin(["", name])],
                 min_confidence=confidence[name],
                 max_area=self.area.value,
                 max_aspect=self.aspect.value,

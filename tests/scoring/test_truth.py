@@ -57,3 +57,15 @@ def test_queries_of_another_folder_are_left_out_by_name():
 def test_figures_are_never_given_over_ids_that_do_not_exist(rows, said):
     with pytest.raises(ValueError, match=said):
         resolved(*rows)
+
+
+def test_the_half_of_disc21_that_was_handed_out_is_refused():
+    first = pd.DataFrame({"query_id": [f"Q{n:05d}" for n in range(6_000)], "reference_id": ""})
+    first.loc[5, "reference_id"] = "R123456"
+    queries = [*first["query_id"], *(f"Q{n:05d}" for n in range(25_000, 31_000))]
+    with pytest.raises(ValueError, match=r"6,000 of its queries .* Q00000 to Q24999"):
+        resolve(first, queries, ["R123456"])
+    second = first.assign(query_id=queries[6_000:])
+    assert len(resolve(second, queries, ["R123456"])[0]) == 6_000
+    own = first.replace({"R123456": "page"})  # numbers of somebody else
+    assert len(resolve(own, queries, ["page"])[0]) == 6_000

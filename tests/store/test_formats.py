@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from imgfp import sift
 from imgfp.datatypes import Descriptors, table
-from imgfp.store import formats
+from imgfp.store import formats, isc2021
 from imgfp.store.formats import FormatError
 
 #: Ids that are data: separators of other formats, quotes, other scripts, an expression.
@@ -19,129 +18,6 @@ HOSTILE = ["a_b_1", 'quo"te', "com,ma", "bär/ü", "__import__('os')", "<img one
 def descriptors(ids, rng, width=8):
     vectors = rng.normal(size=(len(ids), width))
     return Descriptors(ids, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-# ------------------------------------------------------------------------------ keypoint text
-
-
-def test_no_keypoints(tmp_path):
-    path = tmp_path / "none.txt"
-    formats.write_keypoints(path, "q", np.empty((0, 4)), np.empty((0, 128), np.uint8), 1.0)
-    image_id, keypoints, histograms = formats.read_keypoints(path, 1.0)
-    assert path.read_bytes() == b"" and image_id == ""
-    assert keypoints.shape == (0, 4) and histograms.shape == (0, 128)
-
-
-@pytest.mark.parametrize("scale", [1.0, 300 / 608])
-def test_keypoints_of_the_2021_system_round_trip(isc2021, tmp_path, scale):
-    source = isc2021 / "Q24789.sift.txt"
-    image_id, keypoints, histograms = formats.read_keypoints(source, scale)
-    assert image_id == "Q24789" and keypoints.shape == (661, 4)
-    formats.write_keypoints(tmp_path / "again.txt", image_id, keypoints, histograms, scale)
-    assert (tmp_path / "again.txt").read_bytes() == source.read_bytes()
-
-
-@pytest.mark.parametrize("scale", [1.0, 300 / 608])
-def test_a_small_file_in_the_layout_of_2021_round_trips(tmp_path, scale):
-    """Sibling of the test above, on lines written out here."""
-    numbers = [list(range(128)), [255 - i for i in range(128)], [7] * 128]
-    places = ["3.1348_65.589_1.76567_-1.09404", "431.038_8.26344_12.5_0", "1.25_299.5_2_3.14159"]
-    lines = [
-        f"Q_1_{i}_{place}||{','.join(map(str, row))}"
-        for i, (place, row) in enumerate(zip(places, numbers, strict=True))
-    ]
-    source = tmp_path / "source.txt"
-    source.write_bytes(("\n".join(lines) + "\n").encode())
-    image_id, keypoints, histograms = formats.read_keypoints(source, scale)
-    assert image_id == "Q_1" and keypoints.shape == (3, 4)
-    expected = [(3.1348 + 0.5) / scale - 0.5, (65.589 + 0.5) / scale - 0.5, 2 * 1.76567 / scale]
-    assert keypoints[0] == pytest.approx([*expected, -1.09404], rel=1e-6)
-    # Of each cell the first orientation stays, the other seven are reversed.
-    assert histograms[0, :16].tolist() == [0, 7, 6, 5, 4, 3, 2, 1, 8, 15, 14, 13, 12, 11, 10, 9]
-    formats.write_keypoints(tmp_path / "again.txt", image_id, keypoints, histograms, scale)
-    assert (tmp_path / "again.txt").read_bytes() == source.read_bytes()
-
-
-def test_features_survive_the_text(photograph, tmp_path):
-    keypoints, histograms = sift.extract(photograph)
-    scale = sift.frame_scale(640, 427, 300)
-    formats.write_keypoints(tmp_path / "p.txt", "my_photo_1", keypoints, histograms, scale)
-    image_id, again, same = formats.read_keypoints(tmp_path / "p.txt", scale)
-    assert image_id == "my_photo_1"
-    assert np.allclose(again, keypoints, rtol=1e-5, atol=0.01)
-    assert np.array_equal(same, histograms)
-
-
-LINE = "q_0_1_2_3_0.5||" + ",".join(["7"] * 128)
-
-
-@pytest.mark.parametrize(
-    ("text", "place", "wrong"),
-    [
-        (LINE + "\n" + LINE.replace("||", "|"), "line 2", "expected <id>"),
-        (LINE.replace("_2_", "_"), "line 1", "expected <id>"),
-        (LINE.replace("_2_", "_nan_"), "line 1", "'nan'"),
-        (LINE.replace("_2_", "_x_"), "line 1", "'x'"),
-        (LINE[:-2], "line 1", "127"),
-        (LINE[:-1] + "256", "line 1", "0..255"),
-        (LINE[:-1] + "1+1", "line 1", "whole number"),
-        (LINE + "\n" + LINE.replace("q_", "r_"), "line 2", "'r'"),
-        ("x" * 70_000, "line 1", "longer"),
-    ],
-)
-def test_bad_keypoint_lines_are_named(tmp_path, text, place, wrong):
-    path = tmp_path / "bad.txt"
-    path.write_text(text)
-    with pytest.raises(FormatError) as error:
-        formats.read_keypoints(path, 1.0)
-    assert str(path) in str(error.value) and place in str(error.value)
-    assert wrong in str(error.value)
-
-
-# -------------------------------------------------------------------------------- pairs, scores
-
-
-def test_scores_of_the_2021_system_round_trip(isc2021, tmp_path):
-    source = isc2021 / "final_result_demo.txt"
-    scores = formats.read_scores(source)
-    assert len(scores) == 58_109
-    formats.write_scores(tmp_path / "again.txt", scores)
-    assert (tmp_path / "again.txt").read_bytes() == source.read_bytes()
-
-
-def test_small_scores_in_the_layout_of_2021_round_trip(tmp_path):
-    """Sibling of the test above, on lines written out here."""
-    source = tmp_path / "scores.txt"
-    source.write_bytes(b"Q05429\tR317994\t392\nQ02398\tR810530\t543\nQ05429\tR000001\t0\n")
-    scores = formats.read_scores(source)
-    assert scores["query_id"].tolist() == ["Q05429", "Q02398", "Q05429"]
-    assert scores["score"].tolist() == [392, 543, 0]
-    formats.write_scores(tmp_path / "again.txt", scores)
-    assert (tmp_path / "again.txt").read_bytes() == source.read_bytes()
-
-
-def test_pairs_and_scores(tmp_path):
-    frame = pd.DataFrame(
-        {"query_id": HOSTILE, "reference_id": HOSTILE[::-1], "score": [3, 0.1, 1e-9, 5.5, -2, 1e20]}
-    )
-    path = tmp_path / "pairs.txt"
-    formats.write_scores(path, frame)
-    assert formats.read_scores(path).equals(frame.astype(formats.read_scores(path).dtypes))
-    assert path.read_text().splitlines()[0].endswith("\t3")
-    formats.write_pairs(path, frame)
-    assert formats.read_pairs(path).to_numpy().tolist() == frame.iloc[:, :2].to_numpy().tolist()
-    path.write_text("")
-    assert formats.read_pairs(path).empty and formats.read_scores(path).empty
-
-
-def test_bad_pairs_are_named(tmp_path):
-    path = tmp_path / "pairs.txt"
-    for text, wrong in (("a\tb\t1\na\tb\n", "line 2"), ("a\tb\tinf\n", "'inf'"), ("a b", "2 tab")):
-        path.write_text(text)
-        with pytest.raises(FormatError, match=wrong):
-            (formats.read_pairs if "tab" in wrong else formats.read_scores)(path)
-    with pytest.raises(FormatError, match="cannot hold the id"):
-        formats.write_pairs(path, pd.DataFrame({"query_id": ["a\tb"], "reference_id": ["c"]}))
 
 
 # ------------------------------------------------------------------------------------------ CSV
@@ -215,7 +91,7 @@ def test_manifest_paths_count_from_its_folder(tmp_path):
 
 
 def test_missing_files_are_named(tmp_path):
-    for read in (formats.read_manifest, formats.read_pairs, formats.read_descriptors):
+    for read in (formats.read_manifest, isc2021.read_pairs, formats.read_descriptors):
         with pytest.raises(FormatError, match=r"nowhere: .*[Nn]o such file"):
             read(tmp_path / "nowhere")
 
