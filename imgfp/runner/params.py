@@ -301,6 +301,8 @@ def _check_listed(values: dict[str, Any]) -> None:
         raise ParameterError(
             f"{given[0]}: it holds match counts alone, which give no probability; set fusion: sum"
         )
+    if values.get("query_list") and not values.get("query_dir"):
+        raise ParameterError("query_list: it names images of query_dir, which is blank")
     if values.get("local_crop_list") and not values.get("local_crops_dir"):
         raise ParameterError("local_crop_list: it names no boxes; give local_crops_dir, too")
 

@@ -284,3 +284,18 @@ def test_urls_are_checked_before_the_first_stage(tmp_path):
     for name in ("run_dir", "photo_dir", "truth"):
         with pytest.raises(ParameterError, match=rf"^{name}: memory://x is a URL; give a local or"):
             params.check_files({name: "memory://x"})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"crop_scores_file": "here.txt", "fusion": "calibrated"}, "set fusion: sum"),
+        ({"local_crop_list": "here.txt"}, "give local_crops_dir, too"),
+        ({"query_list": "here.txt", "query_dir": ""}, "images of query_dir"),
+    ],
+)
+def test_files_in_place_of_stages_fit_each_other(tmp_path, monkeypatch, values, said):
+    (tmp_path / "here.txt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParameterError, match=said):
+        params.check_files(values)
