@@ -88,6 +88,15 @@ SHOWN = {
     "refused": ("no transform because", "the plausibility test that failed"),
 }
 
+#: Label of a fact -> its meaning.
+HINTS = {
+    "relation": "; ".join(f"{name}: {meaning}" for name, meaning in RELATIONS.items()),
+    **dict(SHOWN.values()),
+}
+
+#: Ways to show the query over the reference.
+OVERLAYS = ("blend", "flicker", "difference")
+
 
 class MatchInspector(ipw.VBox):
     """Two images with their matches, the query warped onto the reference, the evidence, and the part of
@@ -113,9 +122,7 @@ class MatchInspector(ipw.VBox):
             value=0, min=0, max=0, description="one match (0: all)", style=WIDE
         )
         self.single.layout.width = "470px"
-        self.mode = ipw.ToggleButtons(
-            options=["blend", "flicker", "difference"], style={"button_width": "auto"}
-        )
+        self.mode = ipw.ToggleButtons(options=OVERLAYS, style={"button_width": "auto"})
         self.blend = slider("query", 0.5, 0.0, 1.0, 0.05)
         self.blend.style.description_width = "48px"
         self.blend.layout.width = "98%"
@@ -234,104 +241,124 @@ class MatchInspector(ipw.VBox):
         matches, matcher = self._matches, self._matcher
         if matches is None or matcher is None:
             return
-        verification = matches.verification
-        inliers = verification.inliers
-        texts = [
-            f"match {row + 1}: {'inlier' if inlier else 'outlier'}"
-            f"{', contrast reversed' if contrast_reversed else ''}"
-            for row, (inlier, contrast_reversed) in enumerate(
-                zip(inliers, matches.contrast_reversed, strict=True)
-            )
-        ]
         drawn = svg.matches(
             *self._jpegs,
             *self._sizes,
             matches.query_xy,
             matches.reference_xy,
-            inliers,
-            texts,
+            matches.verification.inliers,
+            match_texts(matches),
             outliers=self.outliers.value,
             highlight=self.single.value - 1 if self.single.value else None,
             query_outline=self._outlines[0],
             reference_outline=self._outlines[1],
         )
-        refused = REFUSALS.get(verification.refused, "")
-        text = f"{int(inliers.sum())} of {len(inliers)} putative matches are inliers"
-        text += f"; no transform: {refused}" if refused else f" ({verification.model})"
-        text += f". Keypoints: {len(matcher.query):,} and {len(matcher.reference):,}."
-        self.matches.value = drawn + sentence(text)
+        self.matches.value = drawn + sentence(matches_in_words(matches, matcher))
 
     def _draw_overlay(self, _: object = None) -> None:
         if self._key is None:
             return
-        if self._aligned is None:
-            self.overlay.value = sentence("No transform between the images, so no overlay.")
-            return
-        warped, reference, inside = self._aligned
-        size = reference.shape[1], reference.shape[0]
-        if self.mode.value == "flicker":
-            above = np.where(inside[:, :, None], warped, reference)
-            jpegs = svg.small_jpeg(reference, 420), svg.small_jpeg(above, 420)
-            self.overlay.value = svg.layers(*jpegs, size, 1.0, flicker=True)
-            return
-        difference = self.mode.value == "difference"
-        mixed = overlay(warped, reference, inside, blend=self.blend.value, difference=difference)
-        self.overlay.value = svg.picture(svg.small_jpeg(mixed, 420), size)
-
-    # ---------------------------------------------------------------------------- explanations
+        drawn = drawn_overlay(self._aligned, self.mode.value, self.blend.value)
+        self.overlay.value = drawn or sentence("No transform between the images, so no overlay.")
 
     def _explain(self, key: tuple[str, str]) -> None:
-        evidence, pairs = self._evidence, self._results.pairs
-        copies = len(self._results.groups.others(key[1]))
-        text = f"Evidence: {evidence_in_words(evidence, self._results.remarks(*key), copies)}."
-        rows = pairs[(pairs["query_id"] == key[0]) & (pairs["reference_id"] == key[1])]
-        if len(rows):
-            row = rows.iloc[0]
-            text = f"Score {viz.number(row['score'])}, rank {row['rank'] + 1} of its query. {text}"
-            if "is_true" in rows and pd.notna(row["is_true"]):
-                text += f" Ground truth: {'a copy' if row['is_true'] else 'not a copy'}."
-        self.summary.value = sentence(text, strong=True)
-        facts: list[tuple[str, object]] = [("query", key[0]), ("reference", key[1])]
-        if relation := self._results.relation_of(*key):
-            facts.append(("relation", relation))
-        for name, (label, _) in SHOWN.items():
-            value = None if evidence is None else evidence.get(name)
-            if value is None or value == "" or pd.isna(value):
-                continue
-            decimal = isinstance(value, float | np.floating)
-            facts.append((label, f"{value:.3g}" if decimal else str(value).replace("_", " ")))
-        meanings = "; ".join(f"{name}: {meaning}" for name, meaning in RELATIONS.items())
-        self.facts.value = facts_table(facts, {"relation": meanings, **dict(SHOWN.values())})
-        contributions, hints = self._contribution_rows(*key)
-        self.branches.value = facts_table([*self._branch_rows(*key), *contributions], hints)
+        self.summary.value = sentence(summary_of(self._results, key), strong=True)
+        self.facts.value = facts_table(fact_rows(self._results, key), HINTS)
+        contributions, hints = contribution_rows(self._results, key)
+        self.branches.value = facts_table([*branch_rows(self._results, key), *contributions], hints)
 
-    def _branch_rows(self, query_id: str, reference_id: str) -> list[tuple[str, str]]:
-        """How each branch proposed the pair, and the score without each branch."""
-        candidates = self._results.candidates_of(query_id, reference_id)
-        if not len(candidates):
-            return [("proposed by", "no branch")]
-        columns = ["rank", "score", "mirrored", "accepted"]
-        by_rule = self._results.parameter("candidates_scored") == "accepted"
-        rows = []
-        for branch in BRANCHES:
-            of_branch = candidates.loc[candidates["branch"] == branch, columns]
-            for rank, score, mirrored, accepted in of_branch.itertuples(index=False):
-                value = f"similarity {score:.3f}" if branch == "global" else f"{score:g} votes"
-                text = f"rank {rank + 1}, {value}{' mirrored' if mirrored else ''}"
-                rows.append(
-                    (f"branch {branch}", text + (", accepted" if accepted and by_rule else ""))
-                )
-        for name, score in self._results.scores_without(query_id, reference_id).items():
-            rows.append((f"score, {name}", "not proposed" if score is None else viz.number(score)))
-        return rows
 
-    def _contribution_rows(
-        self, query_id: str, reference_id: str
-    ) -> tuple[list[tuple[str, str]], dict[str, str]]:
-        """The contribution of each feature to the log-odds, and the meaning of each as a tooltip."""
-        rows, hints = [], {}
-        for name, value in self._results.contributions(query_id, reference_id).items():
-            label = f"log-odds: {name.replace('_', ' ')}"
-            rows.append((label, f"{value:+.2f}"))
-            hints[label] = FEATURES.get(name, "")
-        return rows, hints
+def drawn_overlay(
+    aligned: tuple[np.ndarray, np.ndarray, np.ndarray] | None, mode: str, blend: float
+) -> str:
+    """The aligned images of `compare.warp_query` as SVG text; "" for None. mode: one of `OVERLAYS`; blend: share of the
+    query, 0 to 1."""
+    if aligned is None:
+        return ""
+    warped, reference, inside = aligned
+    size = reference.shape[1], reference.shape[0]
+    if mode == "flicker":
+        above = np.where(inside[:, :, None], warped, reference)
+        jpegs = svg.small_jpeg(reference, 420), svg.small_jpeg(above, 420)
+        return svg.layers(*jpegs, size, 1.0, flicker=True)
+    mixed = overlay(warped, reference, inside, blend=blend, difference=mode == "difference")
+    return svg.picture(svg.small_jpeg(mixed, 420), size)
+
+
+def match_texts(matches: MatchedPoints) -> list[str]:
+    """What the tooltip of each match says."""
+    rows = zip(matches.verification.inliers, matches.contrast_reversed, strict=True)
+    return [
+        f"match {number}: {'inlier' if inlier else 'outlier'}{', contrast reversed' if reversed_ else ''}"
+        for number, (inlier, reversed_) in enumerate(rows, 1)
+    ]
+
+
+def matches_in_words(matches: MatchedPoints, matcher: PairMatcher) -> str:
+    """How many matches are inliers of which transform, and how many keypoints there are, in one line."""
+    verification = matches.verification
+    refused = REFUSALS.get(verification.refused, "")
+    text = f"{int(verification.inliers.sum())} of {len(verification.inliers)} putative matches are inliers"
+    text += f"; no transform: {refused}" if refused else f" ({verification.model})"
+    return f"{text}. Keypoints: {len(matcher.query):,} and {len(matcher.reference):,}."
+
+
+def summary_of(results: Results, key: tuple[str, str]) -> str:
+    """Score, rank, evidence and truth of a pair (query_id, reference_id) in one line."""
+    copies = len(results.groups.others(key[1]))
+    remarks = results.remarks(*key)
+    text = f"Evidence: {evidence_in_words(results.best_evidence(*key), remarks, copies)}."
+    pairs = results.pairs
+    rows = pairs[(pairs["query_id"] == key[0]) & (pairs["reference_id"] == key[1])]
+    if len(rows):
+        row = rows.iloc[0]
+        text = f"Score {viz.number(row['score'])}, rank {row['rank'] + 1} of its query. {text}"
+        if "is_true" in rows and pd.notna(row["is_true"]):
+            text += f" Ground truth: {'a copy' if row['is_true'] else 'not a copy'}."
+    return text
+
+
+def fact_rows(results: Results, key: tuple[str, str]) -> list[tuple[str, str]]:
+    """Label and value of everything that was measured of a pair, labels as in `SHOWN`."""
+    evidence = results.best_evidence(*key)
+    facts = [("query", key[0]), ("reference", key[1])]
+    if relation := results.relation_of(*key):
+        facts.append(("relation", relation))
+    for name, (label, _) in SHOWN.items():
+        value = None if evidence is None else evidence.get(name)
+        if value is None or value == "" or pd.isna(value):
+            continue
+        decimal = isinstance(value, float | np.floating)
+        facts.append((label, f"{value:.3g}" if decimal else str(value).replace("_", " ")))
+    return facts
+
+
+def branch_rows(results: Results, key: tuple[str, str]) -> list[tuple[str, str]]:
+    """How each branch proposed a pair, and its score without each branch."""
+    candidates = results.candidates_of(*key)
+    if not len(candidates):
+        return [("proposed by", "no branch")]
+    columns = ["rank", "score", "mirrored", "accepted"]
+    by_rule = results.parameter("candidates_scored") == "accepted"
+    rows = []
+    for branch in BRANCHES:
+        of_branch = candidates.loc[candidates["branch"] == branch, columns]
+        for rank, score, mirrored, accepted in of_branch.itertuples(index=False):
+            value = f"similarity {score:.3f}" if branch == "global" else f"{score:g} votes"
+            text = f"rank {rank + 1}, {value}{' mirrored' if mirrored else ''}"
+            rows.append((f"branch {branch}", text + (", accepted" if accepted and by_rule else "")))
+    for name, score in results.scores_without(*key).items():
+        rows.append((f"score, {name}", "not proposed" if score is None else viz.number(score)))
+    return rows
+
+
+def contribution_rows(
+    results: Results, key: tuple[str, str]
+) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """The contribution of each feature to the log-odds of a pair, and the meaning of each by its label."""
+    rows, hints = [], {}
+    for name, value in results.contributions(*key).items():
+        label = f"log-odds: {name.replace('_', ' ')}"
+        rows.append((label, f"{value:+.2f}"))
+        hints[label] = FEATURES.get(name, "")
+    return rows, hints

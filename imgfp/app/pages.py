@@ -1,0 +1,503 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The pages of the app: one handler per tab, each rendered in one thread from what the shelf holds open."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import ipaddress
+import json
+import os
+import secrets
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlencode
+
+import jinja2
+from tornado.web import HTTPError, RequestHandler
+
+from imgfp import store, viz
+from imgfp.app import answers, tuning, views
+from imgfp.app.answers import Filter
+from imgfp.app.sources import Shelf, Source, progress
+from imgfp.app.views import Key, Opened
+from imgfp.decoding import Limits
+from imgfp.results import Side
+from imgfp.scoring.relations import RELATIONS
+from imgfp.store import decisions
+from imgfp.widgets.review import LABELS
+
+_HERE = Path(__file__).parent
+TABS = {
+    "look": "Look up",
+    "answers": "Answers",
+    "pair": "Pair",
+    "review": "Review",
+    "tune": "Tune",
+    "report": "Report",
+}
+#: Tabs that a source has.
+OF_KIND = {"run": tuple(TABS), "library": ("look",), "look": ("look", "answers", "pair")}
+#: The page may load nothing from elsewhere and run no code but its own file; SVG and tables have styles.
+_POLICY = (
+    "default-src 'none'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; script-src 'self'; "
+    "connect-src 'self'; form-action 'self'; frame-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+#: The report is shown in a frame that is a stranger to this page: it cannot ask the server for anything.
+_REPORT_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; frame-ancestors 'self'"
+)
+_TYPES = {".css": "text/css", ".js": "text/javascript"}
+
+
+class Desk:
+    """What all requests share. Pages are made in one thread and look-ups in another, so that neither needs locks and
+    a second visitor adds nothing but requests."""
+
+    def __init__(self, shelf: Shelf, token: str) -> None:
+        self.shelf, self.token = shelf, token
+        self.session = secrets.token_hex(24)
+        self.reading, self.looking = (ThreadPoolExecutor(1, name) for name in ("pages", "look-ups"))
+        self.templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_HERE / "templates"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self.templates.filters["label"] = viz.label
+
+
+class Page(RequestHandler):
+    """A page for who has the token, under the name of this machine."""
+
+    tab = ""
+
+    def initialize(self) -> None:
+        self.desk: Desk = self.application.settings["desk"]
+
+    def set_default_headers(self) -> None:
+        self.set_header("Content-Security-Policy", _POLICY)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Referrer-Policy", "same-origin")
+        self.set_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.set_header("Cache-Control", "no-store")
+
+    # ------------------------------------------------------------------------------ who is heard
+
+    def prepare(self) -> None:
+        if not _is_this_machine(self.request.host_name):
+            raise HTTPError(403, "a Host other than this machine")
+        if self.request.headers.get("Origin") not in (None, f"http://{self.request.host}"):
+            raise HTTPError(403, "an Origin other than this page")
+        given = self.get_query_argument("token", "")
+        if given and _same(given, self.desk.token):
+            self.set_cookie(self._cookie, self.desk.session, httponly=True, samesite="Lax")
+            if self.request.method == "GET":
+                self.redirect(self.address(self.request.path, token=""))  # out of the history
+        elif not self._is_known():
+            self.set_status(403)
+            self.finish(self.desk.templates.get_template("login.html.j2").render())
+
+    @property
+    def _cookie(self) -> str:
+        # Cookies do not know ports, and a machine may serve several apps.
+        return f"imgfp-{self.request.host.rpartition(':')[2]}"
+
+    def _is_known(self) -> bool:
+        cookie = self.get_cookie(self._cookie) or ""
+        header = self.request.headers.get("Authorization", "").removeprefix("token ")
+        return _same(cookie, self.desk.session) or _same(header, self.desk.token)
+
+    # ----------------------------------------------------------------------------------- answers
+
+    async def get(self) -> None:
+        await self._answer(self.desk.reading, self.page)
+
+    async def _answer(self, where: ThreadPoolExecutor, make: Callable[[], str | bytes]) -> None:
+        """Finish with what `make` returns, which runs in a thread; a user's mistake becomes a page with a sentence."""
+        try:
+            made = await asyncio.get_running_loop().run_in_executor(where, make)
+        except (store.StoreError, ValueError, KeyError) as error:
+            if isinstance(error, KeyError):
+                traceback.print_exc()
+            self.set_status(400)
+            made = await asyncio.get_running_loop().run_in_executor(
+                self.desk.reading, self.sorry, str(error)
+            )
+        self.finish(made)
+
+    def page(self) -> str | bytes:
+        """The body of the answer, made in the thread of the pages."""
+        raise NotImplementedError
+
+    def sorry(self, sentence: str) -> str:
+        """The page with one sentence in the place of its contents."""
+        return self.render_page("problem.html.j2", sentence=sentence)
+
+    def write_error(self, status_code: int, **_: Any) -> None:
+        self.finish(
+            f"{status_code}: {self._reason}. The terminal that serves this page may say more."
+        )
+
+    def render_page(self, template: str, **values: Any) -> str:
+        """A template with what every page has: menu, tabs, progress, and the words of the address."""
+        sources = self.desk.shelf.sources()
+        source = sources.get(self.of) or next(iter(sources.values()), None)
+        shell = {
+            "sources": sources.values(),
+            "source": source,
+            "tabs": TABS,
+            "tab": self.tab,
+            "open_tabs": () if source is None else OF_KIND[source.kind],
+            "progress": None if source is None else progress(source),
+            "words": self.words,
+            "address": self.address,
+            "picture": self.picture,
+            "labels": LABELS,
+            "reviewer": self.reviewer,
+        }
+        return self.desk.templates.get_template(template).render(shell | values)
+
+    # ------------------------------------------------------------------------------ the address
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The words of the address, the last of each name."""
+        return {name: self.get_query_argument(name) for name in self.request.query_arguments}
+
+    @property
+    def of(self) -> str:
+        return self.get_argument("of", "")
+
+    @property
+    def number(self) -> int:
+        text = self.words.get("page", "1")
+        return int(text) if text.isdecimal() and len(text) < 9 else 1
+
+    def address(self, path: str, **changed: Any) -> str:
+        """This address with another path and other words; a blank word is left out."""
+        words = {name: value for name, value in (self.words | changed).items() if value != ""}
+        return f"{path}?{urlencode(words)}" if words else path
+
+    def picture(self, side: Side, image_id: str) -> str:
+        """The address of a thumbnail."""
+        return f"/picture?{urlencode({'of': self.of, 'side': side, 'id': image_id})}"
+
+    def source(self) -> Source:
+        """The source that the address names, else the first. Raises StoreError where there is none."""
+        sources = self.desk.shelf.sources()
+        if self.of and self.of not in sources:
+            raise store.StoreError(
+                f"there is no run, library or look-up {viz.label(self.of)!r} here (any more): choose one in the menu"
+            )
+        if not sources:
+            raise store.StoreError(
+                "this project has no run and no library yet: `imgfp run params/mine.yaml` makes both, "
+                "`imgfp run params/demo.yaml` a small one to try"
+            )
+        return sources[self.of] if self.of else next(iter(sources.values()))
+
+    def opened(self) -> Opened:
+        """The answers of the source with the present decisions."""
+        return Opened.now(self.desk.shelf.results(self.source()))
+
+    @property
+    def reviewer(self) -> str:
+        """The name in decisions: the one used last in this browser, else that of the environment."""
+        kept = unquote(self.get_cookie("imgfp-reviewer") or "")
+        return kept or os.environ.get("IMGFP_REVIEWER", "") or getpass.getuser()
+
+
+class Home(Page):
+    """The first tab of the first source."""
+
+    async def get(self) -> None:
+        source = next(iter(self.desk.shelf.sources().values()), None)
+        first = "answers" if source is not None and source.kind == "run" else "look"
+        self.redirect(self.address(f"/{first}", of="" if source is None else source.key))
+
+
+class Menu(Page):
+    """Another source: the tab that was open where it has that, else its first."""
+
+    async def get(self) -> None:
+        sources, tab = self.desk.shelf.sources(), self.words.get("tab", "")
+        if self.of in sources:
+            has = OF_KIND[sources[self.of].kind]
+            tab = tab if tab in has else has[0]
+        words = {"of": self.of}
+        self.redirect(f"/{tab if tab in TABS else 'look'}?{urlencode(words)}")
+
+
+class Answers(Page):
+    """Every query with its best candidates."""
+
+    tab = "answers"
+
+    def page(self) -> str:
+        wanted = Filter.of(self.words)
+        shown = views.gallery(self.opened(), wanted, self.number)
+        choices = {
+            "verdict": answers.VERDICTS,
+            "relation": {"": "any relation", **{name: name for name in RELATIONS}},
+            "branch": {"": "any branch", **{name: name for name in viz.BRANCH_COLOURS}},
+            "decided": answers.DECIDED,
+            "sort": answers.SORTS,
+        }
+        return self.render_page("answers.html.j2", wanted=wanted, choices=choices, **shown)
+
+
+class Pair(Page):
+    """The inspector of one pair."""
+
+    tab = "pair"
+
+    def page(self) -> str:
+        opened, words = self.opened(), self.words
+        wanted, knobs = Filter.of(words), views.Knobs.of(words)
+        keys = views.in_order(opened, wanted)
+        key = words.get("query", ""), words.get("reference", "")
+        if key == ("", ""):
+            if not keys:
+                raise ValueError("no pair passes the filter: choose one in Answers")
+            key = keys[0]
+        opened.check(*key)
+        around = views.neighbours(keys, key)
+        shown = views.pair(opened, key, knobs)
+        return self.render_page(
+            "pair.html.j2", query_id=key[0], reference_id=key[1], **around, **shown
+        )
+
+
+class Review(Page):
+    """The queue of pairs to decide, or one query with all its candidates."""
+
+    tab = "review"
+
+    def page(self) -> str:
+        opened, words = self.opened(), self.words
+        if query_id := words.get("query", ""):
+            if query_id not in opened.results.queries.index:
+                raise ValueError(f"there is no query {viz.label(query_id)!r} here")
+            cards = views.candidates_of(opened, query_id)
+            return self.render_page("query.html.j2", query_id=query_id, cards=cards)
+        queue = answers.to_review(opened.pairs)
+        keys: list[Key] = list(zip(queue["query_id"], queue["reference_id"], strict=True))
+        reported = int(opened.pairs["reported"].sum())
+        count = {
+            "left": len(keys),
+            "reported": reported,
+            "conflicts": int(queue["conflicting"].sum()),
+        }
+        skipped = min(
+            int(words.get("at", "0") or 0) if words.get("at", "0").isdecimal() else 0,
+            max(len(keys) - 1, 0),
+        )
+        key = keys[skipped] if keys else None
+        shown = {} if key is None else views.side_by_side(opened, key)
+        others = [] if key is None else views.candidates_of(opened, key[0])
+        return self.render_page(
+            "review.html.j2", key=key, at=skipped, count=count, others=others, **shown
+        )
+
+
+class Decide(Page):
+    """A decision on one pair or on several, or one that is taken back."""
+
+    async def get(self) -> None:
+        self.redirect(self.address("/review"))
+
+    async def post(self) -> None:
+        await self._answer(self.desk.reading, self._decide)
+
+    def _decide(self) -> str:
+        source = self.source()
+        if source.kind != "run":
+            raise ValueError("decisions are kept with a run: choose one in the menu")
+        log = self.desk.shelf.results(source).decisions_path
+        reviewer, decision = (
+            self.get_body_argument("reviewer", ""),
+            self.get_body_argument("decision"),
+        )
+        pairs = [_key(text) for text in self.get_body_arguments("pair")]
+        if decision == decisions.UNDO and not pairs:
+            last = decisions.last_of(decisions.read(log), reviewer)
+            pairs = [] if last is None else [last]
+        if not pairs:
+            undo = decision == decisions.UNDO
+            raise ValueError(
+                f"nothing to undo: {reviewer or 'nobody'} has no decision on this run"
+                if undo
+                else "no pair is selected: tick some, then decide"
+            )
+        reason = self.get_body_argument("reason", "")
+        for pair in pairs:
+            decisions.append(log, *pair, decision, reviewer=reviewer, reason=reason)
+        self.set_cookie("imgfp-reviewer", quote(reviewer), expires_days=365, samesite="Lax")
+        self.set_status(303)
+        self.set_header("Location", _local(self.get_body_argument("back", "/")))
+        return ""
+
+
+class Look(Page):
+    """Pictures dropped, pasted or chosen, and their answers."""
+
+    tab = "look"
+
+    def page(self) -> str:
+        source, shelf = self.source(), self.desk.shelf
+        library = store.show(shelf.library_of(source))
+        shown = views.gallery(self.opened(), Filter(), self.number) if source.kind == "look" else {}
+        return self.render_page(
+            "look.html.j2", library=library, shown=shown, limit_mb=Limits().max_file_mb
+        )
+
+    async def post(self) -> None:
+        await self._answer(self.desk.looking, self._look)
+
+    def _look(self) -> str:
+        files = [(file["filename"], file["body"]) for file in self.request.files.get("picture", [])]
+        files = [(name, body) for name, body in files if name or body]
+        if not files:
+            raise ValueError("no picture came: choose a file, drop one, or paste one")
+        shelf = self.desk.shelf
+        key = shelf.look(shelf.library_of(self.source()), files)
+        self.set_status(303)
+        self.set_header("Location", f"/look?{urlencode({'of': key})}")
+        return ""
+
+
+class Tune(Page):
+    """What other settings would have given, and a button that writes them down."""
+
+    tab = "tune"
+
+    def page(self) -> str:
+        shown = tuning.shown(self.desk.shelf.results(self.source()), self.words)
+        return self.render_page("tune.html.j2", written="", **shown)
+
+    async def post(self) -> None:
+        await self._answer(self.desk.reading, self._write)
+
+    def _write(self) -> str:
+        results = self.desk.shelf.results(self.source())
+        written = tuning.write(results, self.words, self.get_body_argument("profile", ""))
+        return self.render_page(
+            "tune.html.j2", written=written, **tuning.shown(results, self.words)
+        )
+
+
+class Report(Page):
+    """The report of a run in a frame."""
+
+    tab = "report"
+
+    def page(self) -> str:
+        results = self.desk.shelf.results(self.source())
+        if not results.run.report_html.is_file():
+            raise ValueError(
+                f"{store.show(results.run.report_html)} is not written yet: notebook 09 does it"
+            )
+        return self.render_page("report.html.j2")
+
+
+class ReportFile(Page):
+    """The file of the report, as a stranger to the pages of the app."""
+
+    def page(self) -> bytes:
+        path = self.desk.shelf.results(self.source()).run.report_html
+        self.set_header("Content-Security-Policy", _REPORT_POLICY)
+        return path.read_bytes()
+
+
+class Picture(Page):
+    """A thumbnail."""
+
+    def page(self) -> bytes:
+        results, side = self.desk.shelf.results(self.source()), self.words.get("side")
+        image_id = self.words.get("id", "")
+        if side not in ("query", "reference"):
+            raise ValueError("a picture is of a query or of a reference")
+        try:
+            jpeg = results.jpeg("query" if side == "query" else "reference", image_id)
+        except KeyError:
+            raise ValueError(f"there is no {side} {viz.label(image_id)!r} here") from None
+        self.set_header("Content-Type", "image/jpeg")
+        self.set_header("Cache-Control", "private, max-age=300")
+        return jpeg
+
+
+class Status(Page):
+    """How far the run is, asked for by a page every few seconds."""
+
+    def page(self) -> str:
+        now = progress(self.source())
+        self.set_header("Content-Type", "application/json")
+        return json.dumps(
+            {"text": "" if now is None else now.text, "going": now is not None and now.going}
+        )
+
+
+class Asset(Page):
+    """The style and the script of the pages."""
+
+    async def get(self, name: str = "") -> None:
+        path = _HERE / "static" / name
+        self.set_header("Content-Type", _TYPES[path.suffix])
+        self.finish(path.read_bytes())
+
+
+class Missing(Page):
+    """Any other address."""
+
+    def page(self) -> str:
+        self.set_status(404)
+        return self.sorry("There is no such page here.")
+
+
+def _key(text: str) -> Key:
+    """A pair as forms name it: a JSON list of two ids."""
+    pair = json.loads(text)
+    if not (
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, str) for one in pair)
+    ):
+        raise ValueError("a pair is a list of two ids")
+    return pair[0], pair[1]
+
+
+def _local(address: str) -> str:
+    """An address of this server, "/" for any other."""
+    return address if address.startswith("/") and not address.startswith(("//", "/\\")) else "/"
+
+
+def _same(one: str, other: str) -> bool:
+    return secrets.compare_digest(one.encode(), other.encode())
+
+
+def _is_this_machine(name: str) -> bool:
+    try:
+        return name == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+ROUTES = [
+    (r"/", Home),
+    (r"/menu", Menu),
+    (r"/answers", Answers),
+    (r"/pair", Pair),
+    (r"/review", Review),
+    (r"/decide", Decide),
+    (r"/look", Look),
+    (r"/tune", Tune),
+    (r"/report", Report),
+    (r"/report.html", ReportFile),
+    (r"/picture", Picture),
+    (r"/status", Status),
+    (r"/static/(app\.css|app\.js)", Asset),
+]
