@@ -56,6 +56,7 @@ ROLES = {
     "report": ("report.html", ""),
     "widgets": ("browsers in notebook 10", ""),
     "lookup": ("pictures looked up", "in one process"),
+    "app": ("runs and libraries", "as an application"),
     "__main__": ("the command line", ""),
 }
 FORMER_NAMES = {"evaluation"}

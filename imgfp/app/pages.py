@@ -9,7 +9,6 @@ import ipaddress
 import json
 import os
 import secrets
-import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -122,9 +121,7 @@ class Page(RequestHandler):
         """Finish with what `make` returns, which runs in a thread; a user's mistake becomes a page with a sentence."""
         try:
             made = await asyncio.get_running_loop().run_in_executor(where, make)
-        except (store.StoreError, ValueError, KeyError) as error:
-            if isinstance(error, KeyError):
-                traceback.print_exc()
+        except (store.StoreError, ValueError, ModuleNotFoundError) as error:
             self.set_status(400)
             made = await asyncio.get_running_loop().run_in_executor(
                 self.desk.reading, self.sorry, str(error)

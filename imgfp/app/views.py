@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,6 +24,9 @@ from imgfp.widgets import inspector
 QUERIES_PER_PAGE, CANDIDATES_SHOWN = 20, 4
 #: Longer side of the two pictures of a pair, in pixels.
 LONG_SIDE_PX = 640
+
+#: Whether matches of the mirrored query are drawn.
+MIRRORING = ("as verified", "plain", "mirrored")
 
 Key = tuple[str, str]
 _all_pairs = lru_cache(maxsize=4)(answers.all_pairs)
@@ -135,23 +137,15 @@ class Knobs(NamedTuple):
     @classmethod
     def of(cls, words: Mapping[str, str]) -> Knobs:
         """From the words of an address. Raises ValueError for one out of its range."""
-        knobs = cls(
+        return cls(
             ratio=_within(words, "ratio", float, cls().ratio, 1, 3),
             keypoints=_within(words, "keypoints", int, 0, 0, 100_000),
+            mirrored=_one_of(words, "mirrored", MIRRORING),
+            outliers=_one_of(words, "outliers", ("yes", "no")),
             match=_within(words, "match", int, 0, 0, 100_000),
+            mode=_one_of(words, "mode", inspector.OVERLAYS),
             blend=_within(words, "blend", float, cls().blend, 0, 1),
         )
-        choices = {
-            "mirrored": ("as verified", "plain", "mirrored"),
-            "outliers": ("yes", "no"),
-            "mode": inspector.OVERLAYS,
-        }
-        for name, known in choices.items():
-            value = words.get(name) or known[0]
-            if value not in known:
-                raise ValueError(f"{name}: {value!r} is none of {', '.join(known)}")
-            knobs = knobs._replace(**{name: value})
-        return knobs
 
 
 def pair(opened: Opened, key: Key, knobs: Knobs) -> dict[str, Any]:
@@ -169,7 +163,8 @@ def pair(opened: Opened, key: Key, knobs: Knobs) -> dict[str, Any]:
     matches = matcher.matches(knobs.ratio, mirrored)
     found = len(matches.query_xy)
     drawn = svg.matches(
-        *(svg.small_jpeg(picture, LONG_SIDE_PX) for picture in pictures),
+        svg.small_jpeg(pictures[0], LONG_SIDE_PX),
+        svg.small_jpeg(pictures[1], LONG_SIDE_PX),
         *sizes,
         matches.query_xy,
         matches.reference_xy,
@@ -193,7 +188,7 @@ def pair(opened: Opened, key: Key, knobs: Knobs) -> dict[str, Any]:
         "branches": [*inspector.branch_rows(results, key), *contributions],
         "hints": inspector.HINTS | hints,
         "knobs": knobs._asdict(),
-        "modes": inspector.OVERLAYS,
+        "choices": {"mirrored": MIRRORING, "outliers": ("yes", "no"), "mode": inspector.OVERLAYS},
         "decisions": opened.decided_by.get(key, {}),
     }
 
@@ -232,11 +227,6 @@ def candidates_of(opened: Opened, query_id: str) -> list[dict[str, Any]]:
     return [candidate(row) for row in rows.to_dict("records")]
 
 
-def as_words(values: Any) -> dict[str, str]:
-    """The fields of a `Filter` that are set, as words of an address."""
-    return {name: str(value) for name, value in asdict(values).items() if value not in (None, "")}
-
-
 def _is(pairs: pd.DataFrame, key: Key) -> np.ndarray:
     return (pairs["query_id"].eq(key[0]) & pairs["reference_id"].eq(key[1])).to_numpy()
 
@@ -259,6 +249,14 @@ def _within(
         value = None
     if value is None or not low <= value <= high:
         raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {text!r}")
+    return value
+
+
+def _one_of(words: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
+    """A word of an address, by default the first of the choices. Raises ValueError for another."""
+    value = words.get(name) or choices[0]
+    if value not in choices:
+        raise ValueError(f"{name}: {value!r} is none of {', '.join(choices)}")
     return value
 
 
