@@ -86,8 +86,10 @@ def all_pairs(results: Results) -> pd.DataFrame:
     proposed = results.candidates[[*PAIR, "branch"]].drop_duplicates()
     order = pd.CategoricalDtype([*BRANCHES], ordered=True)
     proposed = proposed.assign(branch=proposed["branch"].astype(order)).sort_values("branch")
-    named = proposed.astype({"branch": str}).groupby(PAIR, sort=False)["branch"].agg("+".join)
-    pairs = pairs.join(named.rename("branches"), on=PAIR).fillna({"branches": ""})
+    proposed = proposed.astype({"branch": str})
+    named = proposed.groupby(PAIR, sort=False, as_index=False)["branch"].agg("+".join)
+    named = named.rename(columns={"branch": "branches"})
+    pairs = pairs.merge(named, on=PAIR, how="left", sort=False).fillna({"branches": ""})
     cut = math.inf if results.threshold is None else results.threshold
     return pairs.assign(reported=pairs["score"] >= cut)
 

@@ -282,7 +282,8 @@ class Review(Page):
             if query_id not in opened.results.queries.index:
                 raise ValueError(f"there is no query {viz.label(query_id)!r} here")
             cards = views.candidates_of(opened, query_id)
-            return self.render_page("query.html.j2", query_id=query_id, cards=cards)
+            drawn = views.drawn_query(opened, query_id)
+            return self.render_page("query.html.j2", query_id=query_id, cards=cards, drawn=drawn)
         queue = answers.to_review(opened.pairs)
         keys: list[Key] = list(zip(queue["query_id"], queue["reference_id"], strict=True))
         reported = int(opened.pairs["reported"].sum())
@@ -317,24 +318,24 @@ class Decide(Page):
         if source.kind != "run":
             raise ValueError("decisions are kept with a run: choose one in the menu")
         log = self.desk.shelf.results(source).decisions_path
-        reviewer, decision = (
-            self.get_body_argument("reviewer", ""),
-            self.get_body_argument("decision"),
-        )
-        pairs = [_key(text) for text in self.get_body_arguments("pair")]
-        if decision == decisions.UNDO and not pairs:
-            last = decisions.last_of(decisions.read(log), reviewer)
-            pairs = [] if last is None else [last]
-        if not pairs:
-            undo = decision == decisions.UNDO
+        reviewer = self.get_body_argument("reviewer", "")
+        decision = self.get_body_argument("decision")
+        # Those that are ticked, else the one that is shown; without ticks the last decision is taken back.
+        undo = decision == decisions.UNDO
+        names = ("pair",) if undo else ("pair", "current")
+        pairs = next(filter(None, map(self.get_body_arguments, names)), [])
+        keys = [_key(text) for text in pairs]
+        if undo and not keys and (last := decisions.last_of(decisions.read(log), reviewer)):
+            keys = [last]
+        if not keys:
             raise ValueError(
                 f"nothing to undo: {reviewer or 'nobody'} has no decision on this run"
                 if undo
                 else "no pair is selected: tick some, then decide"
             )
         reason = self.get_body_argument("reason", "")
-        for pair in pairs:
-            decisions.append(log, *pair, decision, reviewer=reviewer, reason=reason)
+        for key in keys:
+            decisions.append(log, *key, decision, reviewer=reviewer, reason=reason)
         self.set_cookie("imgfp-reviewer", quote(reviewer), expires_days=365, samesite="Lax")
         self.set_status(303)
         self.set_header("Location", _local(self.get_body_argument("back", "/")))
@@ -363,7 +364,9 @@ class Look(Page):
         if not files:
             raise ValueError("no picture came: choose a file, drop one, or paste one")
         shelf = self.desk.shelf
-        key = shelf.look(shelf.library_of(self.source()), files)
+        # What is open belongs to the thread of the pages.
+        library = self.desk.reading.submit(lambda: shelf.library_of(self.source())).result()
+        key = shelf.look(library, files)
         self.set_status(303)
         self.set_header("Location", f"/look?{urlencode({'of': key})}")
         return ""

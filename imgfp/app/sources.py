@@ -41,6 +41,11 @@ class UnfinishedRun(Results):
         """As `Results.predictions`, of the pairs verified until now; no row before the first."""
         return self.fused()
 
+    @cached_property
+    def probabilities(self) -> bool:
+        """As `Results.probabilities`."""
+        return self.fusion_model is not None
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -70,7 +75,7 @@ class Shelf:
         runs.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         found += map(_source, runs)
         found += [_source(path) for path in _folders("library") if is_library(path)]
-        found += [Source("look", key, Path()) for key in reversed(self._looks)]
+        found += [Source("look", key, Path()) for key in reversed([*self._looks])]
         return {source.key: source for source in found}
 
     def results(self, source: Source) -> Results:

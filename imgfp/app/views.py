@@ -221,6 +221,12 @@ def side_by_side(opened: Opened, key: Key) -> dict[str, Any]:
     }
 
 
+def drawn_query(opened: Opened, query_id: str) -> str:
+    """A query as SVG text."""
+    jpeg = svg.small_jpeg(opened.results.picture("query", query_id), LONG_SIDE_PX)
+    return svg.outlined(jpeg, opened.results.size("query", query_id), None, f"Query {query_id}")
+
+
 def candidates_of(opened: Opened, query_id: str) -> list[dict[str, Any]]:
     """The scored candidates of a query, best first."""
     rows = opened.pairs[opened.pairs["query_id"] == query_id]
