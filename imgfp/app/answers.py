@@ -87,9 +87,8 @@ def all_pairs(results: Results) -> pd.DataFrame:
     order = pd.CategoricalDtype([*BRANCHES], ordered=True)
     proposed = proposed.assign(branch=proposed["branch"].astype(order)).sort_values("branch")
     proposed = proposed.astype({"branch": str})
-    named = proposed.groupby(PAIR, sort=False, as_index=False)["branch"].agg("+".join)
-    named = named.rename(columns={"branch": "branches"})
-    pairs = pairs.merge(named, on=PAIR, how="left", sort=False).fillna({"branches": ""})
+    named = proposed.groupby(PAIR, sort=False)["branch"].agg("+".join).rename("branches")
+    pairs = pairs.merge(named.reset_index(), on=PAIR, how="left", sort=False).fillna({"branches": ""})
     cut = math.inf if results.threshold is None else results.threshold
     return pairs.assign(reported=pairs["score"] >= cut)
 

@@ -14,6 +14,7 @@ from tornado.web import Application
 
 from imgfp import store
 from imgfp.app import pages
+from imgfp.app.shell import Desk
 from imgfp.app.sources import Shelf
 
 #: The port that is tried first; where it is taken, the system gives one.
@@ -24,9 +25,7 @@ MAX_REQUEST_BYTES = 256 * 2**20
 
 def application(shelf: Shelf, token: str) -> Application:
     """The pages of the app, for who shows the token."""
-    return Application(
-        pages.ROUTES, desk=pages.Desk(shelf, token), default_handler_class=pages.Missing
-    )
+    return Application(pages.ROUTES, desk=Desk(shelf, token), default_handler_class=pages.Missing)
 
 
 def serve(folder: str = "", port: int = 0) -> None:
