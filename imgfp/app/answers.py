@@ -88,7 +88,9 @@ def all_pairs(results: Results) -> pd.DataFrame:
     proposed = proposed.assign(branch=proposed["branch"].astype(order)).sort_values("branch")
     proposed = proposed.astype({"branch": str})
     named = proposed.groupby(PAIR, sort=False)["branch"].agg("+".join).rename("branches")
-    pairs = pairs.merge(named.reset_index(), on=PAIR, how="left", sort=False).fillna({"branches": ""})
+    pairs = pairs.merge(named.reset_index(), on=PAIR, how="left", sort=False).fillna(
+        {"branches": ""}
+    )
     cut = math.inf if results.threshold is None else results.threshold
     return pairs.assign(reported=pairs["score"] >= cut)
 

@@ -276,12 +276,11 @@ class Missing(Page):
 
 def _key(text: str) -> Key:
     """A pair as forms name it: a JSON list of two ids."""
-    pair = json.loads(text)
-    if not (
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, str) for one in pair)
-    ):
-        raise ValueError("a pair is a list of two ids")
-    return pair[0], pair[1]
+    try:
+        query_id, reference_id = json.loads(text)
+    except (ValueError, TypeError):
+        raise ValueError("a pair is a list of two ids") from None
+    return str(query_id), str(reference_id)
 
 
 def _local(address: str) -> str:

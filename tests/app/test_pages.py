@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from html import unescape
 from urllib.parse import urlencode
 
@@ -108,6 +109,13 @@ def test_ids_are_text_in_the_pages(ask, hostile_run):
     for path in ("/answers", "/review", "/tune"):
         status, _, text = ask(page(path, of="runs/hostile"), Accept="")
         assert status == 200 and "\u202e" not in text, path
+    text = ask(page("/answers", of="runs/hostile"))[2]
+    offered = {
+        tuple(json.loads(pair)) for pair in re.findall("name=\"pair\".*?value='(.*?)'", text)
+    }
+    assert 0 < len(offered) and offered <= set(
+        zip(pairs["query_id"], pairs["reference_id"], strict=True)
+    )
     best = pairs.iloc[0]
     words = {"of": "runs/hostile", "query": best.query_id, "reference": best.reference_id}
     assert ask(page("/pair", **words))[0] == 200
