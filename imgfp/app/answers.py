@@ -11,7 +11,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pandas as pd
 
-from imgfp.datatypes import BRANCHES
+from imgfp.datatypes import BRANCHES, files_of
 from imgfp.results import Results
 from imgfp.scoring.relations import RELATIONS
 from imgfp.store import decisions
@@ -38,7 +38,7 @@ SORTS = {
 @dataclass(frozen=True)
 class Filter:
     """Which pairs are shown. score_from, score_to: limits, None for none. text: part of the id of the query or
-    reference. "" in any other field: no condition."""
+    reference. edit: part of the edit in words. "" in any other field: no condition."""
 
     score_from: float | None = None
     score_to: float | None = None
@@ -46,6 +46,7 @@ class Filter:
     branch: str = ""
     decided: str = ""
     verdict: str = ""
+    edit: str = ""
     text: str = ""
     sort: str = "score"
 
@@ -81,18 +82,29 @@ class Filter:
 
 
 def all_pairs(results: Results) -> pd.DataFrame:
-    """`Results.pairs` with `reported` (bool: at or above the threshold) and `branches` (names joined by "+")."""
+    """`Results.pairs` with `reported` (bool: at or above the threshold), `branches` (names joined by "+") and `transform`
+    (the edit in words, "" where none was found)."""
     pairs = results.pairs
     proposed = results.candidates[[*PAIR, "branch"]].drop_duplicates()
     order = pd.CategoricalDtype([*BRANCHES], ordered=True)
     proposed = proposed.assign(branch=proposed["branch"].astype(order)).sort_values("branch")
     proposed = proposed.astype({"branch": str})
     named = proposed.groupby(PAIR, sort=False)["branch"].agg("+".join).rename("branches")
-    pairs = pairs.merge(named.reset_index(), on=PAIR, how="left", sort=False).fillna(
-        {"branches": ""}
-    )
+    for facts in (named.reset_index(), _edits(results)):
+        pairs = pairs.merge(facts, on=PAIR, how="left", sort=False)
+    pairs = pairs.fillna({"branches": "", "transform": ""})
     cut = math.inf if results.threshold is None else results.threshold
     return pairs.assign(reported=pairs["score"] >= cut)
+
+
+def _edits(results: Results) -> pd.DataFrame:
+    """The transform in words of the view of each pair with the most inliers: query_id, reference_id, transform."""
+    evidence = results.evidence
+    if not {"inliers", "transform"} <= set(evidence):  # of an older version
+        return pd.DataFrame(columns=[*PAIR, "transform"], dtype="str")
+    best = evidence.assign(reference_id=files_of(evidence["reference_id"]))
+    best = best.sort_values("inliers", ascending=False, kind="stable").drop_duplicates(PAIR)
+    return best[[*PAIR, "transform"]]
 
 
 def with_decisions(pairs: pd.DataFrame, log: pd.DataFrame) -> pd.DataFrame:
@@ -122,6 +134,8 @@ def chosen(pairs: pd.DataFrame, wanted: Filter) -> pd.DataFrame:
         keep &= pairs["decision"] == wanted.decided
     if wanted.verdict == "copy":
         keep &= pairs["reported"]
+    if wanted.edit:
+        keep &= pairs["transform"].str.contains(wanted.edit, case=False, regex=False)
     if wanted.text:
         keep &= np.any(
             [pairs[name].str.contains(wanted.text, regex=False) for name in PAIR], axis=0

@@ -95,7 +95,7 @@ def gallery(opened: Opened, wanted: Filter, page: int) -> dict[str, Any]:
 
 def candidate(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A row of `Opened.pairs` for a template."""
-    names = ("query_id", "reference_id", "relation", "reported", "branches", "decision")
+    names = (*answers.PAIR, "relation", "transform", "reported", "branches", "decision")
     return {
         **{name: row[name] for name in names},
         "score": _number(row["score"], 3),

@@ -113,7 +113,7 @@ def test_ids_are_text_in_the_pages(ask, hostile_run):
     offered = {
         tuple(json.loads(pair)) for pair in re.findall("name=\"pair\".*?value='(.*?)'", text)
     }
-    assert 0 < len(offered) and offered <= set(
+    assert len(offered) > 0 and offered <= set(
         zip(pairs["query_id"], pairs["reference_id"], strict=True)
     )
     best = pairs.iloc[0]
@@ -158,6 +158,8 @@ def test_filters_sorts_and_the_queue(finished_run):
     assert len(pairs) == len(results.pairs)
     good = answers.chosen(pairs, Filter(score_from=50.0, branch="global", decided="no"))
     assert 0 < len(good) < len(pairs) and good["score"].min() >= 50
+    turned = answers.chosen(pairs, Filter(edit="MIRRORED", score_from=50.0))
+    assert turned["query_id"].tolist() == ["q-mirrored"]
     every = answers.queries_in_order(results, pairs, Filter())
     assert sorted(every) == sorted(results.queries.index), "also those without a candidate"
     best = pairs.groupby("query_id")["score"].max()
