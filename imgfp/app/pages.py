@@ -10,7 +10,7 @@ from imgfp import store, viz
 from imgfp.app import answers, tuning, views
 from imgfp.app.answers import Filter
 from imgfp.app.shell import HERE, OF_KIND, TABS, Page
-from imgfp.app.sources import progress
+from imgfp.app.sources import LOOKS_KEPT, progress
 from imgfp.app.views import Key
 from imgfp.decoding import Limits
 from imgfp.scoring.relations import RELATIONS
@@ -166,7 +166,11 @@ class Look(Page):
         library = store.show(shelf.library_of(source))
         shown = views.gallery(self.opened(), Filter(), self.number) if source.kind == "look" else {}
         return self.render_page(
-            "look.html.j2", library=library, shown=shown, limit_mb=Limits().max_file_mb
+            "look.html.j2",
+            library=library,
+            shown=shown,
+            limit_mb=Limits().max_file_mb,
+            kept=LOOKS_KEPT,
         )
 
     async def post(self) -> None:
