@@ -108,11 +108,11 @@ def _edits(results: Results) -> pd.DataFrame:
 
 
 def with_decisions(pairs: pd.DataFrame, log: pd.DataFrame) -> pd.DataFrame:
-    """Pairs with `decision` ("" where there is none), `reviewer` of the last one and `conflicting` (bool)."""
-    held = decisions.consensus(log)[[*PAIR, "decision", "reviewer", "conflicting"]]
+    """Pairs with `decision`, the last one ("" where there is none), and `conflicting` (bool: reviewers disagree)."""
+    held = decisions.consensus(log)[[*PAIR, "decision", "conflicting"]]
     joined = pairs.merge(held, on=PAIR, how="left", sort=False, validate="one_to_one")
     joined["conflicting"] = joined["conflicting"].eq(True)
-    return joined.fillna({"decision": "", "reviewer": ""})
+    return joined.fillna({"decision": ""})
 
 
 def chosen(pairs: pd.DataFrame, wanted: Filter) -> pd.DataFrame:

@@ -52,7 +52,7 @@ class Answers(Page):
 
     def page(self) -> str:
         wanted = Filter.of(self.words)
-        shown = views.gallery(self.opened(), wanted, self.number)
+        shown = views.gallery(self.opened(), wanted, self.whole("page", 1))
         choices = {
             "verdict": answers.VERDICTS,
             "relation": {"": "any relation", **{name: name for name in RELATIONS}},
@@ -106,15 +106,18 @@ class Review(Page):
             "reported": reported,
             "conflicts": int(queue["conflicting"].sum()),
         }
-        skipped = min(
-            int(words.get("at", "0") or 0) if words.get("at", "0").isdecimal() else 0,
-            max(len(keys) - 1, 0),
-        )
-        key = keys[skipped] if keys else None
+        at = min(self.whole("at", 0), max(len(keys) - 1, 0))
+        key = keys[at] if keys else None
         shown = {} if key is None else views.side_by_side(opened, key)
         others = [] if key is None else views.candidates_of(opened, key[0])
         return self.render_page(
-            "review.html.j2", key=key, at=skipped, count=count, others=others, **shown
+            "review.html.j2",
+            key=key,
+            at=at,
+            count=count,
+            others=others,
+            has_threshold=opened.results.threshold is not None,
+            **shown,
         )
 
 
@@ -164,7 +167,11 @@ class Look(Page):
     def page(self) -> str:
         source, shelf = self.source(), self.desk.shelf
         library = store.show(shelf.library_of(source))
-        shown = views.gallery(self.opened(), Filter(), self.number) if source.kind == "look" else {}
+        shown = (
+            views.gallery(self.opened(), Filter(), self.whole("page", 1))
+            if source.kind == "look"
+            else {}
+        )
         return self.render_page(
             "look.html.j2",
             library=library,

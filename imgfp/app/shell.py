@@ -159,10 +159,10 @@ class Page(RequestHandler):
     def of(self) -> str:
         return self.get_argument("of", "")
 
-    @property
-    def number(self) -> int:
-        text = self.words.get("page", "1")
-        return int(text) if text.isdecimal() and len(text) < 9 else 1
+    def whole(self, name: str, default: int) -> int:
+        """A whole number of the address, or the default for any other text."""
+        text = self.words.get(name, "")
+        return int(text) if text.isdecimal() and len(text) < 9 else default
 
     def address(self, path: str, **changed: Any) -> str:
         """This address with another path and other words; a blank word is left out."""

@@ -75,10 +75,7 @@ def gallery(opened: Opened, wanted: Filter, page: int) -> dict[str, Any]:
                 "query_id": query_id,
                 "copies": int(copies.get(query_id, 0)),
                 "proposed": int((every["query_id"] == query_id).sum()),
-                "pairs": [
-                    candidate(row)
-                    for row in of_page.get(query_id, none).head(CANDIDATES_SHOWN).to_dict("records")
-                ],
+                "pairs": _candidates(opened, of_page.get(query_id, none).head(CANDIDATES_SHOWN)),
                 "more": max(0, len(of_page.get(query_id, none)) - CANDIDATES_SHOWN),
             }
             for query_id in shown
@@ -93,15 +90,17 @@ def gallery(opened: Opened, wanted: Filter, page: int) -> dict[str, Any]:
     }
 
 
-def candidate(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A row of `Opened.pairs` for a template."""
-    names = (*answers.PAIR, "relation", "transform", "reported", "branches", "decision")
-    return {
-        **{name: row[name] for name in names},
-        "score": _number(row["score"], 3),
-        "conflicting": bool(row["conflicting"]),
-        "reviewer": row["reviewer"],
-    }
+def _candidates(opened: Opened, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of `Opened.pairs` for a template."""
+    names = (*answers.PAIR, "relation", "transform", "reported", "branches")
+    return [
+        {
+            **{name: row[name] for name in names},
+            "score": _number(row["score"], 3),
+            "decisions": opened.decided_by.get((row["query_id"], row["reference_id"]), {}),
+        }
+        for row in rows.to_dict("records")
+    ]
 
 
 def in_order(opened: Opened, wanted: Filter) -> list[Key]:
@@ -229,8 +228,7 @@ def drawn_query(opened: Opened, query_id: str) -> str:
 
 def candidates_of(opened: Opened, query_id: str) -> list[dict[str, Any]]:
     """The scored candidates of a query, best first."""
-    rows = opened.pairs[opened.pairs["query_id"] == query_id]
-    return [candidate(row) for row in rows.to_dict("records")]
+    return _candidates(opened, opened.pairs[opened.pairs["query_id"] == query_id])
 
 
 def _is(pairs: pd.DataFrame, key: Key) -> np.ndarray:

@@ -177,11 +177,12 @@ def test_review_fits_a_laptop_and_clears_the_queue(visitor, project):
     assert other.get_by_label("Reviewer").input_value() == "Ada"
     other.get_by_label(f"select {reference}").check()
     other.keyboard.press("u")
-    other.get_by_text("conflict").wait_for()
+    other.get_by_text("unrelated (Ada)").wait_for()
     page.reload()
     page.get_by_text("reviewers disagree on 1").wait_for()
     page.get_by_role("link", name="conflicts").click()
     page.get_by_text("1 of 3 queries, 1 pairs").wait_for()
+    assert page.locator(".said").all_inner_texts() == ["copy (Bob)", "unrelated (Ada)"]
     log.unlink()
 
 
