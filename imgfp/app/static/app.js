@@ -49,10 +49,7 @@ document.addEventListener("change", (event) => {
   else if (target.matches("[data-all]")) all('[name="pair"][type="checkbox"]').forEach((box) => (box.checked = target.checked));
   else if (target.matches('.drop input[type="file"]')) send(target.form, target.files);
   else if (target.matches(".line")) showLive(target.form);
-  else if (target.form?.matches("[data-live]")) {
-    if (target.name === "branch") target.blur();
-    showLive(target.form);
-  }
+  else if (target.form?.matches("[data-live]")) showLive(target.form);
   count();
 });
 
@@ -120,7 +117,8 @@ document.addEventListener("paste", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.matches('input:not([type="checkbox"]):not([type="radio"]), select, textarea');
-  if (typing) return;
+  const scrolling = event.key.startsWith("Arrow") && event.target.closest("[data-zoom]");
+  if (typing || scrolling) return;
   const control = all("[data-key]").find((one) => one.dataset.key === event.key);
   if (!control) return;
   event.preventDefault();
