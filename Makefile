@@ -63,7 +63,7 @@ lint: setup  ## lint, check formatting, types and spelling
 lab: setup  ## open the notebooks in JupyterLab
 	@$(RUN) -m imgfp lab
 
-app: setup  ## serve the inspection notebook as a web page on this machine
+app: setup  ## serve runs and libraries as pages on this machine
 	@$(RUN) -m imgfp app
 
 docs: setup  ## write the site of the documentation, with the API reference, to build/site

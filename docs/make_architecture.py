@@ -57,6 +57,7 @@ ROLES = {
     "exchange": ("a run in the files", "of other systems"),
     "widgets": ("browsers in notebook 10", ""),
     "lookup": ("pictures looked up", "in one process"),
+    "app": ("runs and libraries", "as an application"),
     "__main__": ("the command line", ""),
 }
 FORMER_NAMES = {"evaluation"}

@@ -59,6 +59,7 @@ def main(run_dir: str = "runs/demo") -> None:
     keep("edits", draw_edits(results))
     if shutil.which("chromium"):
         photograph_browsers(results, pair["query_id"])
+        photograph_app(results)
 
 
 def typical_copy(results: Results) -> pd.Series:
@@ -189,6 +190,29 @@ def photograph_browsers(results: Results, query_id: str) -> None:
             server.wait(30)
             (results.run.root / PAGE).unlink()
         chromium.close()
+
+
+def photograph_app(results: Results) -> None:
+    """Screenshots of two tabs of the app."""
+    from playwright.sync_api import sync_playwright
+
+    command = [sys.executable, "-m", "imgfp", "app", str(results.run.root)]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    address = next(word for word in str(server.stdout.readline()).split() if "token=" in word)
+    try:
+        with sync_playwright() as tools:
+            chromium = tools.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+            )
+            page = chromium.new_page(viewport={"width": 1300, "height": 800})
+            for tab, words in {"answers": "?verdict=copy&sort=copies", "review": ""}.items():
+                page.goto(address)
+                page.goto(f"{address.partition('/?')[0]}/{tab}{words}", wait_until="networkidle")
+                keep(f"app_{tab}", page.screenshot())
+            chromium.close()
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 def serve(results: Results) -> tuple[subprocess.Popen, str]:

@@ -26,9 +26,19 @@ def main(words: list[str] | None = None) -> int:
         from imgfp.runner import doctor
 
         return doctor.report()
-    if options.command in ("lab", "app"):
-        return _serve(options.command)
+    if options.command == "lab":
+        return _lab()
     from imgfp import store
+
+    if options.command == "app":
+        from imgfp import app
+
+        try:
+            app.serve(options.folder, options.port)
+        except store.StoreError as error:
+            print(f"imgfp: {error}", file=sys.stderr)
+            return 2
+        return 0
 
     if options.command == "convert":
         try:
@@ -164,14 +174,14 @@ def _verify(folder: Path, repair: bool) -> int:
     return 1 if found else 0
 
 
-def _serve(what: str) -> int:
+def _lab() -> int:
     from imgfp.inference import check_installed
 
     try:
-        check_installed("voila", "lab", f"imgfp {what}")
+        check_installed("jupyterlab", "lab", "imgfp lab")
         from imgfp.runner import serving
 
-        serving.lab() if what == "lab" else serving.app()
+        serving.lab()
     except (FileNotFoundError, ModuleNotFoundError) as error:
         print(f"imgfp: {error}", file=sys.stderr)
         return 2
@@ -342,7 +352,11 @@ def _parser() -> argparse.ArgumentParser:
     starter = commands.add_parser("init", help="lay out notebooks and params in a folder to change")
     starter.add_argument("folder", type=Path, metavar="DIR")
     commands.add_parser("lab", help="open the notebooks in JupyterLab")
-    commands.add_parser("app", help="serve the inspection notebook as a web page on this machine")
+    server = commands.add_parser("app", help="serve runs and libraries as pages on this machine")
+    server.add_argument(
+        "folder", nargs="?", default="", metavar="RUN_or_LIBRARY", help="open it first"
+    )
+    server.add_argument("--port", type=int, default=0, help="instead of 8866, or of any free one")
     _add_converter(commands.add_parser("convert", help="weights of PyTorch to ONNX or safetensors"))
     publisher = commands.add_parser("publish", help="make a URL hold what a library holds")
     publisher.add_argument("library", type=Path, metavar="LIBRARY")

@@ -124,3 +124,34 @@ def calibrated_run(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("calibrated")
     return small_run.build(folder, hostile=False, rule="calibrated")
+
+
+def blobs(seed: int) -> np.ndarray:
+    """A picture that no other shows, (320,480,3) uint8 RGB."""
+    import cv2
+
+    small = np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)
+    return cv2.resize(small, (480, 320), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture(scope="session")
+def whole_batch(photograph, other_photograph, in_process, tmp_path_factory) -> Path:
+    """references/, queries/, and the library/ and run/ that notebooks 01 to 09 made of them. Look, do not write."""
+    import whole_run
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("batch")
+    for name in ("references", "queries"):
+        (root / name).mkdir()
+    references = {"china": photograph, "flower": other_photograph, "blobs": blobs(1)}
+    for name, image in references.items():
+        Image.fromarray(image).save(root / "references" / f"{name}.png")
+    queries = {
+        "crop": photograph[40:400, 60:600],
+        "mirrored": other_photograph[:, ::-1],
+        "stranger": blobs(2),
+    }
+    for name, image in queries.items():
+        Image.fromarray(image).save(root / "queries" / f"{name}.jpg", quality=80)
+    whole_run.execute(root, root / "references", root / "queries", in_process)
+    return root

@@ -40,6 +40,7 @@ NOT_IMPORTED = {
     "ipykernel": "the kernel that notebooks run in",
     "s3fs": "fsspec's client of s3://",
     "scikit-image": "its photographs are part of the demo corpus",
+    "voila": "shows a notebook as a page in JupyterLab, and for the pictures of the documents",
 }
 #: What the conda environment holds besides the package's dependencies, and why.
 CONDA_ONLY = {

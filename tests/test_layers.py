@@ -30,10 +30,12 @@ LAYERS = [
     {"report", "exchange"},
     {"widgets"},
     {"lookup"},
+    {"app"},
     {"__main__"},
 ]
 #: Modules of a package (or of a package inside one), each may import those before it.
 ORDER = {
+    "app": ["sources", "answers", "views", "tuning", "shell", "pages", "server"],
     "benchmarks": [
         "speed",
         "capacity",

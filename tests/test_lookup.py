@@ -6,12 +6,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import whole_run
-from PIL import Image
 
 from imgfp import Library, store
 from imgfp.__main__ import main
@@ -19,30 +16,9 @@ from imgfp.runner.params import ParameterError
 from imgfp.store import formats
 
 
-def blobs(seed: int) -> np.ndarray:
-    """A picture that no other shows, (320,480,3) uint8 RGB."""
-    small = np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)
-    return cv2.resize(small, (480, 320), interpolation=cv2.INTER_CUBIC)
-
-
 @pytest.fixture(scope="module")
-def folder(photograph, other_photograph, in_process, tmp_path_factory) -> Path:
-    """references/, queries/, and the library/ and run/ of a batch over them."""
-    root = tmp_path_factory.mktemp("lookup")
-    for name in ("references", "queries"):
-        (root / name).mkdir()
-    references = {"china": photograph, "flower": other_photograph, "blobs": blobs(1)}
-    for name, image in references.items():
-        Image.fromarray(image).save(root / "references" / f"{name}.png")
-    queries = {
-        "crop": photograph[40:400, 60:600],
-        "mirrored": other_photograph[:, ::-1],
-        "stranger": blobs(2),
-    }
-    for name, image in queries.items():
-        Image.fromarray(image).save(root / "queries" / f"{name}.jpg", quality=80)
-    whole_run.execute(root, root / "references", root / "queries", in_process)
-    return root
+def folder(whole_batch) -> Path:
+    return whole_batch
 
 
 @pytest.fixture(scope="module")

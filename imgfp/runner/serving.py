@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""JupyterLab and Voila for the one who starts them: on loopback, with a token and a limit of kernels."""
+"""JupyterLab for the one who starts it: on loopback, with a token and a limit of kernels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.web import HTTPError
-from voila.app import Voila
 
 from imgfp.store import project_path
 
@@ -28,21 +27,14 @@ def lab() -> None:
         # The Host of a request must be this machine, so that no other site's name can lead here.
         "ServerApp.allow_remote_access": False,
         "ServerApp.kernel_manager_class": f"{__name__}.BoundedKernels",
+        "MappingKernelManager.cull_idle_timeout": IDLE_S,
+        "MappingKernelManager.cull_interval": 60,
+        # Voila, a part of JupyterLab where it is installed, serves pictures below the folder without a token.
+        "VoilaConfiguration.file_denylist": ".*",
     }
-    LabApp.launch_instance([str(_notebook("01_images")), *_words(options)])
-
-
-def app() -> None:
-    """Serve notebook 10 of the project as a page, until it is stopped. Raises FileNotFoundError."""
-    options = {
-        "Voila.ip": "127.0.0.1",
-        "Voila.auto_token": True,
-        # Voila would open its login form; the address that it prints has the token.
-        "Voila.open_browser": False,
-        "VoilaConfiguration.strip_sources": True,
-        "VoilaConfiguration.multi_kernel_manager_class": f"{__name__}.BoundedKernels",
-    }
-    App.launch_instance([str(_notebook("10_inspect_and_review")), *_words(options)])
+    # Options of a command line count more than a user's configuration files.
+    words = [f"--{name}={value}" for name, value in options.items()]
+    LabApp.launch_instance([str(_notebook("01_images")), *words])
 
 
 def _notebook(name: str) -> Path:
@@ -50,17 +42,6 @@ def _notebook(name: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; `imgfp init DIR` lays out a project")
     return path
-
-
-def _words(options: dict[str, Any]) -> list[str]:
-    """Options of a command line, which count more than a user's configuration files."""
-    common = {
-        "MappingKernelManager.cull_idle_timeout": IDLE_S,
-        "MappingKernelManager.cull_interval": 60,
-        # Voila, in JupyterLab too, serves pictures below the folder to whoever asks, without a token.
-        "VoilaConfiguration.file_denylist": ".*",
-    }
-    return [f"--{name}={value}" for name, value in (options | common).items()]
 
 
 class BoundedKernels(AsyncMappingKernelManager):
@@ -76,10 +57,3 @@ class BoundedKernels(AsyncMappingKernelManager):
             return await super().start_kernel(**options)
         finally:
             self._starting -= 1
-
-
-class App(Voila):
-    """Voila that checks the Host of a request, as `ServerApp.allow_remote_access=False` does."""
-
-    def init_settings(self) -> dict[str, Any]:
-        return super().init_settings() | {"allow_remote_access": False}

@@ -129,6 +129,16 @@ def consensus(log: pd.DataFrame) -> pd.DataFrame:
     return pairs.reset_index(drop=True)
 
 
+def by_reviewer(log: pd.DataFrame) -> dict[tuple[str, str], dict[str, str]]:
+    """(query_id, reference_id) -> reviewer -> their decision in force."""
+    said: dict[tuple[str, str], dict[str, str]] = {}
+    for (query_id, reference_id, reviewer), rows in _in_force(log).items():
+        if rows:
+            decision = str(log["decision"].iloc[rows[-1]])
+            said.setdefault((query_id, reference_id), {})[reviewer] = decision
+    return said
+
+
 def last_of(log: pd.DataFrame, reviewer: str) -> tuple[str, str] | None:
     """(query_id, reference_id) of a reviewer's last decision that was not undone; None where there is none."""
     last = [

@@ -16,7 +16,7 @@ from imgfp.viz.svg import Chart, data_uri, escaped
 WIDE = {"description_width": "160px"}
 #: Layout of a row that wraps on a narrow page.
 WRAPPED = {"flex_flow": "row wrap", "align_items": "flex-start"}
-_NOTE = "Open this notebook in JupyterLab or with `make app` to use the live browser."
+_NOTE = "Open this notebook in JupyterLab to use the live browser; `make app` shows the run in a web page."
 
 
 def show(

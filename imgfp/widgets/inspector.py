@@ -29,6 +29,15 @@ from imgfp.widgets.base import (
     slider,
 )
 
+#: Label of a fact -> its meaning.
+HINTS = {
+    "relation": "; ".join(f"{name}: {meaning}" for name, meaning in RELATIONS.items()),
+    **dict(SHOWN.values()),
+}
+
+#: Ways to show the query over the reference.
+OVERLAYS = ("blend", "flicker", "difference")
+
 
 class MatchInspector(ipw.VBox):
     """Two images with their matches, the query warped onto the reference, the evidence, and the part of
@@ -54,9 +63,7 @@ class MatchInspector(ipw.VBox):
             value=0, min=0, max=0, description="one match (0: all)", style=WIDE
         )
         self.single.layout.width = "470px"
-        self.mode = ipw.ToggleButtons(
-            options=["blend", "flicker", "difference"], style={"button_width": "auto"}
-        )
+        self.mode = ipw.ToggleButtons(options=OVERLAYS, style={"button_width": "auto"})
         self.blend = slider("query", 0.5, 0.0, 1.0, 0.05)
         self.blend.style.description_width = "48px"
         self.blend.layout.width = "98%"
@@ -201,48 +208,71 @@ class MatchInspector(ipw.VBox):
             query_outline=self._outlines[0],
             reference_outline=self._outlines[1],
         )
-        text = (
-            f"{matches.in_words}. Keypoints: {len(matcher.query):,} and {len(matcher.reference):,}."
-        )
-        self.matches.value = drawn + sentence(text)
+        self.matches.value = drawn + sentence(matches_in_words(matches, matcher))
 
     def _draw_overlay(self, _: object = None) -> None:
         if self._key is None:
             return
-        if self._aligned is None:
-            self.overlay.value = sentence("No transform between the images, so no overlay.")
-            return
-        warped, reference, inside = self._aligned
-        size = reference.shape[1], reference.shape[0]
-        if self.mode.value == "flicker":
-            above = np.where(inside[:, :, None], warped, reference)
-            jpegs = svg.small_jpeg(reference, 420), svg.small_jpeg(above, 420)
-            self.overlay.value = svg.layers(*jpegs, size, 1.0, flicker=True)
-            return
-        difference = self.mode.value == "difference"
-        mixed = overlay(warped, reference, inside, blend=self.blend.value, difference=difference)
-        self.overlay.value = svg.picture(svg.small_jpeg(mixed, 420), size)
-
-    # ---------------------------------------------------------------------------- explanations
+        drawn = drawn_overlay(self._aligned, self.mode.value, self.blend.value)
+        self.overlay.value = drawn or sentence("No transform between the images, so no overlay.")
 
     def _explain(self, key: tuple[str, str]) -> None:
-        evidence, pairs = self._evidence, self._results.pairs
-        copies = len(self._results.groups.others(key[1]))
-        text = f"Evidence: {evidence_in_words(evidence, self._results.remarks(*key), copies)}."
-        rows = pairs[(pairs["query_id"] == key[0]) & (pairs["reference_id"] == key[1])]
-        if len(rows):
-            row = rows.iloc[0]
-            text = f"Score {viz.number(row['score'])}, rank {row['rank'] + 1} of its query. {text}"
-            if "is_true" in rows and pd.notna(row["is_true"]):
-                text += f" Ground truth: {'a copy' if row['is_true'] else 'not a copy'}."
-        self.summary.value = sentence(text, strong=True)
-        facts: list[tuple[str, object]] = [("query", key[0]), ("reference", key[1])]
-        if relation := self._results.relation_of(*key):
-            facts.append(("relation", relation))
-        facts += [(label, value) for label, value, _ in measured(evidence, SHOWN)]
-        meanings = "; ".join(f"{name}: {meaning}" for name, meaning in RELATIONS.items())
-        self.facts.value = facts_table(facts, {"relation": meanings, **dict(SHOWN.values())})
-        added = log_odds_added(self._results, *key)
-        told = [*branch_rows(self._results, *key), *((name, value) for name, value, _ in added)]
-        hints = {name: meaning for name, _, meaning in added}
-        self.branches.value = facts_table(told, hints)
+        self.summary.value = sentence(summary_of(self._results, key), strong=True)
+        self.facts.value = facts_table(fact_rows(self._results, key), HINTS)
+        self.branches.value = facts_table(*explained(self._results, key))
+
+
+def drawn_overlay(
+    aligned: tuple[np.ndarray, np.ndarray, np.ndarray] | None, mode: str, blend: float
+) -> str:
+    """The aligned images of `compare.warp_query` as SVG text; "" for None. mode: one of `OVERLAYS`; blend: share of the
+    query, 0 to 1."""
+    if aligned is None:
+        return ""
+    warped, reference, inside = aligned
+    size = reference.shape[1], reference.shape[0]
+    if mode == "flicker":
+        above = np.where(inside[:, :, None], warped, reference)
+        jpegs = svg.small_jpeg(reference, 420), svg.small_jpeg(above, 420)
+        return svg.layers(*jpegs, size, 1.0, flicker=True)
+    mixed = overlay(warped, reference, inside, blend=blend, difference=mode == "difference")
+    return svg.picture(svg.small_jpeg(mixed, 420), size)
+
+
+def matches_in_words(matches: MatchedPoints, matcher: PairMatcher) -> str:
+    """How many matches are inliers of which transform, and how many keypoints there are, in one line."""
+    return f"{matches.in_words}. Keypoints: {len(matcher.query):,} and {len(matcher.reference):,}."
+
+
+def summary_of(results: Results, key: tuple[str, str]) -> str:
+    """Score, rank, evidence and truth of a pair (query_id, reference_id) in one line."""
+    copies = len(results.groups.others(key[1]))
+    remarks = results.remarks(*key)
+    text = f"Evidence: {evidence_in_words(results.best_evidence(*key), remarks, copies)}."
+    pairs = results.pairs
+    rows = pairs[(pairs["query_id"] == key[0]) & (pairs["reference_id"] == key[1])]
+    if len(rows):
+        row = rows.iloc[0]
+        text = f"Score {viz.number(row['score'])}, rank {row['rank'] + 1} of its query. {text}"
+        if "is_true" in rows and pd.notna(row["is_true"]):
+            text += f" Ground truth: {'a copy' if row['is_true'] else 'not a copy'}."
+    return text
+
+
+def fact_rows(results: Results, key: tuple[str, str]) -> list[tuple[str, str]]:
+    """Label and value of what was measured of a pair, labels as in `SHOWN`."""
+    facts = [("query", key[0]), ("reference", key[1])]
+    if relation := results.relation_of(*key):
+        facts.append(("relation", relation))
+    measurements = measured(results.best_evidence(*key), SHOWN)
+    return facts + [(label, value) for label, value, _ in measurements]
+
+
+def explained(
+    results: Results, key: tuple[str, str]
+) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Label and value of how each branch proposed a pair, what its score is without each, and what each feature adds to
+    the log-odds; and the meaning of labels that have one."""
+    added = log_odds_added(results, *key)
+    rows = [*branch_rows(results, *key), *((label, value) for label, value, _ in added)]
+    return rows, {label: meaning for label, _, meaning in added}

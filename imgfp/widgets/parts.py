@@ -29,7 +29,7 @@ class ProfileWriter(ipw.VBox):
         files = sorted(p.name for p in self._folder.glob("*.yaml"))
         self.lines, self.written = pane("auto"), ipw.Label()
         self.profile = ipw.Dropdown(options=files, description="profile")
-        self.profile.value = _profile_of(run, self._folder, files)
+        self.profile.value = profile_of(run, self._folder, files)
         write = button("write to profile", self.write, "set these values in the parameter file")
         super().__init__([self.lines, ipw.HBox([self.profile, write]), self.written])
 
@@ -92,7 +92,7 @@ class PairShelf(ipw.VBox):
             self.inspected.children = (self._inspector,)
 
 
-def _profile_of(run: Path, folder: Path, names: list[str]) -> str | None:
+def profile_of(run: Path, folder: Path, names: list[str]) -> str | None:
     """The parameter file of this run, or else the first."""
     for name in names:
         try:

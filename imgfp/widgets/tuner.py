@@ -150,37 +150,13 @@ class PipelineTuner(ipw.VBox):
     def _show(self) -> None:
         """Show what a run with these settings gives."""
         base, now = self._replay.base, self._replay.preview(self.settings)
-        columns = base.figures, now.figures, now.tuned, now.held_out
-        rows: list[tuple[object, ...]] = [
-            ("", "the run", "now", "half that is chosen on", "half held out")
-        ]
-        rows += [(name, *(_shown(one, name) for one in columns)) for name in ROWS]
-        rows.append(
-            ("processor time, s", *(_number(one.seconds, "{:,.0f}") for one in (base, now)))
-        )
-        self.table.value = facts_table(rows)
-        said = [f"Not exact for {count:,} queries: {why}." for why, count in now.beyond.items()]
-        if not base.figures.positives:
-            said.append("Without truth or reviewed copies, nobody knows what is lost.")
-        self.beyond.value = "".join(
-            map(sentence, said or ["A run with these settings gives these figures."])
-        )
+        self.table.value = facts_table(figure_rows(base, now))
+        self.beyond.value = "".join(map(sentence, in_words(base, now)))
         self.writer.show()
         self._show_changes(now)
 
     def _show_changes(self, now: Preview) -> None:
-        changes = self._replay.changes(now).head(CHANGES)
-        known = {True: ", a copy", False: ", not a copy"}
-        columns = (
-            changes[name].tolist()
-            for name in ("query_id", "reference_id", "score", "is_true", "change")
-        )
-        self.shelf.show(
-            [
-                (query, reference, f"{change}: {viz.number(score)}{known.get(is_true, '')}")
-                for query, reference, score, is_true, change in zip(*columns, strict=True)
-            ]
-        )
+        self.shelf.show(changed_pairs(self._replay, now))
 
 
 #: Rows of the table: label -> value of `Figures`, number format.
@@ -199,6 +175,38 @@ ROWS = {
     "precision at the cut": ("precision", "{:.4f}"),
     "recall at the cut": ("recall", "{:.4f}"),
 }
+
+
+def figure_rows(base: Preview, now: Preview) -> list[tuple[str, ...]]:
+    """The figures of the run and of the present settings as rows of text, the first with the names of the columns."""
+    columns = base.figures, now.figures, now.tuned, now.held_out
+    rows: list[tuple[str, ...]] = [
+        ("", "the run", "now", "half that is chosen on", "half held out")
+    ]
+    rows += [(name, *(_shown(one, name) for one in columns)) for name in ROWS]
+    seconds = (_number(one.seconds, "{:,.0f}") for one in (base, now))
+    return [*rows, ("processor time, s", *seconds)]
+
+
+def in_words(base: Preview, now: Preview) -> list[str]:
+    """How far the figures of `figure_rows` can be relied on, in sentences."""
+    said = [f"Not exact for {count:,} queries: {why}." for why, count in now.beyond.items()]
+    if not base.figures.positives:
+        said.append("Without truth or reviewed copies, nobody knows what is lost.")
+    return said or ["A run with these settings gives these figures."]
+
+
+def changed_pairs(replay: Replay, now: Preview) -> list[tuple[str, str, str]]:
+    """The first pairs that are lost or gained: query id, reference id, a line of text."""
+    changes = replay.changes(now).head(CHANGES)
+    known = {True: ", a copy", False: ", not a copy"}
+    names = ("query_id", "reference_id", "score", "is_true", "change")
+    return [
+        (query, reference, f"{change}: {viz.number(score)}{known.get(is_true, '')}")
+        for query, reference, score, is_true, change in zip(
+            *(changes[name].tolist() for name in names), strict=True
+        )
+    ]
 
 
 def _shown(figures: Figures, row: str) -> str:

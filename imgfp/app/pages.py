@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The pages of the app: one handler per tab, and what they ask for."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import quote, urlencode
+
+from imgfp import store, viz
+from imgfp.app import answers, tuning, views
+from imgfp.app.answers import Filter
+from imgfp.app.shell import HERE, OF_KIND, TABS, Page
+from imgfp.app.sources import LOOKS_KEPT, progress
+from imgfp.app.views import Key
+from imgfp.decoding import Limits
+from imgfp.scoring.relations import RELATIONS
+from imgfp.store import decisions
+
+#: The report is shown in a frame that is a stranger to this page: it cannot ask the server for anything.
+_REPORT_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; frame-ancestors 'self'"
+)
+_TYPES = {".css": "text/css", ".js": "text/javascript"}
+
+
+class Home(Page):
+    """The first tab of the first source."""
+
+    async def get(self) -> None:
+        source = next(iter(self.desk.shelf.sources().values()), None)
+        first = "answers" if source is not None and source.kind == "run" else "look"
+        self.redirect(self.address(f"/{first}", of="" if source is None else source.key))
+
+
+class Menu(Page):
+    """Another source: the tab that was open where it has that, else its first."""
+
+    async def get(self) -> None:
+        sources, tab = self.desk.shelf.sources(), self.words.get("tab", "")
+        if self.of in sources:
+            has = OF_KIND[sources[self.of].kind]
+            tab = tab if tab in has else has[0]
+        words = {"of": self.of}
+        self.redirect(f"/{tab if tab in TABS else 'look'}?{urlencode(words)}")
+
+
+class Answers(Page):
+    """Every query with its best candidates."""
+
+    tab = "answers"
+
+    def page(self) -> str:
+        wanted = Filter.of(self.words)
+        shown = views.gallery(self.opened(), wanted, self.whole("page", 1))
+        choices = {
+            "verdict": answers.VERDICTS,
+            "relation": {"": "any relation", **{name: name for name in RELATIONS}},
+            "branch": {"": "any branch", **{name: name for name in viz.BRANCH_COLOURS}},
+            "decided": answers.DECIDED,
+            "sort": answers.SORTS,
+        }
+        return self.render_page("answers.html.j2", wanted=wanted, choices=choices, **shown)
+
+
+class Pair(Page):
+    """The inspector of one pair."""
+
+    tab = "pair"
+
+    def page(self) -> str:
+        opened, words = self.opened(), self.words
+        wanted, knobs = Filter.of(words), views.Knobs.of(words)
+        keys = views.in_order(opened, wanted)
+        key = words.get("query", ""), words.get("reference", "")
+        if key == ("", ""):
+            if not keys:
+                raise ValueError("no pair passes the filter: choose one in Answers")
+            key = keys[0]
+        opened.check(*key)
+        around = views.neighbours(keys, key)
+        shown = views.pair(opened, key, knobs)
+        return self.render_page(
+            "pair.html.j2", query_id=key[0], reference_id=key[1], **around, **shown
+        )
+
+
+class Review(Page):
+    """The queue of pairs to decide, or one query with all its candidates."""
+
+    tab = "review"
+
+    def page(self) -> str:
+        opened, words = self.opened(), self.words
+        if query_id := words.get("query", ""):
+            if query_id not in opened.results.queries.index:
+                raise ValueError(f"there is no query {viz.label(query_id)!r} here")
+            cards = views.candidates_of(opened, query_id)
+            drawn = views.drawn_query(opened, query_id)
+            return self.render_page("query.html.j2", query_id=query_id, cards=cards, drawn=drawn)
+        queue = answers.to_review(opened.pairs)
+        keys: list[Key] = list(zip(queue["query_id"], queue["reference_id"], strict=True))
+        reported = int(opened.pairs["reported"].sum())
+        count = {
+            "left": len(keys),
+            "reported": reported,
+            "conflicts": int(queue["conflicting"].sum()),
+        }
+        at = min(self.whole("at", 0), max(len(keys) - 1, 0))
+        key = keys[at] if keys else None
+        shown = {} if key is None else views.side_by_side(opened, key)
+        others = [] if key is None else views.candidates_of(opened, key[0])
+        return self.render_page(
+            "review.html.j2",
+            key=key,
+            at=at,
+            count=count,
+            others=others,
+            has_threshold=opened.results.threshold is not None,
+            **shown,
+        )
+
+
+class Decide(Page):
+    """A decision on one pair or on several, or one that is taken back."""
+
+    async def get(self) -> None:
+        self.redirect(self.address("/review"))
+
+    async def post(self) -> None:
+        await self._answer(self.desk.reading, self._decide)
+
+    def _decide(self) -> str:
+        source = self.source()
+        if source.kind != "run":
+            raise ValueError("decisions are kept with a run: choose one in the menu")
+        log = self.desk.shelf.results(source).decisions_path
+        reviewer = self.get_body_argument("reviewer", "")
+        decision = self.get_body_argument("decision")
+        # Those that are ticked, else the one that is shown; without ticks the last decision is taken back.
+        undo = decision == decisions.UNDO
+        names = ("pair",) if undo else ("pair", "current")
+        pairs = next(filter(None, map(self.get_body_arguments, names)), [])
+        keys = [_key(text) for text in pairs]
+        if undo and not keys and (last := decisions.last_of(decisions.read(log), reviewer)):
+            keys = [last]
+        if not keys:
+            raise ValueError(
+                f"nothing to undo: {reviewer or 'nobody'} has no decision on this run"
+                if undo
+                else "no pair is selected: tick some, then decide"
+            )
+        reason = self.get_body_argument("reason", "")
+        for key in keys:
+            decisions.append(log, *key, decision, reviewer=reviewer, reason=reason)
+        self.set_cookie("imgfp-reviewer", quote(reviewer), expires_days=365, samesite="Lax")
+        self.set_status(303)
+        self.set_header("Location", _local(self.get_body_argument("back", "/")))
+        return ""
+
+
+class Look(Page):
+    """Pictures dropped, pasted or chosen, and their answers."""
+
+    tab = "look"
+
+    def page(self) -> str:
+        source, shelf = self.source(), self.desk.shelf
+        library = store.show(shelf.library_of(source))
+        shown = (
+            views.gallery(self.opened(), Filter(), self.whole("page", 1))
+            if source.kind == "look"
+            else {}
+        )
+        return self.render_page(
+            "look.html.j2",
+            library=library,
+            shown=shown,
+            limit_mb=Limits().max_file_mb,
+            kept=LOOKS_KEPT,
+        )
+
+    async def post(self) -> None:
+        await self._answer(self.desk.looking, self._look)
+
+    def _look(self) -> str:
+        files = [(file["filename"], file["body"]) for file in self.request.files.get("picture", [])]
+        files = [(name, body) for name, body in files if name or body]
+        if not files:
+            raise ValueError("no picture came: choose a file, drop one, or paste one")
+        shelf = self.desk.shelf
+        # What is open belongs to the thread of the pages.
+        library = self.desk.reading.submit(lambda: shelf.library_of(self.source())).result()
+        key = shelf.look(library, files)
+        self.set_status(303)
+        self.set_header("Location", f"/look?{urlencode({'of': key})}")
+        return ""
+
+
+class Tune(Page):
+    """What other settings would have given, and a button that writes them down."""
+
+    tab = "tune"
+
+    def page(self) -> str:
+        shown = tuning.shown(self.desk.shelf.results(self.source()), self.words)
+        return self.render_page("tune.html.j2", written="", **shown)
+
+    async def post(self) -> None:
+        await self._answer(self.desk.reading, self._write)
+
+    def _write(self) -> str:
+        results = self.desk.shelf.results(self.source())
+        written = tuning.write(results, self.words, self.get_body_argument("profile", ""))
+        return self.render_page(
+            "tune.html.j2", written=written, **tuning.shown(results, self.words)
+        )
+
+
+class Report(Page):
+    """The report of a run in a frame."""
+
+    tab = "report"
+
+    def page(self) -> str:
+        results = self.desk.shelf.results(self.source())
+        if not results.run.report_html.is_file():
+            raise ValueError(
+                f"{store.show(results.run.report_html)} is not written yet: notebook 09 does it"
+            )
+        return self.render_page("report.html.j2")
+
+
+class ReportFile(Page):
+    """The file of the report, as a stranger to the pages of the app."""
+
+    def page(self) -> bytes:
+        path = self.desk.shelf.results(self.source()).run.report_html
+        self.set_header("Content-Security-Policy", _REPORT_POLICY)
+        return path.read_bytes()
+
+
+class Picture(Page):
+    """A thumbnail."""
+
+    def page(self) -> bytes:
+        results, side = self.desk.shelf.results(self.source()), self.words.get("side")
+        image_id = self.words.get("id", "")
+        if side not in ("query", "reference"):
+            raise ValueError("a picture is of a query or of a reference")
+        try:
+            jpeg = results.jpeg("query" if side == "query" else "reference", image_id)
+        except KeyError:
+            raise ValueError(f"there is no {side} {viz.label(image_id)!r} here") from None
+        self.set_header("Content-Type", "image/jpeg")
+        self.set_header("Cache-Control", "private, max-age=300")
+        return jpeg
+
+
+class Status(Page):
+    """How far the run is, asked for by a page every few seconds."""
+
+    def page(self) -> str:
+        now = progress(self.source())
+        self.set_header("Content-Type", "application/json")
+        return json.dumps(
+            {"text": "" if now is None else now.text, "going": now is not None and now.going}
+        )
+
+
+class Asset(Page):
+    """The style and the script of the pages."""
+
+    async def get(self, name: str = "") -> None:
+        path = HERE / "static" / name
+        self.set_header("Content-Type", _TYPES[path.suffix])
+        self.finish(path.read_bytes())
+
+
+class Missing(Page):
+    """Any other address."""
+
+    def page(self) -> str:
+        self.set_status(404)
+        return self.sorry("There is no such page here.")
+
+
+def _key(text: str) -> Key:
+    """A pair as forms name it: a JSON list of two ids."""
+    try:
+        query_id, reference_id = json.loads(text)
+    except (ValueError, TypeError):
+        raise ValueError("a pair is a list of two ids") from None
+    return str(query_id), str(reference_id)
+
+
+def _local(address: str) -> str:
+    """An address of this server, "/" for any other."""
+    return address if address.startswith("/") and not address.startswith(("//", "/\\")) else "/"
+
+
+ROUTES = [
+    (r"/", Home),
+    (r"/menu", Menu),
+    (r"/answers", Answers),
+    (r"/pair", Pair),
+    (r"/review", Review),
+    (r"/decide", Decide),
+    (r"/look", Look),
+    (r"/tune", Tune),
+    (r"/report", Report),
+    (r"/report.html", ReportFile),
+    (r"/picture", Picture),
+    (r"/status", Status),
+    (r"/static/(app\.css|app\.js)", Asset),
+]

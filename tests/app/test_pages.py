@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The pages of the app, asked for without a browser: who is heard, what a mistake is answered, what is stored."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from html import unescape
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+
+from imgfp import store
+from imgfp.app import answers
+from imgfp.app.answers import Filter
+from imgfp.app.sources import Shelf
+from imgfp.results import Results
+from imgfp.store import decisions
+
+TOKEN = "the token of these tests"
+
+
+@pytest.fixture
+def ask(served):
+    """Status, headers and text of an answer to who has the token, unless the headers say otherwise."""
+
+    def asked(
+        path: str, body: str | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], str]:
+        connection = http.client.HTTPConnection("127.0.0.1", served, timeout=120)
+        headers = {"Authorization": f"token {TOKEN}"} | headers
+        if body is not None:
+            headers |= {"Content-Type": "application/x-www-form-urlencoded"}
+        connection.request("GET" if body is None else "POST", path, body, headers)
+        answer = connection.getresponse()
+        text = unescape(answer.read().decode(errors="replace"))
+        connection.close()
+        return answer.status, dict(answer.headers), text
+
+    return asked
+
+
+def page(path: str, **words: object) -> str:
+    return f"{path}?{urlencode(words)}"
+
+
+def test_only_who_has_the_token_is_heard_and_no_other_site(ask, served):
+    for wrong in ("", "token wrong", "token é"):
+        status, _, text = ask("/answers", Authorization=wrong)
+        assert status == 403 and "token" in text and "crop" not in text and TOKEN not in text
+    assert ask("/picture?side=query&id=crop", Authorization="")[0] == 403
+    assert ask("/answers", Host="evil.example")[0] == 403
+    for origin in ("http://evil.example", f"http://127.0.0.1:{served + 1}", "null"):
+        assert ask("/decide", "decision=copy", Origin=origin)[0] == 403
+    status, headers, _ = ask(page("/answers", token=TOKEN), Authorization="")
+    assert status == 302 and TOKEN not in headers["Location"]
+    assert "HttpOnly" in headers["Set-Cookie"] and TOKEN not in headers["Set-Cookie"]
+    cookie = headers["Set-Cookie"].partition(";")[0]
+    status, headers, text = ask("/answers", Authorization="", Cookie=cookie)
+    assert status == 200 and "crop" in text
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        (page("/answers", of="runs/nothing"), "there is no run, library or look-up 'runs/nothing'"),
+        (page("/answers", of="../../etc"), "there is no run, library or look-up"),
+        (page("/answers", of="runs/lost"), "the library of runs/lost is missing"),
+        (page("/look", of="runs/lost"), "the library of runs/lost is missing"),
+        (page("/answers", of="library/mine"), "is a library, which has no answers of its own"),
+        (page("/answers", score_from="high"), "score from: 'high' is no number"),
+        (page("/answers", relation="cousin"), "relation: 'cousin' is none of"),
+        (page("/pair", query="nobody", reference="china"), "there is no query 'nobody'"),
+        (page("/pair", query="crop", reference="nobody"), "there is no reference 'nobody'"),
+        (
+            page("/pair", query="crop", reference="china", ratio="9"),
+            "expected a number from 1 to 3",
+        ),
+        (page("/tune", score_threshold="5"), "score_threshold"),
+        (page("/picture", side="query", id="nobody"), "there is no query 'nobody'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_on_the_page(ask, path, sentence):
+    status, _, text = ask(path)
+    assert status == 400 and sentence in text and "Traceback" not in text
+    assert "<nav" in text, "the menu stays"
+
+
+def test_what_is_asked_for_and_not_there_is_said(ask):
+    assert ask("/nothing")[0] == 404
+    assert ask("/static/../pages.py")[0] == 404
+
+
+def test_a_run_that_goes_on_tells_how_far_it_is(ask, project):
+    at = page("/status", of="runs/going")
+    assert "02_local_features" not in ask(at)[2] and "interrupted" in ask(at)[2]
+    with store.lock(store.Run(project / "runs/going").notebooks):
+        told = json.loads(ask(at)[2])
+    assert (
+        told["going"] and "02 local features goes on; 1 of 9 stages are done (11 %)" in told["text"]
+    )
+
+
+def test_ids_are_text_in_the_pages(ask, hostile_run):
+    pairs = Results(hostile_run).pairs
+    for path in ("/answers", "/review", "/tune"):
+        status, _, text = ask(page(path, of="runs/hostile"), Accept="")
+        assert status == 200 and "\u202e" not in text, path
+    text = ask(page("/answers", of="runs/hostile"))[2]
+    offered = {
+        tuple(json.loads(pair)) for pair in re.findall("name=\"pair\".*?value='(.*?)'", text)
+    }
+    assert len(offered) > 0 and offered <= set(
+        zip(pairs["query_id"], pairs["reference_id"], strict=True)
+    )
+    best = pairs.iloc[0]
+    words = {"of": "runs/hostile", "query": best.query_id, "reference": best.reference_id}
+    assert ask(page("/pair", **words))[0] == 200
+    assert ask(page("/picture", of="runs/hostile", side="query", id=best.query_id))[0] == 200
+
+
+def test_decisions_are_stored_bulk_undone_and_never_lead_elsewhere(ask, project):
+    log = project / "runs/hostile/decisions.jsonl"
+    pairs = Results(project / "runs/hostile").pairs
+    keys = list(zip(pairs["query_id"], pairs["reference_id"], strict=True))[:3]
+    at = page("/decide", of="runs/hostile")
+
+    def decide(decision: str, chosen: list, reviewer: str = "Bob", back: str = "/review"):
+        form = [("decision", decision), ("reviewer", reviewer), ("back", back)]
+        return ask(at, urlencode([*form, *(("pair", json.dumps(key)) for key in chosen)]))
+
+    status, headers, _ = decide("copy", keys)
+    assert status == 303 and headers["Location"] == "/review"
+    assert decide("unrelated", keys[:1], "Ada")[0] == 303
+    assert decide("undo", [])[0] == 303  # Bob's last, the third
+    for elsewhere in ("//evil.example", "https://evil.example", "/\\evil.example"):
+        assert decide("skip", keys[:1], "Eve", elsewhere)[1]["Location"] == "/"
+    held = decisions.consensus(decisions.read(log))
+    assert set(zip(held["query_id"], held["reference_id"], strict=True)) == set(keys[:2])
+    assert held["conflicting"].sum() == 1
+    for decision, chosen, reviewer, sentence in (
+        ("copy", [], "Bob", "no pair is selected"),
+        ("copy", keys, " ", "needs the reviewer's name"),
+        ("maybe", keys, "Bob", "decision must be one of"),
+        ("undo", [], "Zoe", "nothing to undo: Zoe has no decision"),
+    ):
+        status, _, text = decide(decision, chosen, reviewer)
+        assert status == 400 and sentence in text
+
+
+def test_filters_sorts_and_the_queue(finished_run):
+    results = Results(finished_run)
+    log = decisions.read(results.decisions_path)
+    pairs = answers.with_decisions(answers.all_pairs(results), log)
+    assert len(pairs) == len(results.pairs)
+    good = answers.chosen(pairs, Filter(score_from=50.0, branch="global", decided="no"))
+    assert 0 < len(good) < len(pairs) and good["score"].min() >= 50
+    turned = answers.chosen(pairs, Filter(edit="MIRRORED", score_from=50.0))
+    assert turned["query_id"].tolist() == ["q-mirrored"]
+    every = answers.queries_in_order(results, pairs, Filter())
+    assert sorted(every) == sorted(results.queries.index), "also those without a candidate"
+    best = pairs.groupby("query_id")["score"].max()
+    assert np.all(np.diff(best.reindex(every).fillna(-1)) <= 0)
+    with_china = Filter(text="china")
+    named = answers.queries_in_order(results, answers.chosen(pairs, with_china), with_china)
+    assert {"q-whole", "q-pasted"} <= set(named) < set(every)
+    none = Filter(verdict="none")
+    assert "q-grey" in answers.queries_in_order(results, pairs, none)
+    assert "q-whole" not in answers.queries_in_order(results, pairs, none)
+    queue = answers.to_review(pairs)
+    assert len(queue) == pairs["reported"].sum() and queue["score"].is_monotonic_increasing
+    decided = pairs.assign(decision="copy")
+    assert len(answers.to_review(decided)) == 0
+    assert len(answers.to_review(decided.assign(conflicting=True))) == len(pairs)
+
+
+def test_dropped_pictures_are_looked_up_and_forgotten(project, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr("imgfp.app.sources.LOOKS_KEPT", 1)
+    shelf = Shelf()
+    monkeypatch.setattr("imgfp.lookup.Library.look", lambda self, *paths: paths)
+    key = shelf.look(
+        project / "library/mine", [("../../a.jpg", b"1"), ("C:\\b\\a.jpg", b"2"), ("\0", b"3")]
+    )
+    paths, _ = shelf._looks[key]
+    assert [path.name for path in paths] == ["a.jpg", "a.jpg", "picture"]
+    assert [path.read_bytes() for path in paths] == [b"1", b"2", b"3"]
+    shelf.look(project / "library/mine", [("c.jpg", b"4")])
+    del _
+    assert key not in shelf.sources() and not paths[0].exists()
