@@ -77,6 +77,7 @@ ORDER = {
         "machine",
         "cluster",
         "doctor",
+        "record",
         "notebooks",
         "serving",
     ],
