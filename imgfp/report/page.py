@@ -7,9 +7,7 @@ forbids both. The template engine escapes every name, and control characters are
 
 from __future__ import annotations
 
-import platform
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from imgfp import __version__, store, viz
+from imgfp import store, viz
 from imgfp.report.figures import (
     branch_figure,
     curve_figure,
@@ -35,7 +33,6 @@ from imgfp.scoring.thresholds import ThresholdCard, drift, threshold_for_precisi
 
 #: Target precisions in the table of thresholds.
 TARGETS = (0.8, 0.9, 0.95, 0.99)
-_LIBRARIES = ("numpy", "opencv-contrib-python-headless", "faiss-cpu", "torch", "scikit-learn")
 
 
 def build(
@@ -72,11 +69,14 @@ def build(
     warnings = _misfit_warning(results), _drift_warning(results), _tuned_warning(results)
     facts["warning"] = " ".join(filter(None, warnings))
     facts["rejects"] = _rejects(results)
-    facts["settings"] = sorted((name, _text(value)) for name, value in results.params.items())
+    facts["settings"] = [
+        (_text(n), _text(v), source) for n, v, source in results.settings.to_numpy()
+    ]
+    facts["unrecorded"] = results.unrecorded
     facts["stages"] = [_stage(*item) for item in results.status.items()]
     facts["versions"] = [
         ("descriptor of the vectors", results.descriptor or "not known"),
-        *_versions(),
+        *((_text(name), _text(value)) for name, value in results.record.facts.items()),
     ]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text("utf-8"))
@@ -336,16 +336,6 @@ def _stage(name: str, entry: dict) -> tuple[str, str, str, str]:
 
 def _text(value: Any) -> str:
     return viz.label(value, 120) if value != "" else "(blank)"
-
-
-def _versions() -> list[tuple[str, str]]:
-    versions = [("imgfp", __version__), ("Python", platform.python_version())]
-    for name in _LIBRARIES:
-        try:
-            versions.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            continue
-    return [*versions, ("system", f"{platform.system()} {platform.machine()}")]
 
 
 def _misfit_warning(results: Results) -> str:

@@ -150,9 +150,11 @@ class Replay:
         self._keep_boxes()
         self._cut_out = lru_cache(maxsize=16)(self._cut_out_of)
         self._keep_labels(labels, groups, seed)
-        path = store.located(results.parameter("fusion_model"))
-        self._certain_model = fusion.load_model(path, results.parameter("descriptor_model"))
-        model = fusion.load_model(path, results.descriptor)
+        path = store.located(results.named_path("fusion_model", "03"))
+        self._certain_model = fusion.load_model(path, results.parameter("descriptor_model", "03"))
+        model = fusion.load_model(
+            store.located(results.named_path("fusion_model")), results.descriptor
+        )
         self._model = fusion.with_expected_copies(model, results.parameter("expected_copies"))
         certain = read_certain(results.run)
         query = _numbers(certain["query_id"], self.query_ids)

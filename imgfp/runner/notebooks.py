@@ -70,6 +70,10 @@ class Plan:
         defaults = {name: declared.value for name, declared in stage.declared.items()}
         return params.absolute(defaults | self.values_of(stage))
 
+    def sources_of(self, stage: Stage) -> dict[str, str]:
+        """Where each of them comes from, one of `record.SOURCES`."""
+        return {name: self.sources.get(name, "default") for name in stage.declared}
+
     def shaping(self, stage: Stage) -> dict[str, Any]:
         """Those of them that can change a result; where the work is done cannot. Paths count from the project root.
 
@@ -88,10 +92,9 @@ class Plan:
 
     def recorded(self, stage: Stage, code: str) -> record.StageRecord:
         """What shapes this stage now; code: hash of the package."""
-        values = self.every_value(stage)
         return record.StageRecord(
-            values=values,
-            sources={name: self.sources.get(name, "default") for name in values},
+            values=self.every_value(stage),
+            sources=self.sources_of(stage),
             profile=str(self.profile.absolute()),
             files=self.files(stage),
             notebook=store.sha256_of(stage.path),
@@ -299,7 +302,10 @@ def _digest(plan: Plan, stage: Stage) -> str:
 
 def _begin_record(plan: Plan) -> record.Record:
     """What is asked for, and how stages ran before, as the record of the run now has it."""
-    stages = {stage.name: record.StageRecord(plan.every_value(stage)) for stage in plan.stages}
+    stages = {
+        stage.name: record.StageRecord(plan.every_value(stage), plan.sources_of(stage))
+        for stage in plan.stages
+    }
     asked = record.Record(params.absolute(plan.values), plan.sources, stages)
     return record.joined(asked, record.read(plan.run.params_yaml))
 

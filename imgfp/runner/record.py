@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
@@ -140,18 +141,27 @@ def of_profile(path: Path) -> Record:
     ParameterError, FileNotFoundError."""
     values = params.load(path)
     recorded = values.pop(params.RECORDED, {"sources": {}, "stages": {}})
-    known = {entry.name for entry in fields(StageRecord)}
     try:
-        stages = {
-            str(name): StageRecord(**{key: entry[key] for key in entry if key in known})
-            for name, entry in recorded["stages"].items()
-        }
-        sources = {n: where for n, where in recorded["sources"].items() if where in SOURCES}
-    except (AttributeError, KeyError, TypeError):
+        stages = {name: _stage(name, entry) for name, entry in recorded["stages"].items()}
+        sources = _known(recorded["sources"])
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise params.ParameterError(
             f"{path}: '{params.RECORDED}' is not as imgfp writes it; without that key the file is a profile"
         ) from None
     return Record(params.renamed(values), sources, stages)
+
+
+def _stage(name: str, entry: Mapping[str, Any]) -> StageRecord:
+    """An entry of the record. Raises ValueError for names that no notebook and no parameter can have."""
+    known = {one.name for one in fields(StageRecord)}
+    stage = StageRecord(**{key: value for key, value in entry.items() if key in known})
+    if not re.fullmatch(r"\d\d_\w+", name) or not all(map(str.isidentifier, stage.values)):
+        raise ValueError(name)
+    return replace(stage, sources=_known(stage.sources))
+
+
+def _known(sources: Mapping[str, str]) -> dict[str, str]:
+    return {name: where for name, where in sources.items() if where in SOURCES}
 
 
 def _text(record: Record) -> str:

@@ -160,6 +160,8 @@ class PipelineTuner(ipw.VBox):
         )
         self.table.value = facts_table(rows)
         said = [f"Not exact for {count:,} queries: {why}." for why, count in now.beyond.items()]
+        if unrecorded := self._replay.results.unrecorded:
+            said.append(unrecorded)
         if not base.figures.positives:
             said.append("Without truth or reviewed copies, nobody knows what is lost.")
         self.beyond.value = "".join(

@@ -19,6 +19,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from imgfp import store
 from imgfp.store import decisions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,8 +72,9 @@ def prepare(run: Path, folder: Path) -> Path:
     root = Path(shutil.copytree(run.parent, folder / "work"))
     (root / "params").mkdir()
     (root / "params/mine.yaml").write_text("seed: 0  # of every random choice\n")
-    for path in (root / "run/params.yaml",):
-        path.write_text(path.read_text().replace(str(run.parent), str(root)))
+    path = root / "run/params.yaml"
+    path.write_text(path.read_text().replace(str(run.parent), str(root)))
+    store.seal(path)
     notebook = nbformat.read(ROOT / "notebooks" / NOTEBOOK, 4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     cell.source += f"\nlibrary_dir, run_dir, reviewer = {str(root / 'library')!r}, {str(root / 'run')!r}, 'Ada'"
