@@ -69,7 +69,7 @@ ORDER = {
         "families",
     ],
     "report": ["figures", "pairs", "page"],
-    "results": ["files", "explain", "compare", "sheets", "replay", "sweep"],
+    "results": ["files", "explain", "compare", "sheets", "previews", "tables", "replay", "sweep"],
     "runner": [
         "schema",
         "params",

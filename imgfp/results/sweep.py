@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from imgfp.results.replay import Preview, Replay, Settings
+from imgfp.results.previews import Preview, Settings
+from imgfp.results.replay import Replay
 from imgfp.runner.params import ParameterError, check_choice
 from imgfp.scoring.metrics import bootstrap
 
