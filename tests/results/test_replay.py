@@ -19,6 +19,7 @@ from imgfp.edits import families
 from imgfp.results import Results, previews
 from imgfp.results.previews import Preview, Settings
 from imgfp.results.replay import Replay
+from imgfp.runner import params
 from imgfp.store import decisions
 
 #: The default settings keep every candidate of so small a library; these leave something to take away.
@@ -110,7 +111,9 @@ def test_a_run_with_fewer_candidates_measures_what_was_previewed(
 ):
     for side in ("run", "library"):
         shutil.copytree(finished.run.root.parent / side, tmp_path / side)
-    again = execute(tmp_path, corpus, in_process, **KEPT | LESS[name])
+    params.write_values(tmp_path / "tuned.yaml", LESS[name])  # as the tuner writes them
+    profile = params.read_profile(tmp_path / "tuned.yaml")
+    again = execute(tmp_path, corpus, in_process, **KEPT | profile)
     preview = prepared.preview(replace(prepared.settings, **LESS[name]))
     assert_measured(prepared, again, preview)
     assert preview.figures.pairs < prepared.base.figures.pairs
