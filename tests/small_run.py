@@ -99,6 +99,8 @@ def build(
     values = {
         "library_dir": str(library),
         "run_dir": str(run),
+        "reference_dir": str(root / "originals/references"),
+        "query_dir": str(root / "originals/queries"),
         "local_min_confidence": 0.5,
         "fusion": rule,
     }

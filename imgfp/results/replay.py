@@ -42,11 +42,12 @@ _PAIR = ["query_id", "reference_id"]
 class Replay(Tables):
     """A finished run, prepared for `preview`."""
 
-    def __init__(self, results: Results, seed: int = 0) -> None:
-        """seed: of the halves of the queries, which have no reference in common. Raises StoreError, naming the notebook to
-        run, for a run without evidence of this version."""
+    def __init__(self, results: Results, seed: int = 0, settings: Settings | None = None) -> None:
+        """seed: of the halves of the queries, which have no reference in common; settings: that previews are compared with, None
+        for those of the run. Raises StoreError, naming the notebook to run, for a run without evidence of this version."""
         super().__init__(results, seed)
-        self.settings = Settings.of(results)
+        self._own = Settings.of(results)
+        self.settings = settings or self._own
         path = store.located(results.named_path("fusion_model", "03"))
         self._certain_model = fusion.load_model(path, results.parameter("descriptor_model", "03"))
         model = fusion.load_model(
@@ -62,13 +63,13 @@ class Replay(Tables):
 
     def _keep_verified(self) -> None:
         """Which rows of evidence (n+1,) bool the run has measured in notebook 03, and which in 08."""
-        kept, _, _, self._crop_count = self._kept(self.settings)
-        self._first = self._at_first(kept, self.settings)[1]
-        self._first, self._later = self._verified(kept, self.settings)[:2]
+        kept, _, _, self._crop_count = self._kept(self._own)
+        self._first = self._at_first(kept, self._own)[1]
+        self._first, self._later = self._verified(kept, self._own)[:2]
 
     @cached_property
     def base(self) -> Preview:
-        """The run under its own settings."""
+        """The run under its own settings, or those to compare with."""
         return self.preview(self.settings)
 
     def preview(self, settings: Settings) -> Preview:
@@ -151,7 +152,7 @@ class Replay(Tables):
     def _kept(self, settings: Settings) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, int]:
         """The candidates that a run with these settings has; the queries (q,) bool of which more are needed than were kept, and those whose
         crops are others than were searched; the number of crops."""
-        rows, before = self._candidates, self.settings
+        rows, before = self._candidates, self._own
         by_vectors = (rows["branch"] == "global").to_numpy()
         place, query, view = (rows[n].to_numpy() for n in ("place", "query_id", "view_id"))
         kept = place < np.where(by_vectors, settings.global_candidates, settings.local_candidates)
@@ -186,7 +187,7 @@ class Replay(Tables):
         distance accepts some that the run has rejected, perhaps for fewer votes than the runner-up had."""
         rows = self._candidates
         accepted = rows["accepted"].to_numpy()
-        limit, before = (one.vote_max_mean_squared_distance for one in (settings, self.settings))
+        limit, before = (one.vote_max_mean_squared_distance for one in (settings, self._own))
         if settings.candidates_scored == "all" or limit == before:
             return accepted, np.zeros(len(rows), bool)
         by_votes = (rows["branch"] != "global").to_numpy()
@@ -229,7 +230,7 @@ class Replay(Tables):
     ) -> pd.DataFrame:
         """The queries that the candidates which are verified first answer: query_id, query_area."""
         other = np.ones(len(self.query_ids), bool)
-        if settings.certain_score == self.settings.certain_score:
+        if settings.certain_score == self._own.certain_score:
             other = self._queries_of(first != self._first)
         asked = candidates[other[candidates["query_id"].to_numpy()]]
         unchanged = self._certain[~other[self._certain["query_id"].to_numpy()]]

@@ -64,7 +64,7 @@ URLS = ("reference_dir", "query_dir", "library_dir")
 #: Parameters that name a file or folder, those that a stage makes included. `crop_detector` may be a word instead.
 PATHS = (
     *FILES, *FOLDERS, "library_dir", "run_dir", "demo_dir", "export_dir", "export_path", "save_dir", "written_profile",
-    "decisions_log", "crop_detector",
+    "wider_dir", "decisions_log", "crop_detector",
 )  # fmt: skip
 
 
