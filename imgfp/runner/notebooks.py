@@ -75,13 +75,13 @@ class Plan:
         return {name: self.sources.get(name, "default") for name in stage.declared}
 
     def shaping(self, stage: Stage) -> dict[str, Any]:
-        """Those of them that can change a result; where the work is done cannot. Paths count from the project root.
+        """Those of them that can change a result; where the work is done cannot. Paths count from the run.
 
         A file that a parameter names (truth, weights, a model) counts with its content.
         """
         values = {n: v for n, v in self.every_value(stage).items() if n not in _WHERE}
         content = {f"{n} content": digest for n, digest in self.files(stage).items()}
-        return params.portable(values) | content
+        return params.portable(values, self.run.root) | content
 
     def files(self, stage: Stage) -> dict[str, str]:
         """SHA-256 of the files that parameters of this stage name."""

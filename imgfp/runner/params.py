@@ -137,11 +137,8 @@ def absolute(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: path(name, value) if name in PATHS else value for name, value in values.items()}
 
 
-def portable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`absolute` values with paths that count from the project root, so that a project can be moved."""
-    from imgfp.store import project_path
-
-    root = project_path("")
+def portable(values: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """`absolute` values with paths that count from a folder, so that they are the same where all was moved together."""
     return {
         name: os.path.relpath(value, root)
         if name in PATHS and isinstance(value, str) and os.path.isabs(value)
