@@ -306,7 +306,8 @@ def _begin_record(plan: Plan) -> record.Record:
         stage.name: record.StageRecord(plan.every_value(stage), plan.sources_of(stage))
         for stage in plan.stages
     }
-    asked = record.Record(params.absolute(plan.values), plan.sources, stages)
+    given = {name: value for name, value in plan.values.items() if name in plan.sources}
+    asked = record.Record(params.absolute(given), plan.sources, stages)
     return record.joined(asked, record.read(plan.run.params_yaml))
 
 
