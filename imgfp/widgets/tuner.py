@@ -123,7 +123,8 @@ class PipelineTuner(ipw.VBox):
         self.writer.layout.margin = "0 0 0 24px"
         controls = ipw.VBox([self.value, *self.numbers.values(), self.writer])
         parts = [
-            ipw.HBox([self.source, self.measure], layout=ipw.Layout(**WRAPPED)),
+            self.source,
+            self.measure,
             ipw.HBox([self.chart, controls], layout=ipw.Layout(align_items="flex-start")),
             self.hint,
             ipw.HBox([self.table], layout=ipw.Layout(**WRAPPED)),
