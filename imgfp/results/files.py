@@ -89,12 +89,17 @@ class Files:
 
     @cached_property
     def settings(self) -> pd.DataFrame:
-        """One row per parameter, by name: name, value, source; see `record.Record.settings`."""
-        recorded = self.record.settings
+        """One row per parameter, by name, for people: name, value, source; see `record.Record.settings`. Paths are relative
+        where that is shorter."""
         given = [
             (n, v, "notebook") for n, v in self._changed.items() if n not in self.record.ran_with
         ]
-        return pd.concat([recorded, pd.DataFrame(given, columns=[*recorded])], ignore_index=True)
+        rows = [*self.record.settings.itertuples(index=False, name=None), *given]
+        shown = [
+            (name, store.show(Path(value)) if os.path.isabs(str(value)) else value, source)
+            for name, value, source in rows
+        ]
+        return pd.DataFrame(shown, columns=["name", "value", "source"])
 
     @cached_property
     def unrecorded(self) -> str:

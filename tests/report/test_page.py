@@ -99,6 +99,6 @@ def test_probabilities_get_a_reliability_diagram_and_a_check_for_drift(
 
 
 def test_settings_of_the_run_are_shown(html):
-    row = r'local_min_confidence</td><td><bdi>0.5</bdi></td><td class="muted">profile<'
+    row = r'local_min_confidence</td><td><bdi>0.5</bdi></td><td class="muted span">profile<'
     assert re.search(row, html) and "Versions, weights and inputs" in html
     assert "<td>numpy</td><td>2.4</td>" in html  # of the run, not of this process
