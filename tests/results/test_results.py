@@ -83,6 +83,15 @@ def test_a_run_that_was_moved_with_its_project_keeps_what_it_names(tmp_path, mon
     assert len(moved.meta) == len(truth) and not moved.unrecorded
 
 
+def test_a_run_without_a_catalogue_may_have_shards_of_several_row_groups(finished_run, tmp_path):
+    rows = store.load(finished_run / "images/shard-00000.parquet")
+    ids = [f"i{number:03d}" for number in range(100)]
+    many = rows.iloc[np.arange(100) % len(rows)].reset_index(drop=True).assign(image_id=ids)
+    made = small_run.made_with()
+    store.save(tmp_path / "images/shard-00000.parquet", table("images", many), made)
+    assert store.open_catalogue(store.Run(tmp_path)).ids_at(np.arange(100)) == ids
+
+
 def test_a_run_says_what_its_record_does_not_tell(finished_run, tmp_path):
     other = shutil.copytree(finished_run.parent, tmp_path / "copy")
     path, library = other / "run/params.yaml", other / "library"
