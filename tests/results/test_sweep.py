@@ -99,9 +99,13 @@ def test_what_needs_a_run_that_keeps_more_is_named(prepared):
 
 def test_the_run_that_keeps_more_has_the_settings_of_the_run(calibrated_run, tmp_path, monkeypatch):
     """A plan of notebooks that are not executed here; where they are: `imgfp run params/sweep.yaml`."""
-    plans = []
-    monkeypatch.setattr(module.notebooks, "execute", plans.append)
-    results = Results(calibrated_run)
+    plans, results = [], Results(calibrated_run)
+
+    def execute(plan):
+        plans.append(plan)
+        results.record.write(plan.run.params_yaml)
+
+    monkeypatch.setattr(module.notebooks, "execute", execute)
     wider = wider_run(results, {"local_candidates": 20}, str(tmp_path / "wider"))
     (plan,) = plans
     assert plan.values["local_candidates"] == 20 and plan.values["local_min_confidence"] == 0.5
