@@ -195,7 +195,7 @@ def _leading(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _sorted(*ids: Any) -> np.ndarray:
     """All ids, each once, in order: (n,) object."""
-    return np.unique(np.concatenate([np.asarray(one, object) for one in ids]))
+    return np.sort(pd.unique(np.concatenate([np.asarray(one, object) for one in ids])))
 
 
 def numbers_of(ids: pd.Series, among: np.ndarray) -> np.ndarray:

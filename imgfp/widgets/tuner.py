@@ -111,7 +111,7 @@ class PipelineTuner(ipw.VBox):
         self.value = ipw.BoundedFloatText(style=WIDE, layout=ipw.Layout(width="280px"))
         self.numbers = {name: self._number(name) for name in NUMBERS}
         self.table, self.beyond, self.hint = pane("auto"), pane(), pane()
-        self.writer = ProfileWriter(results.run.root, profiles, self._changed)
+        self.writer = ProfileWriter(results, profiles, self._changed)
         self.shelf = PairShelf(results, inspector, CHANGES)
         self._moving = False
         self.source.observe(self._chosen, "value")
