@@ -17,6 +17,7 @@ from imgfp import sift, store
 from imgfp.crops.rule import crop_table
 from imgfp.datatypes import Boxes, LocalFeatures, table
 from imgfp.images import encode_jpeg, resize_short_side
+from imgfp.runner.record import Record, StageRecord
 from imgfp.scoring import fusion
 from imgfp.scoring.metrics import evaluate
 from imgfp.scoring.relations import relations
@@ -98,6 +99,8 @@ def build(
     values = {
         "library_dir": str(library),
         "run_dir": str(run),
+        "reference_dir": str(root / "originals/references"),
+        "query_dir": str(root / "originals/queries"),
         "local_min_confidence": 0.5,
         "fusion": rule,
     }
@@ -108,12 +111,13 @@ def build(
         values["truth"] = str(root / "truth.csv")
         metrics = vars(evaluate(predictions, frame, candidates))
         store.write_bytes(run / "metrics.json", json.dumps(metrics).encode())
-    lines = "".join(f"{name}: {json.dumps(value)}\n" for name, value in values.items())
-    store.write_bytes(run / "params.yaml", lines.encode())
     stages = {
         "01_images": {"state": "ok", "seconds": 1.5},
         "03_local_search": {"state": "ok", "seconds": 12.0},
     }
+    sources = dict.fromkeys(values, "profile")
+    ran = StageRecord(values, sources, code="c0de", versions={"numpy": "2.4"})
+    Record(values, sources, dict.fromkeys(stages, ran)).write(run / "params.yaml")
     store.write_bytes(run / "status.json", json.dumps({"stages": stages}).encode())
     return run
 

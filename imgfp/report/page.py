@@ -66,6 +66,7 @@ def build(
     facts["warning"] = warnings(results)
     facts["rejects"] = _rejects(results)
     facts["settings"] = settings(results)
+    facts["unrecorded"] = results.unrecorded
     facts["stages"] = [_stage(*item) for item in results.status.items()]
     facts["versions"] = versions(results)
     return render("page", facts)

@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
-from imgfp import __version__, viz
+from imgfp import viz
 from imgfp.results import Results
 from imgfp.scoring import fusion
 from imgfp.scoring.metrics import true_pairs
 from imgfp.scoring.thresholds import ThresholdCard, drift, threshold_for_precision
-
-_LIBRARIES = ("numpy", "opencv-contrib-python-headless", "faiss-cpu", "torch", "scikit-learn")
 
 
 def render(name: str, facts: Mapping[str, Any]) -> str:
@@ -100,24 +96,16 @@ def _drift_warning(results: Results) -> str:
     ).warning
 
 
-def settings(results: Results) -> list[tuple[str, str]]:
-    """The parameters of a run, by name."""
-    return sorted((name, _text(value)) for name, value in results.params.items())
+def settings(results: Results) -> list[tuple[str, str, str]]:
+    """The parameters of a run, by name: name, value and where it came from."""
+    return [(_text(n), _text(v), source) for n, v, source in results.settings.to_numpy()]
 
 
 def versions(results: Results) -> list[tuple[str, str]]:
-    """What a run's scores depend on beside its parameters, as it is installed now: name and version."""
-    found = [
-        ("descriptor of the vectors", results.descriptor or "not known"),
-        ("imgfp", __version__),
-        ("Python", platform.python_version()),
-    ]
-    for name in _LIBRARIES:
-        try:
-            found.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            continue
-    return [*found, ("system", f"{platform.system()} {platform.machine()}")]
+    """What a run's scores depend on beside its parameters, as the run recorded it: name and version or hash."""
+    facts = results.record.facts.items()
+    known = [(_text(name), _text(value)) for name, value in facts]
+    return [("descriptor of the vectors", results.descriptor or "not known"), *known]
 
 
 def _text(value: Any) -> str:

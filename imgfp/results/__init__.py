@@ -73,7 +73,7 @@ class Results(Files):
     def decisions_path(self) -> Path:
         """The decision log: the parameter `decisions_log`, which several runs may share, or a file in
         the run folder."""
-        shared = self.params.get("decisions_log")
+        shared = self.named_path("decisions_log")
         return store.project_path(shared) if shared else self.run.decisions_jsonl
 
     @property
@@ -286,16 +286,16 @@ class Results(Files):
 
     @property
     def _fusion_rule(self) -> str:
-        return self.params.get("fusion", "calibrated")
+        return self.parameter("fusion")
 
     @cached_property
     def fusion_model(self) -> fusion.Model | None:
         """The model that computed the scores of this run; None for fusion by sum."""
-        path = self.params.get("fusion_model", "")
+        path = self.named_path("fusion_model")
         if self._fusion_rule != "calibrated":
             return None
         model = fusion.load_model(store.located(path), self.descriptor)
-        return fusion.with_expected_copies(model, float(self.params.get("expected_copies", 0)))
+        return fusion.with_expected_copies(model, float(self.parameter("expected_copies")))
 
     def fused(self) -> pd.DataFrame:
         """The predictions of this run, computed now from its evidence: one score per pair, best first, then other_copies
@@ -320,9 +320,7 @@ class Results(Files):
         """The share of copies among the queries, 0..1, for which the scores are probabilities; NaN for fusion by sum."""
         if self.fusion_model is None:
             return float("nan")
-        return float(self.params.get("expected_copies", 0)) or fusion.share_of_copies(
-            self.fusion_model
-        )
+        return float(self.parameter("expected_copies")) or fusion.share_of_copies(self.fusion_model)
 
     @cached_property
     def descriptor(self) -> str:

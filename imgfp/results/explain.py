@@ -8,8 +8,7 @@ import pandas as pd
 
 from imgfp.geometry import corners_of, overlap_of, project
 from imgfp.scoring import fusion
-
-_HOMOGRAPHY = [f"h{row}{column}" for row in range(3) for column in range(3)]
+from imgfp.stages.verification import homography_of_row
 
 
 def scores_without(
@@ -45,7 +44,7 @@ def homography_of(evidence: pd.Series | None) -> np.ndarray | None:
     """The homography (3,3), query -> reference pixels, of one row of the evidence table, or None."""
     if evidence is None or "h00" not in evidence:
         return None
-    matrix = evidence[_HOMOGRAPHY].to_numpy(float).reshape(3, 3)
+    matrix = homography_of_row(evidence)
     return matrix if np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) > 1e-12 else None
 
 

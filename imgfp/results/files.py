@@ -14,7 +14,7 @@ import pandas as pd
 from imgfp import store
 from imgfp.datatypes import files_of, table
 from imgfp.images import DAMAGED
-from imgfp.runner.params import read_profile
+from imgfp.runner import record
 from imgfp.runner.schema import Parameters
 from imgfp.scoring import relations
 from imgfp.search.propose import within_limits
@@ -49,7 +49,7 @@ class Files:
             raise store.StoreError(
                 f"{store.show(self.run.root)} does not exist; run notebooks 01 to 09"
             )
-        self.library = self._library(library_dir or self.params.get("library_dir", ""))
+        self.library = self._library(library_dir or self.named_path("library_dir"))
 
     def _library(self, library_dir: str | os.PathLike[str]) -> Library:
         """The library at the snapshot that the run began with, or as it is where that is not kept any more."""
@@ -59,17 +59,68 @@ class Files:
             return Library(library_dir)
 
     @cached_property
-    def params(self) -> dict[str, Any]:
-        """The resolved parameters of the run."""
-        path = self.run.params_yaml
-        if not path.exists():
-            return dict(self._changed)
-        store.read_sealed(path)
-        return read_profile(path) | self._changed
+    def record(self) -> record.Record:
+        """What shaped the run: its `params.yaml`."""
+        return record.read(self.run.params_yaml)
 
-    def parameter(self, name: str) -> Any:
-        """The value that a parameter had in the run: that of its file, or the default."""
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """The parameters that the run has recorded, defaults included, by name."""
+        return self.record.ran_with | self._changed
+
+    def parameter(self, name: str, stage: str = "") -> Any:
+        """The value that a parameter had in the run, in its last stage or in the one of this number. What an older run has not
+        recorded is taken to be the present default, which `unrecorded` says."""
+        if name not in self._changed:
+            for ran, entry in self.record.stages.items():
+                if ran[:2] == stage and name in entry.values:
+                    return entry.values[name]
         return self.params.get(name, Parameters.model_fields[name].default)
+
+    def named_path(self, name: str, stage: str = "") -> str:
+        """The path that a parameter of the run names, "" where it has none. Where the run was moved together with what it
+        names, as with its whole project, that is found from where the run lies now."""
+        given = str(self.parameter(name, stage)) if name in self.params else ""
+        own = self.record.values.get("run_dir", "")
+        if not os.path.isabs(given) or os.path.exists(given) or not os.path.isabs(own):
+            return given
+        beside = os.path.normpath(self.run.root / os.path.relpath(given, own))
+        return beside if os.path.exists(beside) else given
+
+    @cached_property
+    def settings(self) -> pd.DataFrame:
+        """One row per parameter, by name, for people: name, value, source; see `record.Record.settings`. Paths are relative
+        where that is shorter."""
+        given = [
+            (n, v, "notebook") for n, v in self._changed.items() if n not in self.record.ran_with
+        ]
+        rows = [*self.record.settings.itertuples(index=False, name=None), *given]
+        shown = [
+            (name, store.show(Path(value)) if os.path.isabs(str(value)) else value, source)
+            for name, value, source in rows
+        ]
+        return pd.DataFrame(shown, columns=["name", "value", "source"])
+
+    @cached_property
+    def unrecorded(self) -> str:
+        """What the record of this run does not tell, in a sentence; "" where it tells all."""
+        path, known = store.show(self.run.params_yaml), self.record.stages
+        absent = ", ".join(name[:2] for name in self.status if name not in known)
+        if not self.run.params_yaml.exists():
+            return f"{path} is missing, as where notebooks ran one by one: what it would tell is taken from today's defaults."
+        if absent or not known:
+            of = f" of notebooks {absent}" if absent else ""
+            return (
+                f"{path} lacks the defaults{of}, which ran under an older version: today's are taken. "
+                f"`imgfp run {path}` records them."
+            )
+        path = self.named_path("fusion_model")
+        used = [
+            stage.files["fusion_model"] for stage in known.values() if "fusion_model" in stage.files
+        ]
+        if used and not (os.path.isfile(path) and store.sha256_of(path) == used[-1]):
+            return f"fusion_model: {path} is not as it was in this run; put it back, or run notebook 09 again."
+        return ""
 
     @cached_property
     def status(self) -> dict[str, Any]:
@@ -194,8 +245,8 @@ class Files:
         those of `rule.crop_table`. For a run without crops: settings that choose none."""
         path = self.run.crops_parquet
         nothing = {"local_min_confidence": 1.0, "global_min_confidence": 1.0, "max_crops": 1}
-        stored = store.describe(path)["settings"] if path.exists() else {}
-        return nothing | {"max_area": 0.85, "max_aspect": 4.0} | stored
+        nothing |= {name: self.parameter(f"crop_{name}") for name in ("max_area", "max_aspect")}
+        return nothing | (store.describe(path)["settings"] if path.exists() else {})
 
     @cached_property
     def image_candidates(self) -> pd.DataFrame:
@@ -229,7 +280,7 @@ class Files:
 
     @cached_property
     def _truth_path(self) -> Path | None:
-        path = store.project_path(self.params["truth"]) if self.params.get("truth") else None
+        path = store.project_path(self.named_path("truth")) if self.named_path("truth") else None
         return path if path is not None and path.is_file() else None
 
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -12,7 +13,11 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from imgfp.results.replay import Preview, Replay, Settings
+from imgfp import store
+from imgfp.results import Results
+from imgfp.results.previews import Preview, Settings
+from imgfp.results.replay import Replay
+from imgfp.runner import notebooks
 from imgfp.runner.params import ParameterError, check_choice
 from imgfp.scoring.metrics import bootstrap
 
@@ -37,6 +42,46 @@ def parse(lines: Sequence[str]) -> dict[str, list[Any]]:
         for value in values[name]:
             check_choice(name, value)
     return values
+
+
+def _most(verified: Sequence[int]) -> int:
+    return 0 if 0 in verified else max(verified)
+
+
+#: Which of several values of a parameter needs most to be kept.
+_WIDEST: dict[str, Callable[[Sequence[Any]], Any]] = {
+    **dict.fromkeys(("local_candidates", "global_candidates", "max_crops"), max),
+    **dict.fromkeys(("crop_max_area", "crop_max_aspect", "certain_score"), max),
+    **dict.fromkeys(("local_min_votes", "crop_min_votes", "global_min_similarity"), min),
+    "local_min_confidence": min,
+    "vote_max_mean_squared_distance": max,
+    "candidates_verified": _most,
+    "candidates_scored": lambda words: "all" if "all" in words else words[0],
+}
+
+
+def not_kept(settings: Settings, values: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The parameters of which a value needs more than a run with these settings has kept, each with the value that needs most."""
+    widest = {
+        name: _WIDEST[name]([getattr(settings, name), *tried])
+        for name, tried in values.items()
+        if name in _WIDEST
+    }
+    return {name: value for name, value in widest.items() if value != getattr(settings, name)}
+
+
+def wider_run(results: Results, values: Mapping[str, Any], folder: str) -> Results:
+    """The run again in another folder, with parameters that keep more; what they do not reach is taken from the run. Raises
+    StoreError for a run whose settings are not recorded, StageFailed and ParameterError."""
+    if results.unrecorded:
+        raise store.StoreError(results.unrecorded)
+    run = store.Run(folder)
+    if not run.root.exists():
+        leave = shutil.ignore_patterns("notebooks", "decisions*", "status.json", ".status.json.*", "params.yaml", ".params.yaml.*")  # fmt: skip
+        shutil.copytree(results.run.root, run.root, ignore=leave)
+    changed = [f"{name}={value}" for name, value in {**values, "run_dir": run.root}.items()]
+    notebooks.execute(notebooks.prepare(results.run.params_yaml, changed))
+    return Results(run)
 
 
 def sweep(replay: Replay, values: Mapping[str, Sequence[Any]]) -> pd.DataFrame:

@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from imgfp import store, urls
-from imgfp.runner import cluster, machine, params, project
+from imgfp.runner import cluster, machine, params, project, record
 
 DEFAULT_STAGES = "01-09"
 #: Tag of cells that show an example or a figure, which a batch can do without; JupyterLab, too, goes on after them.
 EXAMPLE = "raises-exception"
+#: Parameters that say where the work is done.
+_WHERE = ("cluster", "insecure_cluster", "workers")
+#: What a stage writes that lists the images of both sides.
+_LISTING = "run:catalogue.arrow"
 
 
 class StageFailed(RuntimeError):
@@ -48,10 +52,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked profile: its stages in order, its values, and the two folders."""
+    """A checked profile: its stages in order, its values, where each came from, and the two folders."""
 
     stages: list[Stage]
     values: dict[str, Any]
+    sources: dict[str, str]
+    profile: Path
     run: store.Run
     library: store.Library
 
@@ -59,21 +65,45 @@ class Plan:
         """The parameters that this stage declares."""
         return {name: value for name, value in self.values.items() if name in stage.declared}
 
+    def every_value(self, stage: Stage) -> dict[str, Any]:
+        """All parameters of this stage, defaults included; paths are absolute."""
+        defaults = {name: declared.value for name, declared in stage.declared.items()}
+        return params.absolute(defaults | self.values_of(stage))
+
+    def sources_of(self, stage: Stage) -> dict[str, str]:
+        """Where each of them comes from, one of `record.SOURCES`."""
+        return {name: self.sources.get(name, "default") for name in stage.declared}
+
     def shaping(self, stage: Stage) -> dict[str, Any]:
-        """Those of them that can change a result; where the work is done cannot.
+        """Those of them that can change a result; where the work is done cannot. Paths count from the run.
 
         A file that a parameter names (truth, weights, a model) counts with its content.
         """
-        values = self.values_of(stage)
-        where = ("cluster", "insecure_cluster", "workers")
-        values = {n: v for n, v in values.items() if n not in where}
+        values = {n: v for n, v in self.every_value(stage).items() if n not in _WHERE}
+        content = {f"{n} content": digest for n, digest in self.files(stage).items()}
+        folders = [n for n in params.FOLDERS_READ if values.get(n) and n not in self.files(stage)]
+        content |= {f"{n} content": store.state_of(store.project_path(values[n])) for n in folders}
+        return params.portable(values, self.run.root) | content
+
+    def files(self, stage: Stage) -> dict[str, str]:
+        """SHA-256 of the files that parameters of this stage name."""
+        values = self.every_value(stage)
         named = {n: v for n, v in values.items() if isinstance(v, str) and v and n != "export_path"}
-        files = {n: store.project_path(v) for n, v in named.items()}
-        files = {n: path for n, path in files.items() if os.path.isfile(path)}
-        content = {n: store.sha256_of(path) for n, path in files.items()}
-        listed = [n for n in params.FOLDERS_READ if n in named and n not in files]
-        content |= {n: store.state_of(store.project_path(named[n])) for n in listed}
-        return values | {f"{n} content": digest for n, digest in content.items()}
+        paths = {n: store.project_path(v) for n, v in named.items()}
+        return {n: store.sha256_of(path) for n, path in paths.items() if os.path.isfile(path)}
+
+    def recorded(self, stage: Stage, code: str) -> record.StageRecord:
+        """What shapes this stage now; code: hash of the package."""
+        return record.StageRecord(
+            values=self.every_value(stage),
+            sources=self.sources_of(stage),
+            profile=str(self.profile.absolute()),
+            files=self.files(stage),
+            notebook=store.sha256_of(stage.path),
+            code=code,
+            weights=record.weights(),
+            versions=record.versions(),
+        )
 
 
 def prepare(profile: Path, assignments: list[str]) -> Plan:
@@ -86,8 +116,9 @@ def prepare(profile: Path, assignments: list[str]) -> Plan:
     asked, profile = profile, project.profile(profile)
     if profile != asked:
         print(f"parameters               {store.show(profile)}")
-    given = params.read_profile(profile)
-    values = params.check(given | params.override(assignments, known), known)
+    given, typed = record.of_profile(profile), params.override(assignments, known)
+    values = params.check(given.values | typed, known)
+    sources = given.sources_of(values) | dict.fromkeys(typed, "command line")
     wanted = _numbers(values.pop("stages", DEFAULT_STAGES), [stage.number for stage in every])
     # Checked now, as a late stage would fail after hours. Notebook 00 makes the demo's own folders.
     demo = ("truth", "reference_dir", "query_dir") if "00" in wanted else ()
@@ -103,7 +134,7 @@ def prepare(profile: Path, assignments: list[str]) -> Plan:
     # One that is named by URL is fetched when the run starts.
     library = store.Library(store.library_folder(values["library_dir"]))
     run = store.Run(values["run_dir"])
-    return Plan(stages, values, run, library)
+    return Plan(stages, values, sources, profile, run, library)
 
 
 def _resolve_descriptor(values: dict[str, Any]) -> None:
@@ -131,9 +162,11 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
         print(f"library                  {store.fetch(plan.values['library_dir'])}", flush=True)
     os.environ["IMGFP_HEADLESS"] = "1"  # kernels inherit it: static figures, plain progress bars
     with store.lock(plan.run.notebooks), ExitStack() as open_until_done:
-        _write_params(plan)
+        recorded = _begin_record(plan)
+        recorded.write(plan.run.params_yaml)
         status = read_status(plan.run)
-        before = store.hash_of(_code_hash())
+        code = _code_hash()
+        before, where = store.hash_of(code), dict[str, Any]()
         for stage in plan.stages:
             key = _key(plan, stage, before)
             forced = stage.number == only or bool(start and stage.number >= start)
@@ -142,18 +175,30 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
             skip = (
                 stage.number != only if only else state == "ok" and not forced and not stage.always
             )
+            if not skip or (state == "ok" and stage.name not in recorded.stages):
+                recorded = recorded.with_stage(stage.name, plan.recorded(stage, code))
+                recorded.write(plan.run.params_yaml)
             if skip:
                 # One that is recorded as running was killed, as the folder is locked here.
                 said = {"ok": "up to date", "running": "interrupted"}.get(state, state)
                 print(f"{stage.name:<24} {said}", flush=True)
             else:
-                if not stage.always and plan.values.get("cluster", "local") == "local":
+                local = plan.values.get("cluster", "local") == "local"
+                if local and not stage.always and not where:
                     # One set of worker processes for all notebooks, which otherwise each start their own.
                     workers = cluster.processes(plan.values.get("workers", 0))
-                    plan.values["cluster"] = open_until_done.enter_context(workers)
+                    where["cluster"] = open_until_done.enter_context(workers)
                 os.environ[store.REDO] = "1" if forced else ""  # the kernel inherits it
-                _run_stage(plan, stage, key, status)
+                _run_stage(plan, stage, key, status, where)
             before = store.hash_of(key, status["stages"].get(stage.name, {}).get("outputs"))
+            if (
+                _LISTING in stage.writes
+                and status["stages"].get(stage.name, {}).get("state") == "ok"
+            ):
+                recorded = recorded.with_inputs(
+                    stage.name, *store.open_sides(plan.library, plan.run)
+                )
+                recorded.write(plan.run.params_yaml)
     return status
 
 
@@ -257,9 +302,15 @@ def _digest(plan: Plan, stage: Stage) -> str:
     return store.hash_of(parts)
 
 
-def _write_params(plan: Plan) -> None:
-    lines = [f"{name}: {json.dumps(value)}" for name, value in sorted(plan.values.items())]
-    store.write_sealed(plan.run.params_yaml, ("\n".join(lines) + "\n").encode())
+def _begin_record(plan: Plan) -> record.Record:
+    """What is asked for, and how stages ran before, as the record of the run now has it."""
+    stages = {
+        stage.name: record.StageRecord(plan.every_value(stage), plan.sources_of(stage))
+        for stage in plan.stages
+    }
+    given = {name: value for name, value in plan.values.items() if name in plan.sources}
+    asked = record.Record(params.absolute(given), plan.sources, stages)
+    return record.joined(asked, record.read(plan.run.params_yaml))
 
 
 def _write_status(plan: Plan, status: dict[str, Any]) -> None:
@@ -267,7 +318,10 @@ def _write_status(plan: Plan, status: dict[str, Any]) -> None:
     store.write_sealed(plan.run.status_json, json.dumps(status, indent=1).encode())
 
 
-def _run_stage(plan: Plan, stage: Stage, key: str, status: dict[str, Any]) -> None:
+def _run_stage(
+    plan: Plan, stage: Stage, key: str, status: dict[str, Any], where: dict[str, Any]
+) -> None:
+    """Execute one stage. where: parameters of worker processes that this run has started."""
     copy = _executed_copy(plan, stage)
     began, spent = time.monotonic(), machine.processor_seconds()
     entry: dict[str, Any] = {"state": "running", "key": key}
@@ -275,7 +329,9 @@ def _run_stage(plan: Plan, stage: Stage, key: str, status: dict[str, Any]) -> No
     _write_status(plan, status)
     print(f"{stage.name:<24} ", end="", flush=True)
     try:
-        _execute_notebook(stage, copy, plan.values_of(stage), entry)
+        given = plan.values_of(stage)
+        given |= {name: value for name, value in where.items() if name in stage.declared}
+        _execute_notebook(stage, copy, given, entry)
         entry |= {"state": "ok", "outputs": _digest(plan, stage)}
     except StageFailed as failure:
         entry |= {"state": "failed", "error": str(failure).split("\n")[0]}

@@ -26,6 +26,8 @@ from imgfp.inference import (
 MAX_BYTES = 64 * 1024
 #: Keys of a profile that speak to the runner, not to a notebook.
 RUNNER_KEYS = ("stages",)
+#: Key of the `params.yaml` of a run that is no parameter, see `runner.record`.
+RECORDED = "recorded"
 #: Former names, still accepted with a warning: former -> present.
 RENAMED = {
     "descriptor_device": "device",
@@ -65,6 +67,11 @@ FOLDERS_READ = (
 )  # fmt: skip
 #: Parameters that may be a URL.
 URLS = ("reference_dir", "query_dir", "library_dir")
+#: Parameters that name a file or folder, those that a stage makes included. `crop_detector` may be a word instead.
+PATHS = (
+    *FILES, *FOLDERS, "library_dir", "run_dir", "demo_dir", "export_dir", "export_path", "save_dir", "written_profile",
+    "wider_dir", "decisions_log", "crop_detector",
+)  # fmt: skip
 
 
 class ParameterError(ValueError):
@@ -87,8 +94,15 @@ class Declared:
 
 
 def read_profile(path: Path) -> dict[str, Any]:
-    """The keys and values of a flat YAML file, former names translated. Raises ParameterError,
-    FileNotFoundError.
+    """The keys and values of a flat YAML file, former names translated; of the `params.yaml` of a run without its record.
+    Raises ParameterError, FileNotFoundError."""
+    values = load(path)
+    values.pop(RECORDED, None)
+    return renamed(values)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file that is flat but for RECORDED. Raises ParameterError, FileNotFoundError.
 
     YAML 1.2: `1e-3` is a number, `yes` and `no` are text, a key given twice is an error.
     """
@@ -109,10 +123,34 @@ def read_profile(path: Path) -> dict[str, Any]:
         raise ParameterError(f"{path}{where}: {' '.join(str(problem).split())}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ParameterError(f"{path} must be lines of `name: value`")
-    nested = [key for key, value in values.items() if isinstance(value, dict)]
+    nested = [key for key, value in values.items() if isinstance(value, dict) and key != RECORDED]
     if nested:
         raise ParameterError(f"{path}: '{nested[0]}' holds a mapping; parameter files are flat")
-    return renamed(values)
+    return values
+
+
+def absolute(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with the paths of PATHS made absolute, so that they name the same files from every working folder."""
+    from imgfp.crops.detectors import DETECTORS
+    from imgfp.store import project_path
+
+    def path(name: str, value: Any) -> Any:
+        if value in ("", *DETECTORS) or not isinstance(value, str) or urls.is_url(value):
+            return value
+        parts = value.split(os.pathsep) if name == "descriptor_weights" else [value]
+        return os.pathsep.join(str(project_path(part)) for part in parts)
+
+    return {name: path(name, value) if name in PATHS else value for name, value in values.items()}
+
+
+def portable(values: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """`absolute` values with paths that count from a folder, so that they are the same where all was moved together."""
+    return {
+        name: os.path.relpath(value, root)
+        if name in PATHS and isinstance(value, str) and os.path.isabs(value)
+        else value
+        for name, value in values.items()
+    }
 
 
 def write_values(path: Path, values: Mapping[str, Any]) -> None:

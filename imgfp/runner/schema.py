@@ -396,6 +396,7 @@ class Parameters(BaseModel):
         ["candidates_verified: 6,3,2,1"], "values by name; every combination is tried"
     )
     allowed_loss: Share = _of(0.002, "of micro-AP, for the cheapest setting within it")
+    wider_dir: str = _of("", "folder of a run that keeps all that values need; blank makes none")
     written_profile: str = _of("", "parameter file that the chosen values go to; blank is none")
 
 

@@ -294,7 +294,7 @@ def full_grey(collection: Collection, image_id: str) -> np.ndarray:
     return to_grey(read_image(path, limits_of(collection), frame_of(image_id)))
 
 
-def homography_of_row(row: Mapping[str, Any]) -> np.ndarray:
+def homography_of_row(row: Mapping[str, Any] | pd.Series) -> np.ndarray:
     """The homography (3,3) of a row of evidence, from query to reference pixels of the whole images."""
     return np.array([[row[f"h{i}{j}"] for j in range(3)] for i in range(3)], np.float64)
 

@@ -122,7 +122,7 @@ def _from_shards(collection: Collection, digest: str) -> Catalogue:
         rows["place"] = place_of(shard_number(path), np.arange(len(rows)))
         parts.append(rows[rows["reason"] == ""])
     made = catalogue_table(pd.concat(parts) if parts else pd.DataFrame(columns=[*columns, "place"]))
-    return Catalogue(pa.Table.from_pandas(made, preserve_index=False))
+    return Catalogue(pa.Table.from_pandas(made, preserve_index=False).combine_chunks())
 
 
 def catalogue_table(images: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from imgfp.edits import families
 from imgfp.images import cut_box, decode_image, encode_jpeg, resize_short_side
 from imgfp.inference import check_device
 from imgfp.runner.cluster import ShardResult
+from imgfp.runner.schema import Parameters
 from imgfp.scoring import fusion
 from imgfp.scoring.thresholds import threshold_for_precision
 from imgfp.search import index, propose
@@ -65,11 +67,9 @@ VOTE_RULES: dict[str, Any] = {
 SIMILARITY_RULES: dict[str, Any] = {"nprobe": 0, "candidates": 10, "normalise_neighbours": 10}
 #: The defaults of notebook 08: `propose.within_limits`.
 LIMITS: dict[str, Any] = {
-    "candidates_scored": "all",
-    "candidates_verified": 6,
-    "local_min_votes": 0,
-    "crop_min_votes": 0,
-    "global_min_similarity": -2.0,
+    name: Parameters.model_fields[name].default
+    for name in signature(propose.within_limits).parameters
+    if name in Parameters.model_fields
 }
 
 

@@ -21,15 +21,15 @@ class ProfileWriter(ipw.VBox):
     """Values as lines for a parameter file, and a button that writes them to one."""
 
     def __init__(
-        self, run: Path, profiles: str | Path, values: Callable[[], Mapping[str, Any]]
+        self, results: Results, profiles: str | Path, values: Callable[[], Mapping[str, Any]]
     ) -> None:
-        """run: folder of the run, whose own parameter file is offered first; profiles: folder of the parameter files."""
+        """results: of the run whose own parameter file is offered first; profiles: folder of the parameter files."""
         self._values = values
         self._folder = store.project_path(profiles)
         files = sorted(p.name for p in self._folder.glob("*.yaml"))
         self.lines, self.written = pane("auto"), ipw.Label()
         self.profile = ipw.Dropdown(options=files, description="profile")
-        self.profile.value = profile_of(run, self._folder, files)
+        self.profile.value = profile_of(results, self._folder, files)
         write = button("write to profile", self.write, "set these values in the parameter file")
         super().__init__([self.lines, ipw.HBox([self.profile, write]), self.written])
 
@@ -92,13 +92,8 @@ class PairShelf(ipw.VBox):
             self.inspected.children = (self._inspector,)
 
 
-def profile_of(run: Path, folder: Path, names: list[str]) -> str | None:
-    """The parameter file of this run, or else the first."""
-    for name in names:
-        try:
-            values = params.read_profile(folder / name)
-        except params.ParameterError:
-            continue
-        if store.project_path(values.get("run_dir", f"runs/{Path(name).stem}")) == run:
-            return name
-    return next(iter(names), None)
+def profile_of(results: Results, folder: Path, names: list[str]) -> str | None:
+    """The parameter file that the run was made with, or else the first."""
+    made_with = [Path(stage.profile) for stage in results.record.stages.values()]
+    own = [path.name for path in made_with if path.parent == folder and path.name in names]
+    return next(iter([*own[-1:], *names]), None)

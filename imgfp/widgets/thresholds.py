@@ -120,7 +120,7 @@ class ThresholdTuner(ipw.VBox):
         self.value.layout.width = "280px"
         self._moving = False
         self.table = pane("auto")
-        self.writer = ProfileWriter(results.run.root, profiles, lambda: {NAME: self.value.value})
+        self.writer = ProfileWriter(results, profiles, lambda: {NAME: self.value.value})
         self.near = PairShelf(results, inspector, NEAR)
         self.logarithmic.observe(self._draw, "value")
         self.threshold.observe(self._dragged, "value")

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ipywidgets as ipw
 import numpy as np
 
 from imgfp import viz
 from imgfp.results import Results
-from imgfp.results.replay import Figures, Preview, Replay
+from imgfp.results.previews import Figures, Preview
+from imgfp.results.replay import Replay, Settings
 from imgfp.store import StoreError
 from imgfp.viz import svg
 from imgfp.widgets.base import WIDE, WRAPPED, DraggableLine, facts_table, pane, sentence
@@ -21,21 +22,61 @@ from imgfp.widgets.parts import PairShelf, ProfileWriter
 
 
 class Source(NamedTuple):
-    """What a branch decides on: the parameter that is its least value, the scale of the axis, a key of `viz.SCALES`, its
-    label, and the step of the parameter."""
+    """A measure that can be looked at, and limited.
 
+    measure: of `Tables.measured`; parameter: its limit, "" where none limits it; scale of the axis: a key of `viz.SCALES`, "" for
+    that of the scores; axis: its label; step of the parameter; said: what the line does, or why there is none.
+    """
+
+    measure: str
     parameter: str
     scale: str
     axis: str
     step: float
+    said: str
 
 
+_BELOW = "candidates below are not verified."
+_MARGIN = "No line: the margin is shown for a look, no parameter limits it."
+_WEIGHED = "No line: fusion weighs it together with all other evidence, no parameter limits it."
+
+
+def _of_votes(branch: str) -> dict[str, Source]:
+    distance = "mean squared distance of the votes, RootSIFT x 255 (lower: more similar)"
+    return {
+        "votes": Source("score", f"{branch}_min_votes", "log", "votes of a candidate", 1, _BELOW),
+        "margin": Source("margin", "", "log", "votes more than the runner-up", 1, _MARGIN),
+        "distance": Source(
+            "mean_squared_distance", "vote_max_mean_squared_distance", "linear", distance, 10,
+            "candidates above are not accepted, in either branch.",
+        ),
+    }  # fmt: skip
+
+
+_BOX = "crops of boxes below are not searched."
 SOURCES = {
-    "local": Source("local_min_votes", "log", "votes of a candidate", 1),
-    "crop": Source("crop_min_votes", "log", "votes of a candidate", 1),
-    "global": Source("global_min_similarity", "linear", "normalised cosine of a candidate", 0.001),
-    "boxes": Source("local_min_confidence", "linear", "confidence of a box", 0.001),
-}
+    "local": _of_votes("local"),
+    "crop": _of_votes("crop"),
+    "global": {
+        "similarity": Source(
+            "score", "global_min_similarity", "linear", "normalised cosine of a candidate", 0.001, _BELOW
+        )
+    },
+    "boxes": {
+        "confidence": Source("confidence", "local_min_confidence", "linear", "confidence of a box", 0.001, _BOX),
+        "area": Source(
+            "area", "crop_max_area", "linear", "area of a box, share of the query", 0.001, _BOX.replace("below", "above")
+        ),
+    },
+    "evidence": {
+        "inliers": Source("inliers", "", "log", "inliers of the homography", 1, _WEIGHED),
+        "block NCC": Source("ncc_inlier_ratio", "", "linear", "share of blocks whose NCC agrees", 1, _WEIGHED),
+        "pair classifier": Source("copy_probability", "", "odds", "probability of the pair classifier", 1, _WEIGHED),
+    },
+    "pairs": {
+        "score": Source("score", "score_threshold", "", "score of a pair", 0.0001, "pairs below are not reported.")
+    },
+}  # fmt: skip
 #: Parameters that are numbers of candidates or boxes kept.
 NUMBERS = ("local_candidates", "global_candidates", "candidates_verified", "max_crops")
 #: Number of lost and gained pairs that are shown.
@@ -61,16 +102,20 @@ class PipelineTuner(ipw.VBox):
             return
         self.settings = self._replay.settings
         self.source = ipw.ToggleButtons(options=[*SOURCES], style={"button_width": "82px"})
+        self.measure = ipw.ToggleButtons(
+            options=[*SOURCES["local"]], style={"button_width": "110px"}
+        )
         self.chart = DraggableLine()
         self.chart.layout.width = "60%"
         self.line = self.chart.line
         self.value = ipw.BoundedFloatText(style=WIDE, layout=ipw.Layout(width="280px"))
         self.numbers = {name: self._number(name) for name in NUMBERS}
-        self.table, self.beyond = pane("auto"), pane()
-        self.writer = ProfileWriter(results.run.root, profiles, self._changed)
+        self.table, self.beyond, self.hint = pane("auto"), pane(), pane()
+        self.writer = ProfileWriter(results, profiles, self._changed)
         self.shelf = PairShelf(results, inspector, CHANGES)
         self._moving = False
-        self.source.observe(self._draw, "value")
+        self.source.observe(self._chosen, "value")
+        self.measure.observe(self._draw, "value")
         self.line.observe(self._dragged, "value")
         self.value.observe(self._typed, "value")
         for box in self.numbers.values():
@@ -79,12 +124,9 @@ class PipelineTuner(ipw.VBox):
         controls = ipw.VBox([self.value, *self.numbers.values(), self.writer])
         parts = [
             self.source,
+            self.measure,
             ipw.HBox([self.chart, controls], layout=ipw.Layout(align_items="flex-start")),
-            ipw.HTML(
-                sentence(
-                    "Drag the dashed line, or click to place it: candidates below are not verified."
-                )
-            ),
+            self.hint,
             ipw.HBox([self.table], layout=ipw.Layout(**WRAPPED)),
             self.beyond,
             ipw.HTML("<b>Lost and gained</b>"),
@@ -103,42 +145,66 @@ class PipelineTuner(ipw.VBox):
             kept, min=low, max=most, description=name, style=WIDE, layout=layout
         )
 
+    def _chosen(self, _: object = None) -> None:
+        """Offer the measures of the chosen source, and draw the first."""
+        self._moving = True
+        self.measure.options = [*SOURCES[self.source.value]]
+        self._moving = False
+        self._draw()
+
+    @property
+    def _shown_source(self) -> Source:
+        return SOURCES[self.source.value][self.measure.value]
+
     def _draw(self, _: object = None) -> None:
-        """Draw the chart of the chosen branch; moving its line does not draw it again."""
-        parameter, scale, axis, step = SOURCES[self.source.value]
+        """Draw the chart of the chosen measure; moving its line does not draw it again."""
+        if self._moving:
+            return
+        shown = self._shown_source
+        own = limit_of(shown, self._replay, self.settings)
+        scale = shown.scale or self._replay.results.score_scale
         self._scale = viz.SCALES[scale]
         fig, ax = viz.figure(6, 3.1)
-        groups = self._replay.scores(self.source.value)
-        viz.draw_score_histogram(ax, *groups, scale=scale, axis=axis)
+        groups = self._replay.scores(self.source.value, shown.measure)
+        viz.draw_score_histogram(ax, *groups, scale=scale, axis=shown.axis)
         chart = svg.Chart.of(fig, ax)
         self._moving = True
         self.chart.draw(chart)
-        low, high = (float(self._scale.inverse(end)) for end in (chart.low, chart.high))
-        own = float(getattr(self.settings, parameter))
-        self.value.max = max(high, own, self.value.max)
-        self.value.min, self.value.max = min(low, own, 0.0), max(high, own)
-        self.value.description, self.value.step, self.value.value = parameter, step, own
-        self.line.value = min(max(float(self._scale.forward(own)), chart.low), chart.high)
+        self.line.disabled = self.value.disabled = own is None
+        self.line.layout.visibility = self.value.layout.visibility = (
+            "hidden" if own is None else "visible"
+        )
+        if own is not None:
+            low, high = (float(self._scale.inverse(end)) for end in (chart.low, chart.high))
+            self.value.max = max(high, own, self.value.max)
+            self.value.min, self.value.max = min(low, own, 0.0), max(high, own)
+            self.value.description, self.value.step = shown.parameter, shown.step
+            self.value.value = own
+            self.line.value = min(max(float(self._scale.forward(own)), chart.low), chart.high)
         self._moving = False
+        self.hint.value = sentence(said_of(shown, own))
         self._show()
 
     def _dragged(self, change: dict) -> None:
         # The slider rounds to its steps; a typed value must not change by that.
         moved = abs(change["new"] - float(self._scale.forward(self.value.value)))
         if not self._moving and moved > 0.51 * self.line.step:
-            step = SOURCES[self.source.value].step
+            step = self._shown_source.step
             self.value.value = round(float(self._scale.inverse(change["new"])) / step) * step
 
-    def _typed(self, _: object = None) -> None:
+    def _typed(self, change: dict) -> None:
         if self._moving:
             return
-        parameter, _, _, step = SOURCES[self.source.value]
-        value = round(self.value.value) if step == 1 else round(self.value.value, 6)
-        counts = {name: box.value for name, box in self.numbers.items()}
-        self._moving = True
-        self.line.value = min(max(float(self._scale.forward(value)), self.line.min), self.line.max)
-        self._moving = False
-        self.settings = replace(self.settings, **counts, **{parameter: value})
+        moved: dict[str, Any] = {name: box.value for name, box in self.numbers.items()}
+        if change["owner"] is self.value:
+            parameter, step = self._shown_source.parameter, self._shown_source.step
+            value = round(self.value.value) if step == 1 else round(self.value.value, 6)
+            self._moving = True
+            position = float(self._scale.forward(value))
+            self.line.value = min(max(position, self.line.min), self.line.max)
+            self._moving = False
+            moved[parameter] = value
+        self.settings = replace(self.settings, **moved)
         self._show()
 
     def _changed(self) -> dict:
@@ -151,7 +217,7 @@ class PipelineTuner(ipw.VBox):
         """Show what a run with these settings gives."""
         base, now = self._replay.base, self._replay.preview(self.settings)
         self.table.value = facts_table(figure_rows(base, now))
-        self.beyond.value = "".join(map(sentence, in_words(base, now)))
+        self.beyond.value = "".join(map(sentence, in_words(self._replay, now)))
         self.writer.show()
         self._show_changes(now)
 
@@ -177,6 +243,26 @@ ROWS = {
 }
 
 
+def limit_of(source: Source, replay: Replay, settings: Settings) -> float | None:
+    """The limit of a measure under these settings; None where none can change a figure."""
+    name = source.parameter
+    if not name or (name.startswith("vote_") and settings.candidates_scored == "all"):
+        return None
+    limit = float(getattr(settings, name))
+    if name == "score_threshold" and not limit:  # the measured one
+        return replay.base.figures.cut
+    return limit
+
+
+def said_of(source: Source, limit: float | None) -> str:
+    """What the line at this limit does, or why there is none."""
+    if limit is not None:
+        return f"Drag the dashed line, or click to place it: {source.said}"
+    if source.parameter.startswith("vote_"):
+        return "No line: this run verifies candidates whatever their distance (candidates_scored: all)."
+    return source.said
+
+
 def figure_rows(base: Preview, now: Preview) -> list[tuple[str, ...]]:
     """The figures of the run and of the present settings as rows of text, the first with the names of the columns."""
     columns = base.figures, now.figures, now.tuned, now.held_out
@@ -188,10 +274,12 @@ def figure_rows(base: Preview, now: Preview) -> list[tuple[str, ...]]:
     return [*rows, ("processor time, s", *seconds)]
 
 
-def in_words(base: Preview, now: Preview) -> list[str]:
+def in_words(replay: Replay, now: Preview) -> list[str]:
     """How far the figures of `figure_rows` can be relied on, in sentences."""
     said = [f"Not exact for {count:,} queries: {why}." for why, count in now.beyond.items()]
-    if not base.figures.positives:
+    if unrecorded := replay.results.unrecorded:
+        said.append(unrecorded)
+    if not replay.base.figures.positives:
         said.append("Without truth or reviewed copies, nobody knows what is lost.")
     return said or ["A run with these settings gives these figures."]
 

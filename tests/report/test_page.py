@@ -61,9 +61,7 @@ def test_hostile_ids_are_text(hostile_run, parse):
 
 def test_a_run_without_truth_shows_the_best_pairs_and_those_to_review(tmp_path, parse):
     run = small_run.build(tmp_path, with_truth=False, keep_originals=False)
-    with open(run / "params.yaml", "a") as file:
-        file.write("score_threshold: 60\n")
-    words = parse(report.build(Results(run))).words
+    words = parse(report.build(Results(run, score_threshold=60))).words
     assert "Best matches" in words and "Around the threshold" in words
     assert "Likely copies" in words and "Missed" not in words
 
@@ -101,4 +99,6 @@ def test_probabilities_get_a_reliability_diagram_and_a_check_for_drift(
 
 
 def test_settings_of_the_run_are_shown(html):
-    assert re.search(r"local_min_confidence</td><td><bdi>0.5<", html)
+    row = r'local_min_confidence</td><td><bdi>0.5</bdi></td><td class="muted span">profile<'
+    assert re.search(row, html) and "Versions, weights and inputs" in html
+    assert "<td>numpy</td><td>2.4</td>" in html  # of the run, not of this process

@@ -16,8 +16,10 @@ import whole_run
 from imgfp import store
 from imgfp.demo import painting
 from imgfp.edits import families
-from imgfp.results import Results, replay
-from imgfp.results.replay import Preview, Replay, Settings
+from imgfp.results import Results, previews
+from imgfp.results.previews import Preview, Settings
+from imgfp.results.replay import Replay
+from imgfp.runner import params
 from imgfp.store import decisions
 
 #: The default settings keep every candidate of so small a library; these leave something to take away.
@@ -25,7 +27,11 @@ KEPT = {"local_candidates": 8, "global_candidates": 8, "candidates_verified": 6}
 LESS = {
     "least scores": {"local_min_votes": 3, "crop_min_votes": 5, "global_min_similarity": 0.05},
     "numbers": {"local_candidates": 2, "global_candidates": 2, "candidates_verified": 1},
-    "rules": {"candidates_scored": "accepted", "fusion": "sum"},
+    "rules": {
+        "candidates_scored": "accepted",
+        "vote_max_mean_squared_distance": 3000.0,
+        "fusion": "sum",
+    },
 }
 #: For every parameter that can be tried a value that changes something.
 OTHER = {
@@ -33,6 +39,7 @@ OTHER = {
     "global_candidates": 1,
     "candidates_verified": 1,
     "candidates_scored": "accepted",
+    "vote_max_mean_squared_distance": 1000.0,
     "local_min_votes": 9,
     "crop_min_votes": 9,
     "global_min_similarity": 0.5,
@@ -104,7 +111,9 @@ def test_a_run_with_fewer_candidates_measures_what_was_previewed(
 ):
     for side in ("run", "library"):
         shutil.copytree(finished.run.root.parent / side, tmp_path / side)
-    again = execute(tmp_path, corpus, in_process, **KEPT | LESS[name])
+    params.write_values(tmp_path / "tuned.yaml", LESS[name])  # as the tuner writes them
+    profile = params.read_profile(tmp_path / "tuned.yaml")
+    again = execute(tmp_path, corpus, in_process, **KEPT | profile)
     preview = prepared.preview(replace(prepared.settings, **LESS[name]))
     assert_measured(prepared, again, preview)
     assert preview.figures.pairs < prepared.base.figures.pairs
@@ -127,15 +136,24 @@ def assert_measured(prepared: Replay, results: Results, preview: Preview) -> Non
 
 @pytest.mark.parametrize("name", Settings.__dataclass_fields__)
 def test_every_parameter_that_can_be_tried_changes_something(prepared, name):
-    other = prepared.preview(replace(prepared.settings, **{name: OTHER[name]}))
-    assert other.settings.changed(prepared.settings) == {name: OTHER[name]}
-    assert (other.figures, other.beyond) != (prepared.base.figures, prepared.base.beyond)
+    before = prepared.settings
+    if name.startswith("vote_"):  # of the rule that accepts
+        before = replace(before, candidates_scored="accepted")
+    base, other = prepared.preview(before), prepared.preview(replace(before, **{name: OTHER[name]}))
+    assert other.settings.changed(before) == {name: OTHER[name]}
+    assert (other.figures, other.beyond) != (base.figures, base.beyond)
+
+
+def test_a_higher_limit_of_the_distance_is_beyond_what_is_known(prepared):
+    lax = {"candidates_scored": "accepted", "vote_max_mean_squared_distance": 20_000.0}
+    preview = prepared.preview(replace(prepared.settings, **lax))
+    assert previews.NOT_KEPT in preview.beyond
 
 
 def test_more_than_was_kept_is_named_and_not_guessed(prepared):
     more = {"local_candidates": 9, "global_candidates": 9, "candidates_verified": 0}
     preview = prepared.preview(replace(prepared.settings, **more))
-    assert {replay.NOT_KEPT, replay.NOT_VERIFIED} <= set(preview.beyond)
+    assert {previews.NOT_KEPT, previews.NOT_VERIFIED} <= set(preview.beyond)
     assert preview.figures.pairs == prepared.base.figures.pairs
     assert 0 < len(preview.uncertain) == max(preview.beyond.values())
 

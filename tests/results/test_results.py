@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,8 @@ from imgfp import report, store
 from imgfp.datatypes import table
 from imgfp.images import DAMAGED
 from imgfp.results import Results
+from imgfp.runner import record
+from imgfp.runner.record import StageRecord
 
 
 def test_a_missing_run_says_what_to_do(tmp_path):
@@ -52,9 +55,7 @@ def test_pairs_of_queries_that_the_truth_does_not_list_are_unknown(finished_run,
     other = shutil.copytree(finished_run.parent, tmp_path / "copy") / "run"
     truth = pd.read_csv(finished_run / "truth.csv", keep_default_na=False)
     store.write_sheet(other / "truth.csv", truth[truth["query_id"] != "q-whole"])
-    values = (other / "params.yaml").read_text() + '\n"score_threshold": 12.0\n'
-    (other / "params.yaml").write_text(values)
-    results = Results(other, finished_run.parent / "library")
+    results = Results(other, finished_run.parent / "library", score_threshold=12.0)
     pairs = results.pairs.set_index(["query_id", "reference_id"])
     assert pd.isna(pairs.loc[("q-whole", "china"), "is_true"])
     assert results.threshold == 12
@@ -68,6 +69,43 @@ def test_parameters_given_replace_those_that_the_run_lacks(finished_run, tmp_pat
     told = Results(other / "run", other / "library", fusion="sum")
     pd.testing.assert_frame_equal(told.errors, Results(finished_run).errors)
     assert told.score_scale == "log" and len(told.errors)
+
+
+def test_a_run_that_was_moved_with_its_project_keeps_what_it_names(tmp_path, monkeypatch):
+    run = small_run.build(tmp_path / "first", hostile=False)
+    truth = Results(run).truth
+    truth.assign(ops="mirror").to_csv(run.parent / "meta.csv", index=False)
+    (tmp_path / "elsewhere/params").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(Results(run).meta) == len(truth)
+    moved = Results((tmp_path / "first").rename(tmp_path / "second") / "run")
+    assert moved.library.root == tmp_path / "second/library"
+    assert len(moved.meta) == len(truth) and not moved.unrecorded
+
+
+def test_a_run_without_a_catalogue_may_have_shards_of_several_row_groups(finished_run, tmp_path):
+    rows = store.load(finished_run / "images/shard-00000.parquet")
+    ids = [f"i{number:03d}" for number in range(100)]
+    many = rows.iloc[np.arange(100) % len(rows)].reset_index(drop=True).assign(image_id=ids)
+    made = small_run.made_with()
+    store.save(tmp_path / "images/shard-00000.parquet", table("images", many), made)
+    assert store.open_catalogue(store.Run(tmp_path)).ids_at(np.arange(100)) == ids
+
+
+def test_a_run_says_what_its_record_does_not_tell(finished_run, tmp_path):
+    other = shutil.copytree(finished_run.parent, tmp_path / "copy")
+    path, library = other / "run/params.yaml", other / "library"
+    whole = record.read(path)
+    early = {"fusion_model": "", "local_candidates": 5}
+    both = {"03_local_search": StageRecord(early), "09_merge": StageRecord({"fusion_model": "f"})}
+    replace(whole, stages=whole.stages | both).write(path)
+    results = Results(other / "run", library)
+    assert results.unrecorded == "" and results.parameter("local_candidates") == 5
+    assert results.parameter("fusion_model", "03") == "" and results.params["fusion_model"] == "f"
+    replace(whole, stages={}).write(path)
+    assert "lacks the defaults of notebooks 01, 03" in Results(other / "run", library).unrecorded
+    path.unlink()
+    assert "params.yaml is missing" in Results(other / "run", library).unrecorded
 
 
 def test_thumbnails_replace_originals_that_are_gone(tmp_path):

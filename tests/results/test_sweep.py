@@ -3,15 +3,28 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from imgfp import store
 from imgfp.results import Results
+from imgfp.results import sweep as module
 from imgfp.results.replay import Replay
-from imgfp.results.sweep import MOST_SETTINGS, cheapest, compare, pareto_front, parse, sweep
+from imgfp.results.sweep import (
+    MOST_SETTINGS,
+    cheapest,
+    compare,
+    not_kept,
+    pareto_front,
+    parse,
+    sweep,
+    wider_run,
+)
 from imgfp.runner.params import ParameterError
 
 
@@ -68,3 +81,42 @@ def test_the_comparison_is_paired_and_on_what_was_held_out(prepared):
     same = compare(prepared, prepared.settings, rounds=20, seed=0)
     assert same["difference"].tolist() == [0, 0] and same["better"].tolist() == [0, 0]
     assert same.loc["micro_ap", "value"] == pytest.approx(prepared.base.held_out.micro_ap)
+
+
+def test_what_needs_a_run_that_keeps_more_is_named(prepared):
+    own = replace(prepared.settings, local_min_votes=3)
+    values = {
+        "local_candidates": [5, 20],
+        "global_candidates": [10, 2],
+        "candidates_verified": [6, 0],
+        "local_min_votes": [9, 1],
+        "candidates_scored": ["accepted"],
+        "fusion": ["sum"],
+    }
+    more = {"local_candidates": 20, "candidates_verified": 0, "local_min_votes": 1}
+    assert not_kept(own, values) == more
+
+
+def test_the_run_that_keeps_more_has_the_settings_of_the_run(calibrated_run, tmp_path, monkeypatch):
+    """A plan of notebooks that are not executed here; where they are: `imgfp run params/sweep.yaml`."""
+    plans, results = [], Results(calibrated_run)
+
+    def execute(plan):
+        plans.append(plan)
+        results.record.write(plan.run.params_yaml)
+
+    monkeypatch.setattr(module.notebooks, "execute", execute)
+    wider = wider_run(results, {"local_candidates": 20}, str(tmp_path / "wider"))
+    (plan,) = plans
+    assert plan.values["local_candidates"] == 20 and plan.values["local_min_confidence"] == 0.5
+    assert plan.run.root == tmp_path / "wider" and plan.library.root == results.library.root
+    assert len(wider.evidence) == len(results.evidence) and not plan.run.status_json.exists()
+    own = replace(Replay(results).settings, local_candidates=3)
+    assert Replay(wider, settings=own).base.settings == own != Replay(wider).base.settings
+
+
+def test_a_run_without_a_record_is_not_made_again(calibrated_run, tmp_path):
+    root = Path(shutil.copytree(calibrated_run, tmp_path / "run"))
+    (root / "params.yaml").unlink()
+    with pytest.raises(store.StoreError, match=r"params\.yaml is missing"):
+        wider_run(Results(root, calibrated_run.parent / "library"), {}, str(tmp_path / "wider"))

@@ -16,7 +16,7 @@ import pytest
 
 from imgfp import store
 from imgfp.__main__ import main
-from imgfp.runner import notebooks
+from imgfp.runner import notebooks, record
 
 
 def notebook(folder, name: str, code: str, parameters: str, writes=("run:*.txt",), always=False):
@@ -141,6 +141,28 @@ def test_a_file_that_a_parameter_names_counts_with_its_content(house, capsys):
     capsys.readouterr()
     assert command(house, f"table={table}") == 0
     assert capsys.readouterr().out.count("up to date") == 2
+
+
+def test_a_run_is_made_again_from_its_record_and_one_stage_changes_its_own_entry(
+    house, capsys, monkeypatch
+):
+    assert command(house, "factor=2") == 0
+    path = house / "run/params.yaml"
+    one, two = (record.read(path).stages[name] for name in ("01_one", "02_two"))
+    assert two.values == {"run_dir": f"{house}/run", "factor": 2.0}
+    assert two.sources == {"run_dir": "profile", "factor": "command line"}
+    assert two.profile == f"{house}/p.yaml" and two.code and two.notebook and two.weights
+    (house / "elsewhere").mkdir()
+    monkeypatch.chdir(house / "elsewhere")
+    capsys.readouterr()
+    assert main(["run", str(path)]) == 0
+    assert capsys.readouterr().out.count("up to date") == 2
+    assert record.read(path).stages == {"01_one": one, "02_two": two}
+    assert command(house, "--only", "02") == 0
+    again = record.read(path)
+    assert again.stages["01_one"] == one
+    assert again.stages["02_two"].values["factor"] == 1.0
+    assert again.stages["02_two"].sources["factor"] == "default"
 
 
 def test_status_tells_what_would_run_again(house, capsys):

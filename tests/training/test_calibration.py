@@ -285,6 +285,7 @@ def test_defaults_are_those_of_the_pipeline():
         **{name: f"vote_{name}" for name in ("rule", "ratio", "min_hits", "min_hits_single")},
         "max_mean_squared_distance": "vote_max_mean_squared_distance",
     }
+    assert len(LIMITS) == 5
     every = ("", CROP_RULES), ("local_", VOTE_RULES), ("global_", SIMILARITY_RULES), ("", LIMITS)
     for prefix, rules in every:
         for name, value in rules.items():

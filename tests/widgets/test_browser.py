@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import re
@@ -19,6 +20,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from imgfp import store
+from imgfp.results import Results
+from imgfp.results.replay import Replay
+from imgfp.runner import params
 from imgfp.store import decisions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,8 +76,9 @@ def prepare(run: Path, folder: Path) -> Path:
     root = Path(shutil.copytree(run.parent, folder / "work"))
     (root / "params").mkdir()
     (root / "params/mine.yaml").write_text("seed: 0  # of every random choice\n")
-    for path in (root / "run/params.yaml",):
-        path.write_text(path.read_text().replace(str(run.parent), str(root)))
+    path = root / "run/params.yaml"
+    path.write_text(path.read_text().replace(str(run.parent), str(root)))
+    store.seal(path)
     notebook = nbformat.read(ROOT / "notebooks" / NOTEBOOK, 4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     cell.source += f"\nlibrary_dir, run_dir, reviewer = {str(root / 'library')!r}, {str(root / 'run')!r}, 'Ada'"
@@ -160,6 +166,24 @@ def drag(page, by_px: int, chart: int = 1) -> None:
     page.mouse.up()
 
 
+def figures(page) -> list[str]:
+    """Copies that any branch proposes and uAP under the settings that are shown, as the page has them."""
+    rows = [
+        page.get_by_role("row").filter(has_text=name).first.inner_text().split("\t")
+        for name in ("copies proposed by any", "uAP")
+    ]
+    return [row[2].strip() for row in rows]
+
+
+def previewed(workplace: Path) -> list[str]:
+    """The same under the settings of the profile; that a run with them measures these is tested in test_replay."""
+    replay = Replay(Results(workplace / "run", workplace / "library"))
+    values = params.read_profile(workplace / "params/mine.yaml")
+    known = {name: value for name, value in values.items() if hasattr(replay.settings, name)}
+    now = replay.preview(dataclasses.replace(replay.settings, **known)).figures
+    return [f"{now.proposed['union']:,}", f"{now.micro_ap:.4f}"]
+
+
 def picture(page, place: str) -> str:
     """A hash of the SVG text that holds `place`, to see it change."""
     return page.evaluate(
@@ -216,15 +240,22 @@ def test_every_browser_answers_in_jupyterlab(page, workplace, tmp_path):
         page.get_by_role("button", name="difference").click()
         page.locator("svg animate").wait_for(state="detached")
         photograph(page, "overlay")
-        # Branches: drag the least votes, see the figures change.
-        figures = page.get_by_text("A run with these settings gives these figures.")
-        figures.wait_for()
-        drag(page, 200, chart=0)
+        # Branches: drag the least votes, see recall and uAP change, find them in what is written.
+        page.get_by_text("A run with these settings gives these figures.").wait_for()
+        page.get_by_role("button", name="global", exact=True).first.click()
+        page.get_by_label("global_min_similarity").fill("1")
+        page.get_by_label("global_min_similarity").press("Enter")
+        page.get_by_role("button", name="local", exact=True).first.click()
+        page.get_by_label("local_min_votes").wait_for()
+        before = figures(page)
+        drag(page, 250, chart=0)
         page.get_by_text(re.compile("^local_min_votes: [1-9]")).wait_for()
         photograph(page, "branches")
+        after = figures(page)
+        assert all(one != other for one, other in zip(before, after, strict=True))
         page.get_by_role("button", name="write to profile").first.click()
         page.get_by_text(re.compile("mine.yaml: local_min_votes set to")).wait_for()
-        assert "local_min_votes: " in (workplace / "params/mine.yaml").read_text()
+        assert after == previewed(workplace)
         # Thresholds: drag the line, type one, see the count change, open a pair, write it down.
         box = page.get_by_label("threshold", exact=True)
         before = float(box.input_value())

@@ -35,10 +35,14 @@ def test_a_rounded_threshold_keeps_the_same_pairs(calibrated_run):
 
 
 def test_the_profile_of_the_run_is_offered(own_run, tmp_path):
-    for name, run in {"a": "elsewhere", "b": own_run.run.root, "c": "elsewhere"}.items():
-        (tmp_path / f"{name}.yaml").write_text(f"run_dir: {run}\n")
-    (tmp_path / "0.yaml").write_text("- no: profile\n")
-    assert widgets.ThresholdTuner(own_run, profiles=tmp_path).writer.profile.value == "b.yaml"
+    for name in "abc":
+        (tmp_path / f"{name}.yaml").write_text("seed: 0\n")
+    tuner = widgets.ThresholdTuner(own_run, profiles=tmp_path)
+    assert tuner.writer.profile.value == "a.yaml"  # it was made with none of them
+    ran = own_run.record.stages["03_local_search"]
+    own_run.record.stages["03_local_search"] = replace(ran, profile=str(tmp_path / "b.yaml"))
+    tuner = widgets.ThresholdTuner(own_run, profiles=tmp_path)
+    assert tuner.writer.profile.value == "b.yaml"
 
 
 def test_without_a_profile_nothing_is_written(own_run, tmp_path):

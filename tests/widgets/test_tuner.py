@@ -38,12 +38,34 @@ def test_a_moved_line_changes_the_figures_and_is_written(tuner, own_run, tmp_pat
     assert written == {"seed": 0, **moved, "tuned_on": own_run.truth_hash}
 
 
-def test_each_source_moves_its_own_parameter_and_numbers_are_those_kept(tuner):
-    for source, chosen in module.SOURCES.items():
+def test_each_line_moves_its_own_parameter_and_there_is_none_without_one(tuner):
+    settings = tuner.settings
+    for source, measures in module.SOURCES.items():
         tuner.source.value = source
-        own = getattr(Replay(tuner._replay.results).settings, chosen.parameter)
-        assert tuner.value.value == own and tuner.value.description == chosen.parameter
+        for measure, chosen in measures.items():
+            tuner.measure.value = measure
+            name = chosen.parameter
+            is_offered = bool(name) and not name.startswith("vote_")  # which this run does not use
+            assert (tuner.line.layout.visibility == "visible") == is_offered != tuner.line.disabled
+            assert ("Drag the dashed line" in tuner.hint.value) == is_offered
+            if is_offered and name != "score_threshold":
+                assert tuner.value.value == getattr(settings, name)
+                assert tuner.value.description == name
+    assert tuner.value.value == pytest.approx(tuner._replay.base.figures.cut)
     assert tuner._changed() == {}
+
+
+def test_the_distance_has_a_line_where_the_rule_of_the_branch_decides(own_run, tmp_path):
+    own_run.params["candidates_scored"] = "accepted"
+    tuner = widgets.PipelineTuner(own_run, profiles=tmp_path)
+    tuner.measure.value = "distance"
+    assert tuner.value.value == 8000
+    proposed = tuner._replay.base.figures.proposed["local"]
+    tuner.value.value = 3000.0  # all have 4000, and an identical file needs no rule
+    assert tuner._replay.preview(tuner.settings).figures.proposed["local"] == 1 < proposed
+
+
+def test_numbers_are_those_kept(tuner):
     tuner.numbers["local_candidates"].value = 1
     assert tuner._changed()["local_candidates"] == 1
     tuner.numbers["local_candidates"].value = 99
