@@ -40,6 +40,7 @@ from imgfp.report.tables import (
     strength_table,
 )
 from imgfp.results import Results
+from imgfp.results.summary import counted
 from imgfp.scoring import fusion
 from imgfp.scoring.errors import branch_breakdown, breakdown, duplicate_references, edit_groups
 from imgfp.scoring.metrics import bootstrap, true_pairs
@@ -331,8 +332,8 @@ def _summary(results: Results) -> str:
         return f"{summary}. No threshold is set, so no pair is reported as a copy."
     kept = results.reported
     summary += (
-        f". {_counted(kept['query_id'].nunique(), 'query is', 'queries are')} reported as copies, in "
-        f"{_counted(len(kept), 'pair')} (score {viz.number(threshold)} or more)"
+        f". {counted(kept['query_id'].nunique(), 'query')} reported as copies, in "
+        f"{counted(len(kept), 'pair')} (score {viz.number(threshold)} or more)"
     )
     told = kept.loc[kept["rank"].eq(0) & kept["relation"].ne(""), "relation"]
     kinds = [f"{name} {count:,}" for name, count in told.value_counts().items()]
@@ -343,10 +344,6 @@ def _summary(results: Results) -> str:
         summary += f" According to the ground truth, {true:,} of these {len(kept):,} pairs are"
         summary += f" correct, and {true:,} of {positives:,} true pairs were found."
     return summary
-
-
-def _counted(number: int, one: str, several: str = "") -> str:
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def _sentence(text: str) -> str:

@@ -79,7 +79,7 @@ def test_runs_in_order_then_skips_what_is_done(house, capsys):
     assert out.count("up to date") == 1 and (house / "run/two.txt").read_text() == "40.0"
     (house / "run/one.txt").unlink()
     assert command(house, "factor=2") == 0
-    assert "01_one                   ok" in capsys.readouterr().out
+    assert "01_one                   stage 1 of 2: ok" in capsys.readouterr().out
     assert command(house, "factor=2", "--from", "02") == 0
     assert capsys.readouterr().out.count("up to date") == 1
 
