@@ -8,6 +8,7 @@
   const [find, order, earlier, later, said] =
     ["find", "order", "earlier", "later", "said"].map((id) => document.getElementById(id));
   const texts = new Map();
+  const text = (number) => number.toLocaleString("en");
   const name = (query) => query.querySelector("bdi").textContent;
   const score = (query) => Number(query.dataset.score);
   const orders = {
@@ -23,8 +24,8 @@
     const page = found.slice(first, first + perPage);
     list.replaceChildren(...page);
     const pairs = found.reduce((sum, query) => sum + query.querySelectorAll("li").length, 0);
-    const range = page.length ? `${first + 1} to ${first + page.length} of ` : "";
-    said.textContent = `${range}${found.length} queries, ${pairs} pairs`;
+    const range = page.length ? `${text(first + 1)} to ${text(first + page.length)} of ` : "";
+    said.textContent = `${range}${text(found.length)} queries, ${text(pairs)} pairs`;
     earlier.disabled = first === 0;
     later.disabled = first + perPage >= found.length;
   }

@@ -53,7 +53,7 @@ _PARTS = {
     "answers": "Answers",
     "threshold": "Choosing the threshold",
     "figures": "Figures",
-    "pairs": "Pairs",
+    "pairs": "",
     "refused": "Not searched",
     "made": "How this report was made",
 }
@@ -108,7 +108,8 @@ def build(
         "threshold": facts["cards"],
         "pairs": facts["sheets"],
     }
-    facts["parts"] = {name: _PARTS[name] for name in _PARTS if there.get(name, True)}
+    titles = _PARTS | {"pairs": "Errors" if facts["cards"] else "Pairs to review"}
+    facts["parts"] = {name: title for name, title in titles.items() if there.get(name, True)}
     script = Path(__file__).with_name("page.js").read_text("utf-8")
     facts["script"] = Markup(script)
     facts["script_hash"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -332,7 +333,7 @@ def _summary(results: Results) -> str:
         return f"{summary}. No threshold is set, so no pair is reported as a copy."
     kept = results.reported
     summary += (
-        f". {counted(kept['query_id'].nunique(), 'query')} reported as copies, in "
+        f". Reported as copies: {counted(kept['query_id'].nunique(), 'query')}, in "
         f"{counted(len(kept), 'pair')} (score {viz.number(threshold)} or more)"
     )
     told = kept.loc[kept["rank"].eq(0) & kept["relation"].ne(""), "relation"]
