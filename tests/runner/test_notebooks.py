@@ -168,6 +168,38 @@ def test_status_of_a_killed_run_is_interrupted(house, capsys):
     assert "01_one                   running" in capsys.readouterr().out
 
 
+def test_the_status_of_a_run_needs_its_folder_only(house, capsys):
+    """Its parameters and stages are its own, wherever it lies."""
+    assert command(house, "factor=2", "stages=1-2") == 0
+    capsys.readouterr()
+    (house / "run").rename(house / "moved")
+    for words in (["--status"], []):
+        assert main(["run", str(house / "moved"), *words]) == 0
+        said = capsys.readouterr().out
+        assert "01_one" in said and "02_two" in said
+    assert (house / "moved/two.txt").read_text() == "40.0" and not (house / "run").exists()
+    assert main(["run", str(house / "notebooks"), "--status"]) == 2
+    assert "params.yaml" in capsys.readouterr().err
+
+
+def test_the_time_left_is_that_of_the_stages_to_come(house, capsys):
+    assert command(house) == 0
+    assert " left" not in capsys.readouterr().out  # nothing to tell it from
+    assert command(house, "--from", "1") == 0
+    one, two = capsys.readouterr().out.splitlines()
+    assert re.search(r"stage 1 of 2: ok .* s; about \d+ s left$", one)
+    assert re.search(r"stage 2 of 2: ok .* s$", two)
+    status = json.loads((house / "run/status.json").read_text())
+    running = {"01_one": status["stages"]["01_one"] | {"state": "running", "step": "half of it"}}
+    status |= {"left_s": 700.0, "left_at": time.time() - 100, "stages": status["stages"] | running}
+    (house / "run/status.json").write_text(json.dumps(status))
+    store.seal(house / "run/status.json")
+    with store.lock(house / "run/notebooks"):
+        assert command(house, "--status") == 0
+    said = capsys.readouterr().out
+    assert "running" in said and "half of it" in said and "about 10 min" in said
+
+
 def test_status_names_the_snapshot(house, capsys):
     made = store.origin(store.begin, {})
     store.save(house / "run/snapshot.json", {"library": "/lib", "snapshot": 3}, made)
