@@ -152,7 +152,8 @@ def execute(
     with store.lock(plan.run.notebooks), ExitStack() as open_until_done:
         _write_params(plan)
         status = read_status(plan.run) | {"planned": numbers, "left_s": None}
-        recorded, took = _recorded(status), {}
+        recorded = _recorded(status)
+        took: dict[str, float] = {}
         before = store.hash_of(_code_hash())
         for stage in plan.stages:
             key = _key(plan, stage, before)
