@@ -46,11 +46,10 @@ def conclusion(results: Results) -> list[str]:
 
 
 def listed(run: Run, library: Library) -> list[str]:
-    """What notebook 01 has listed."""
-    queries, references = (
-        store.open_catalogue(side).count_files() if side.catalogue.exists() else 0
-        for side in (run, library)
-    )
+    """What notebook 01 has listed; nothing before it has."""
+    if not (run.catalogue.exists() and library.catalogue.exists()):
+        return []
+    queries, references = (store.open_catalogue(side).count_files() for side in (run, library))
     refused = len(gather_rejects(library, run))
     counts = counted(queries, "query"), counted(references, "reference"), counted(refused, "file")
     return ["{} against {}; {} refused".format(*counts)]
