@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,8 +93,6 @@ def main(words: list[str] | None = None) -> int:
             print(f"imgfp: {error}", file=sys.stderr)
             return 2
     if options.command == "retry":
-        if options.profile.is_dir():
-            options.profile /= "params.yaml"
         os.environ[store.RETRY] = "1"  # kernels inherit it
     main_thread = threading.current_thread() is threading.main_thread()
     for number in (signal.SIGTERM, signal.SIGHUP) if main_thread else ():
@@ -107,12 +106,13 @@ def main(words: list[str] | None = None) -> int:
             options.profile, options.assignments = project.self_search(*where)
         plan = notebooks.prepare(options.profile, options.assignments)
         if options.status:
-            print("\n".join(notebooks.stage_lines(plan)))
+            print("\n".join(_status(plan)))
             return 0
         if options.plan:
             return _plan(plan)
         _check_truth(plan)
-        notebooks.execute(plan, start=options.start, only=options.only)
+        expect, tell = _expectation(plan), _teller(plan)
+        notebooks.execute(plan, start=options.start, only=options.only, expect=expect, tell=tell)
     except notebooks.StageFailed as failure:
         print(f"\nimgfp: {failure}", file=sys.stderr)
         return 1
@@ -128,11 +128,48 @@ def main(words: list[str] | None = None) -> int:
             f"\nimgfp: ended by {number.name}; run the same command again to go on", file=sys.stderr
         )
         return 128 + number
-    if not options.only:
-        notebooks.summarise(plan)
+    if not options.only and notebooks.finishes(plan):
+        print("\n" + "\n".join(_conclusion(plan)))
     if options.command == "duplicates":
         return _tell_duplicates(plan, options.csv)
     return 0
+
+
+def _status(plan: notebooks.Plan) -> list[str]:
+    """The stages with their state, then what the run has found, or has found so far."""
+    from imgfp.results import summary
+    from imgfp.runner import notebooks
+
+    states = notebooks.states(plan)
+    lines = notebooks.stage_lines(plan, states)
+    finished = states.get(notebooks.finishes(plan)) == "ok"
+    found = _conclusion(plan) if finished else summary.first_answers(plan.run)
+    return [*lines, "", *found] if found else lines
+
+
+def _conclusion(plan: notebooks.Plan) -> list[str]:
+    from imgfp.results import Results, summary
+
+    return summary.conclusion(Results(plan.run, plan.library))
+
+
+def _expectation(plan: notebooks.Plan) -> Callable[[], dict[str, float]]:
+    """What the stages of a run are expected to take, asked while it goes on."""
+    from imgfp.benchmarks import forecast
+
+    known = forecast.known_references(plan.library)
+    return lambda: forecast.expected_s(plan.run, plan.library, known)
+
+
+def _teller(plan: notebooks.Plan) -> Callable[[str], list[str]]:
+    """What is told after a stage."""
+    from imgfp.results import summary
+
+    told = {
+        "01": lambda: summary.listed(plan.run, plan.library),
+        "03": lambda: summary.first_answers(plan.run),
+    }
+    return lambda number: told[number]() if number in told else []
 
 
 def _check_truth(plan: notebooks.Plan) -> None:
@@ -323,8 +360,8 @@ def _parser() -> argparse.ArgumentParser:
     retrier = commands.add_parser(
         "retry", help="run again, with the refused files that another trial may read"
     )
-    for command, profile in ((runner, "PARAMS.yaml"), (retrier, "PARAMS.yaml_OR_RUN")):
-        command.add_argument("profile", type=Path, metavar=profile)
+    for command in (runner, retrier):
+        command.add_argument("profile", type=Path, metavar="PARAMS.yaml_OR_RUN")
         command.add_argument(
             "assignments", nargs="*", default=[], metavar="key=value", help="override a parameter"
         )
@@ -339,7 +376,11 @@ def _parser() -> argparse.ArgumentParser:
     retrier.set_defaults(start="", only="", status=False, plan=False)
     runner.add_argument("--from", dest="start", default="", metavar="NN", help="redo from a stage")
     runner.add_argument("--only", default="", metavar="NN", help="redo one stage")
-    runner.add_argument("--status", action="store_true", help="list the stages with their state")
+    runner.add_argument(
+        "--status",
+        action="store_true",
+        help="list the stages with their state, the time left, the answers so far",
+    )
     runner.add_argument(
         "--plan", action="store_true", help="measure a sample and tell what the run will cost"
     )

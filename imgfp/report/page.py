@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The page `report.html`: results of a run, their reliability, and its errors.
 
-The page is a single file without scripts and without external resources; its content security policy
-forbids both. The template engine escapes every name, and control characters are shown as escapes.
+The page is a single file without external resources. Its content security policy forbids them, and every script but
+`page.js`, which searches the list of answers, by its hash; the page reads without it. The template engine escapes every
+name, and control characters are shown as escapes.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from imgfp import store, viz
+from imgfp.report.answers import section
 from imgfp.report.figures import (
     branch_figure,
     curve_figure,
@@ -21,15 +27,39 @@ from imgfp.report.figures import (
     reliability_figure,
     score_figure,
 )
-from imgfp.report.pairs import best_of_each_query, duplicate_sheet, error_sheets, sheet
-from imgfp.report.parts import render, settings, threshold_cards, versions, warnings
+from imgfp.report.pairs import duplicate_sheet, error_sheets, sheet
+from imgfp.report.parts import (
+    drift_warning,
+    misfit_warning,
+    render,
+    settings,
+    threshold_cards,
+    tuned_warning,
+    versions,
+)
+from imgfp.report.tables import (
+    branch_table,
+    duplicate_table,
+    group_table,
+    relation_table,
+    strength_table,
+)
 from imgfp.results import Results
+from imgfp.results.summary import counted
 from imgfp.scoring.errors import branch_breakdown, breakdown, duplicate_references, edit_groups
 from imgfp.scoring.metrics import bootstrap, true_pairs
-from imgfp.scoring.relations import RELATIONS
 
 #: Target precisions in the table of thresholds.
 TARGETS = (0.8, 0.9, 0.95, 0.99)
+#: Parts of the page that it links to: anchor, title.
+_PARTS = {
+    "answers": "Answers",
+    "threshold": "Choosing the threshold",
+    "figures": "Figures",
+    "pairs": "",
+    "refused": "Not searched",
+    "made": "How this report was made",
+}
 
 
 def build(
@@ -49,6 +79,7 @@ def build(
         "name": viz.label(results.run.name),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC") + _snapshot(results),
         "summary": _summary(results),
+        "answers": section(results),
         "sheets": [],
         "cards": [],
         "figures": [],
@@ -60,15 +91,28 @@ def build(
     else:
         _add_without_truth(facts, results)
     if results.pairs["relation"].ne("").any():
-        facts["tables"].append(_relation_table(results))
+        facts["tables"].append(relation_table(results))
     if results.groups:
-        facts["tables"].append(_group_table(results.groups))
-    facts["warning"] = warnings(results)
+        facts["tables"].append(group_table(results.groups))
+    # A truth measures the scores; without one their distribution is all that tells.
+    drifted = "" if facts["cards"] else drift_warning(results)
+    warnings = misfit_warning(results), drifted, tuned_warning(results)
+    facts["warning"] = " ".join(filter(None, warnings))
     facts["rejects"] = _rejects(results)
     facts["settings"] = settings(results)
     facts["unrecorded"] = results.unrecorded
     facts["stages"] = [_stage(*item) for item in results.status.items()]
     facts["versions"] = versions(results)
+    there = {
+        "answers": facts["answers"]["pages"],
+        "threshold": facts["cards"],
+        "pairs": facts["sheets"],
+    }
+    titles = _PARTS | {"pairs": "Errors" if facts["cards"] else "Pairs to review"}
+    facts["parts"] = {name: title for name, title in titles.items() if there.get(name, True)}
+    script = Path(__file__).with_name("page.js").read_text("utf-8")
+    facts["script"] = Markup(script)
+    facts["script_hash"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return render("page", facts)
 
 
@@ -102,10 +146,12 @@ def _add_with_truth(
     facts["cards"] = threshold_cards(results, {*TARGETS, target}, max(rounds, 1), seed)
     facts["figures"] += [score_figure(results), curve_figure(predictions, truth, target)]
     if results.fusion_model is not None and len(scores):
-        facts["figures"].append(reliability_figure(scores, labels))
+        drawn = reliability_figure(scores, labels)
+        drifted = drift_warning(results)
+        facts["figures"].append(replace(drawn, text=f"{drawn.text} {_sentence(drifted)}".strip()))
     branches = branch_breakdown(predictions, truth, candidates, threshold)
     facts["figures"].append(branch_figure(branches))
-    facts["tables"].append(_branch_table(branches))
+    facts["tables"].append(branch_table(branches))
     if results.meta is not None:
         edits = edit_groups(results.meta)
         facts["figures"].append(
@@ -113,16 +159,12 @@ def _add_with_truth(
         )
         if "strengths" in results.meta:
             edits = edit_groups(results.meta, by_strength=True)
-            facts["tables"].append(_strength_table(breakdown(predictions, truth, edits, threshold)))
-    note = "The highest scores of this run, best first"
-    facts["sheets"] = [
-        sheet(results, "Best matches", note, best_of_each_query(results)),
-        *error_sheets(results),
-    ]
+            facts["tables"].append(strength_table(breakdown(predictions, truth, edits, threshold)))
+    facts["sheets"] = error_sheets(results)
     duplicates = duplicate_references(predictions, threshold)
     if len(duplicates):
         facts["sheets"].append(duplicate_sheet(results, duplicates))
-        facts["tables"].append(_duplicate_table(duplicates))
+        facts["tables"].append(duplicate_table(duplicates))
 
 
 def _tiles(results: Results, interval: pd.DataFrame | None, target: str) -> list[dict]:
@@ -168,112 +210,18 @@ def _add_without_truth(facts: dict[str, Any], results: Results) -> None:
     if threshold is not None:
         above = int((best["score"] >= threshold).sum())
         meaning = f"queries with a pair that scores {viz.number(threshold)} or more"
+        meaning += f"; {len(results.reported):,} such pairs"
         facts["tiles"].append({"title": "Likely copies", "value": f"{above:,}", "meaning": meaning})
     for tile in facts["tiles"]:
         tile["interval"] = ""
     facts["figures"].append(score_figure(results))
-    note = "There is no ground truth. The highest scores of this run, best first"
-    facts["sheets"].append(
-        sheet(results, "Best matches", note, best_of_each_query(results), count=12)
-    )
     if threshold is not None:
         near = best.iloc[(best["score"] - threshold).abs().argsort(kind="stable")]
         note = "The scores are least certain here: review these pairs first"
         facts["sheets"].append(sheet(results, "Around the threshold", note, near, count=12))
 
 
-# ---------------------------------------------------------------------------------------- tables
-
-
-class _Branch(NamedTuple):
-    """A row of `errors.branch_breakdown`."""
-
-    branches: str
-    pairs: int
-    true_pairs: int
-    kept: int
-    kept_true: int
-    micro_ap: float
-
-
-def _branch_table(branches: pd.DataFrame) -> dict:
-    return {
-        "title": "Branches",
-        "note": "Pairs that each branch, or exactly one combination of branches, proposes; kept: at or above the threshold.",
-        "head": ["branches", "pairs", "copies", "kept", "kept copies", "uAP of these pairs"],
-        "rows": [
-            [
-                row.branches,
-                f"{row.pairs:,}",
-                f"{row.true_pairs:,}",
-                f"{row.kept:,}",
-                f"{row.kept_true:,}",
-                "–" if np.isnan(row.micro_ap) else f"{row.micro_ap:.3f}",
-            ]
-            for row in map(_Branch._make, branches[list(_Branch._fields)].itertuples(index=False))
-        ],
-    }
-
-
-def _strength_table(groups: pd.DataFrame) -> dict:
-    """Groups of `errors.edit_groups` by strength: one row per edit, one column per third."""
-    names = groups["group"].str.rsplit(" ", n=1, expand=True)
-    recall = groups["recall"].map("{:.0%}".format) + groups["positives"].map(" of {:,}".format)
-    recall = recall.where(groups["positives"] > 0, "–")
-    thirds = ["weak", "medium", "strong"]
-    shown = recall.groupby([names[0], names[1]]).first().unstack().reindex(columns=thirds)
-    return {
-        "title": "Copies found, by edit and strength",
-        "note": "Thirds of the strength range 0 to 1. A query with several edits counts in several rows.",
-        "head": ["edit", *thirds],
-        "rows": [[viz.label(row[0], 60), *row[1:]] for row in shown.fillna("–").itertuples()],
-    }
-
-
-def _duplicate_table(duplicates: pd.DataFrame) -> dict:
-    columns = ["reference_id", "other_id", "queries", "score"]
-    return {
-        "title": "Possible duplicate references",
-        "note": f"{len(duplicates):,} pairs of references are reported together for one query.",
-        "head": ["reference", "other reference", "queries with both", "score"],
-        "rows": [
-            [viz.label(one, 60), viz.label(other, 60), queries, viz.number(score)]
-            for one, other, queries, score in duplicates[columns].head(20).itertuples(index=False)
-        ],
-    }
-
-
-def _group_table(groups: store.Groups) -> dict:
-    largest = groups.members.groupby("group_id", sort=False).agg(
-        references=("image_id", "size"),
-        identical=("relation", lambda relations: int((relations == "identical").sum())),
-        others=("image_id", lambda ids: ", ".join(viz.label(one, 40) for one in ids.iloc[1:6])),
-    )
-    shown = largest.sort_values("references", ascending=False, kind="stable").head(20)
-    return {
-        "title": "Copies in the library",
-        "note": f"{len(groups.members):,} references in {len(groups):,} groups show the same picture, and are answered "
-        "as one. Identical: the same file again; the others were encoded, scaled, toned or mirrored.",
-        "head": ["first reference", "references", "identical", "others"],
-        "rows": [
-            [viz.label(row.Index, 40), f"{row.references:,}", f"{row.identical:,}", row.others]
-            for row in shown.itertuples()
-        ],
-    }
-
-
-def _relation_table(results: Results) -> dict:
-    best = best_of_each_query(results)["relation"].value_counts()
-    return {
-        "title": "Relations",
-        "note": "How each query is related to the reference of its best pair.",
-        "head": ["relation", "meaning", "queries"],
-        "rows": [
-            [name, meaning, f"{best[name]:,}"]
-            for name, meaning in RELATIONS.items()
-            if name in best
-        ],
-    }
+# ----------------------------------------------------------------------------------------- facts
 
 
 def _rejects(results: Results) -> dict:
@@ -312,17 +260,21 @@ def _summary(results: Results) -> str:
     threshold = results.threshold
     if threshold is None:
         return f"{summary}. No threshold is set, so no pair is reported as a copy."
-    kept = results.pairs[results.pairs["score"] >= threshold]
-    reported = kept["query_id"].nunique()
+    kept = results.reported
     summary += (
-        f". {reported:,} queries are reported as copies (score {viz.number(threshold)} or more)"
+        f". Reported as copies: {counted(kept['query_id'].nunique(), 'query')}, in "
+        f"{counted(len(kept), 'pair')} (score {viz.number(threshold)} or more)"
     )
     told = kept.loc[kept["rank"].eq(0) & kept["relation"].ne(""), "relation"]
     kinds = [f"{name} {count:,}" for name, count in told.value_counts().items()]
-    summary += f": {', '.join(kinds)}." if kinds else "."
+    summary += f"; the best pair of each query: {', '.join(kinds)}." if kinds else "."
     positives = results.metrics.get("positives")
     if positives and "is_true" in kept:
         true = int(kept["is_true"].fillna(False).sum())
-        summary += f" According to the ground truth, {true:,} of {len(kept):,} reported pairs are"
-        summary += f" correct, and {true:,} of {positives:,} copies were found."
+        summary += f" According to the ground truth, {true:,} of these {len(kept):,} pairs are"
+        summary += f" correct, and {true:,} of {positives:,} true pairs were found."
     return summary
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}." if text else ""

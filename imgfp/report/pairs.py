@@ -55,6 +55,13 @@ def best_of_each_query(results: Results) -> pd.DataFrame:
     return results.pairs[results.pairs["rank"] == 0]
 
 
+def decided_pairs(results: Results) -> dict[tuple[str, str], str]:
+    """(query_id, reference_id) -> the decision of the reviewers that is in force."""
+    reviewed = decisions.consensus(decisions.read(results.decisions_path))
+    ids = zip(reviewed["query_id"], reviewed["reference_id"], strict=True)
+    return dict(zip(ids, reviewed["decision"], strict=True))
+
+
 def sheet(
     results: Results,
     title: str,
@@ -66,9 +73,7 @@ def sheet(
 ) -> dict[str, Any]:
     """The first `count` pairs under a title; rows: query_id, reference_id, score and, for errors,
     other_reference_id and kind."""
-    reviewed = decisions.consensus(decisions.read(results.decisions_path))
-    ids = zip(reviewed["query_id"], reviewed["reference_id"], strict=True)
-    decided = dict(zip(ids, reviewed["decision"], strict=True))
+    decided = decided_pairs(results)
     columns = [name for name in _Row._fields if name in rows]
     values = rows[columns].head(count).itertuples(index=False, name=None)
     shown = (_Row(**dict(zip(columns, row, strict=True))) for row in values)
@@ -157,6 +162,13 @@ def evidence_in_words(
     return "; ".join(words)
 
 
+def edit_in_words(evidence: pd.Series | None) -> str:
+    """The transform from the reference to the query, as of `verify.describe`; "" where none is known."""
+    if evidence is None or evidence.get("identical") or evidence.get("refused"):
+        return ""
+    return str(evidence.get("transform", ""))
+
+
 def _in_words(evidence: pd.Series | None) -> str:
     if evidence is None:
         return "not verified"
@@ -164,7 +176,7 @@ def _in_words(evidence: pd.Series | None) -> str:
         return "the two files are identical, byte for byte"
     if evidence.get("refused"):
         return REASONS.get(evidence["refused"], str(evidence["refused"]).replace("_", " "))
-    words = [str(evidence["transform"])] if evidence.get("transform") else []
+    words = list(filter(None, [edit_in_words(evidence)]))
     if "inliers" in evidence:
         words.append(
             f"{int(evidence['inliers'])} of {int(evidence['tentative'])} matches are inliers"

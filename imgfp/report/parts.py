@@ -64,18 +64,18 @@ def _card(card: ThresholdCard) -> dict:
 
 def warnings(results: Results) -> str:
     """What makes the scores of a run doubtful, in sentences; "" where nothing does."""
-    found = _misfit_warning(results), _drift_warning(results), _tuned_warning(results)
+    found = misfit_warning(results), drift_warning(results), tuned_warning(results)
     return " ".join(filter(None, found))
 
 
-def _misfit_warning(results: Results) -> str:
+def misfit_warning(results: Results) -> str:
     """A warning if the scores are those of another descriptor, else ""."""
     model = results.fusion_model
     reason = model and fusion.misfit(model, results.descriptor)
     return f"The scores may be no probabilities of the fusion model: {reason}." if reason else ""
 
 
-def _tuned_warning(results: Results) -> str:
+def tuned_warning(results: Results) -> str:
     """A warning if settings of this run were chosen by the truth that measures it, else ""."""
     tuned = results.parameter("tuned_on")
     if not tuned or tuned != results.truth_hash:
@@ -83,7 +83,7 @@ def _tuned_warning(results: Results) -> str:
     return "Settings of this run were chosen by the truth that it is measured by: expect less of other queries."
 
 
-def _drift_warning(results: Results) -> str:
+def drift_warning(results: Results) -> str:
     """A warning if the scores of this run are distributed unlike those of the fit, else ""."""
     model = results.fusion_model
     if model is None or not model.scores:

@@ -8,7 +8,7 @@ originals, or from the stored thumbnails if the originals are gone.
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from imgfp import store
 from imgfp.crops.rule import CORNERS
 from imgfp.datatypes import Boxes, file_of, files_of, frame_of, table
 from imgfp.decoding import read_image
-from imgfp.images import DAMAGED, ImageError, decode_image
+from imgfp.images import ImageError, decode_image
 from imgfp.results import explain
 from imgfp.results.explain import homography_of
 from imgfp.results.files import Files
@@ -68,6 +68,13 @@ class Results(Files):
             is_true = pd.Series(are_in(pairs, true_pairs(self.truth)), pairs.index, "boolean")
             pairs["is_true"] = is_true.where(pairs["query_id"].isin(self.truth["query_id"]))
         return pairs
+
+    @cached_property
+    def reported(self) -> pd.DataFrame:
+        """The rows of `pairs` that are reported as copies, best first: scores of at least `threshold`; none without
+        a threshold."""
+        lowest = np.inf if self.threshold is None else self.threshold
+        return self.pairs[self.pairs["score"] >= lowest].reset_index(drop=True)
 
     @property
     def decisions_path(self) -> Path:
@@ -228,16 +235,16 @@ class Results(Files):
 
     def size(self, side: Side, image_id: str) -> tuple[int, int]:
         """Width and height of the upright original, in pixels. Raises KeyError for an unknown id."""
-        ((width, height),) = store.open_catalogue(self._collection(side)).sizes_of([image_id])
+        ((width, height),) = self.sizes(side, [image_id])
         return int(width), int(height)
 
     def path(self, side: Side, image_id: str) -> str:
         """Where the file of one image lies now, or its URL. Raises KeyError for an unknown id."""
-        return resolved_paths(self._collection(side), [image_id])[0]
+        return self.paths(side, [image_id])[0]
 
     def jpeg(self, side: Side, image_id: str) -> bytes:
         """The thumbnail of one image as JPEG bytes. Raises KeyError for an unknown id."""
-        return read_thumbnails(self._collection(side), [image_id])[0]
+        return self.jpegs(side, [image_id])[0]
 
     def thumbnail(self, side: Side, image_id: str) -> np.ndarray:
         """The thumbnail of one image, (h,w,3) uint8 RGB. Raises KeyError for an unknown id."""
@@ -246,14 +253,32 @@ class Results(Files):
     def remarks(self, query_id: str, reference_id: str) -> list[str]:
         """What is to be known of the files of a pair: which frames its best evidence compares, and which are damaged
         and were decoded in part. Raises KeyError for an unknown id."""
-        said = []
         sides: tuple[Side, Side] = ("query", "reference")
-        for side, image_id in zip(sides, self.images_of(query_id, reference_id), strict=True):
-            notes = read_column(self._collection(side), [image_id], "notes")[0]
-            frame = re.search(r"\bframe \d+ of [^,]+", notes)
-            said += [f"{side}: {frame[0]}"] if frame else []
-            said += [f"{side}: {DAMAGED}"] if DAMAGED in notes else []
-        return said
+        images = zip(sides, self.images_of(query_id, reference_id), strict=True)
+        return [said for side, image in images for said in self.remarks_on(side, [image])[0]]
+
+    def remarks_on(self, side: Side, image_ids: Sequence[str]) -> list[list[str]]:
+        """What `remarks` says of each of these images. Raises KeyError for an unknown id."""
+        notes = read_column(self._collection(side), image_ids, "notes")
+        return [explain.remarks(side, noted) for noted in notes]
+
+    def present(self, side: Side, image_ids: Sequence[str]) -> list[str]:
+        """Those of these images that the run or the library has, once each, in their order."""
+        ids = list(dict.fromkeys(image_ids))
+        rows = store.open_catalogue(self._collection(side)).rows_of(ids)
+        return [image for image, row in zip(ids, rows.tolist(), strict=True) if row >= 0]
+
+    def sizes(self, side: Side, image_ids: Sequence[str]) -> np.ndarray:
+        """`size` of each of these images, (n,2) int64. Raises KeyError for an unknown id."""
+        return store.open_catalogue(self._collection(side)).sizes_of(image_ids)
+
+    def paths(self, side: Side, image_ids: Sequence[str]) -> list[str]:
+        """`path` of each of these images. Raises KeyError for an unknown id."""
+        return resolved_paths(self._collection(side), image_ids)
+
+    def jpegs(self, side: Side, image_ids: Sequence[str]) -> list[bytes]:
+        """`jpeg` of each of these images. Raises KeyError for an unknown id."""
+        return read_thumbnails(self._collection(side), image_ids)
 
     def picture(self, side: Side, image_id: str) -> np.ndarray:
         """The original, or its thumbnail if the original cannot be read or its size has changed,

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 
 from imgfp.geometry import corners_of, overlap_of, project
+from imgfp.images import DAMAGED
 from imgfp.scoring import fusion
 from imgfp.stages.verification import homography_of_row
 
@@ -67,3 +70,11 @@ def outlines(
     if not len(overlap):
         return None, None
     return project(np.linalg.inv(homography), overlap), overlap
+
+
+def remarks(side: str, notes: str) -> list[str]:
+    """What is to be known of the file of one side of a pair, from its notes in the images table: which frame it is,
+    and that it is damaged and was decoded in part."""
+    frame = re.search(r"\bframe \d+ of [^,]+", notes)
+    said = [f"{side}: {frame[0]}"] if frame else []
+    return [*said, f"{side}: {DAMAGED}"] if DAMAGED in notes else said

@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
+import urllib.request
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgfp import __version__, store
 from imgfp.runner.params import ParameterError
+from imgfp.runner.progress import bar_format
 
 if TYPE_CHECKING:
     from distributed import LocalCluster
@@ -413,6 +415,20 @@ def trusted(cluster: str, insecure_cluster: bool = False) -> str:
 _insecure: set[str] = set()
 
 
+def dashboard(cluster: str) -> str:
+    """Address of the dashboard of a scheduler; "" for "local", whose scheduler has none, and for one that serves none or
+    does not answer."""
+    if cluster in ("local", HERE):
+        return ""
+    try:
+        with client(cluster) as connected:
+            link = connected.dashboard_link or ""
+        with urllib.request.urlopen(link, timeout=3) as answer:
+            return link if answer.status == 200 else ""
+    except (ValueError, KeyError, OSError):
+        return ""
+
+
 def machines(cluster: str) -> int:
     """Machines of a cluster: 1 for "local" and `HERE`. Raises ValueError where no scheduler answers."""
     if cluster in ("local", HERE):
@@ -558,7 +574,9 @@ def progress(title: str, unit: str, total: int):
     if os.environ.get("IMGFP_HEADLESS"):
         from tqdm import tqdm
 
-        return tqdm(total=total, desc=title, unit=unit, mininterval=5, file=sys.stdout, ascii=True)
+        return tqdm(
+            total=total, desc=title, mininterval=5, file=sys.stdout, bar_format=bar_format(unit)
+        )
     from tqdm.auto import tqdm
 
     return tqdm(total=total, desc=title, unit=unit)

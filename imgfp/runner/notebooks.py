@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import re
-import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,11 @@ from typing import Any
 
 from imgfp import store, urls
 from imgfp.runner import cluster, machine, params, project, record
+from imgfp.runner.progress import INDENT, Pace, StageLine, Step, duration
 
 DEFAULT_STAGES = "01-09"
+#: Seconds after which `status.json` is written again while a stage goes on.
+_STATUS_S = 10.0
 #: Tag of cells that show an example or a figure, which a batch can do without; JupyterLab, too, goes on after them.
 EXAMPLE = "raises-exception"
 #: Parameters that say where the work is done.
@@ -107,17 +110,20 @@ class Plan:
 
 
 def prepare(profile: Path, assignments: list[str]) -> Plan:
-    """Read a profile and check it against every notebook, before anything starts.
+    """Read a profile, or the folder of a run, and check it against every notebook, before anything starts.
 
     Raises params.ParameterError and FileNotFoundError with a message of one line.
     """
     every = [_stage(path) for path in sorted(project.notebooks().glob("[0-9][0-9]_*.ipynb"))]
     known = {name: entry for stage in every for name, entry in stage.declared.items()}
-    asked, profile = profile, project.profile(profile)
+    run = store.Run(profile.absolute()) if profile.is_dir() else None
+    asked = run.params_yaml if run else profile
+    profile = project.profile(asked)
     if profile != asked:
         print(f"parameters               {store.show(profile)}")
     given, typed = record.of_profile(profile), params.override(assignments, known)
-    values = params.check(given.values | typed, known)
+    of_run = _of_run(run, given.values) if run else {}
+    values = params.check(given.values | of_run | typed, known)
     sources = given.sources_of(values) | dict.fromkeys(typed, "command line")
     wanted = _numbers(values.pop("stages", DEFAULT_STAGES), [stage.number for stage in every])
     # Checked now, as a late stage would fail after hours. Notebook 00 makes the demo's own folders.
@@ -133,8 +139,15 @@ def prepare(profile: Path, assignments: list[str]) -> Plan:
     values.setdefault("library_dir", f"library/{profile.stem}")
     # One that is named by URL is fetched when the run starts.
     library = store.Library(store.library_folder(values["library_dir"]))
-    run = store.Run(values["run_dir"])
-    return Plan(stages, values, sources, profile, run, library)
+    return Plan(stages, values, sources, profile, store.Run(values["run_dir"]), library)
+
+
+def _of_run(run: store.Run, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's parameters do not tell: the stages, and the folder, if it has been moved."""
+    planned = read_status(run).get("planned", [])
+    moved = store.project_path(given.get("run_dir", "")) != run.root
+    stages = {"stages": ",".join(planned)} if planned else {}
+    return stages | ({"run_dir": str(run.root)} if moved else {})
 
 
 def _resolve_descriptor(values: dict[str, Any]) -> None:
@@ -147,14 +160,23 @@ def _resolve_descriptor(values: dict[str, Any]) -> None:
         print(f"{'descriptor_model':<24} {values['descriptor_model']}{reason and ': '}{reason}")
 
 
-def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
+def execute(
+    plan: Plan,
+    *,
+    start: str = "",
+    only: str = "",
+    expect: Callable[[], Mapping[str, float]] = dict,
+    tell: Callable[[str], list[str]] = lambda number: [],
+) -> dict[str, Any]:
     """Run the stages that are not up to date; returns the status that is also in `status.json`.
 
-    start: compute this stage and all after it again, whatever is stored; only: compute this one stage
-    again, and no other. Waits for another run in the folder. Raises StageFailed, store.StoreError when a library
-    cannot be fetched, and urls.UrlError for a URL.
+    start: compute this stage ("04" or "4") and all after it again, whatever is stored; only: compute this one stage
+    again, and no other. expect: number of a stage -> seconds that it is expected to take, asked after each stage; tell:
+    the lines to print after the stage of a number. Waits for another run in the folder. Raises StageFailed,
+    store.StoreError when a library cannot be fetched, and urls.UrlError for a URL.
     """
     numbers = [stage.number for stage in plan.stages]
+    start, only = (number and number.zfill(2) for number in (start, only))
     for number in filter(None, (start, only)):
         if number not in numbers:
             raise params.ParameterError(f"no stage {number} here; there are {', '.join(numbers)}")
@@ -164,7 +186,8 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
     with store.lock(plan.run.notebooks), ExitStack() as open_until_done:
         recorded = _begin_record(plan)
         recorded.write(plan.run.params_yaml)
-        status = read_status(plan.run)
+        status = read_status(plan.run) | {"planned": numbers, "left_s": None}
+        earlier, took = _seconds_of(status), dict[str, float]()
         code = _code_hash()
         before, where = store.hash_of(code), dict[str, Any]()
         for stage in plan.stages:
@@ -181,25 +204,64 @@ def execute(plan: Plan, *, start: str = "", only: str = "") -> dict[str, Any]:
             if skip:
                 # One that is recorded as running was killed, as the folder is locked here.
                 said = {"ok": "up to date", "running": "interrupted"}.get(state, state)
-                print(f"{stage.name:<24} {said}", flush=True)
-            else:
-                local = plan.values.get("cluster", "local") == "local"
-                if local and not stage.always and not where:
-                    # One set of worker processes for all notebooks, which otherwise each start their own.
-                    workers = cluster.processes(plan.values.get("workers", 0))
-                    where["cluster"] = open_until_done.enter_context(workers)
-                os.environ[store.REDO] = "1" if forced else ""  # the kernel inherits it
-                _run_stage(plan, stage, key, status, where)
-            before = store.hash_of(key, status["stages"].get(stage.name, {}).get("outputs"))
-            if (
-                _LISTING in stage.writes
-                and status["stages"].get(stage.name, {}).get("state") == "ok"
-            ):
-                recorded = recorded.with_inputs(
-                    stage.name, *store.open_sides(plan.library, plan.run)
-                )
+                print(f"{stage.name:<{INDENT}}{said}", flush=True)
+                before = store.hash_of(key, entry.get("outputs"))
+                continue
+            if not where:
+                where = _workers_for(plan, stage, open_until_done, first=not took)
+            os.environ[store.REDO] = "1" if forced else ""  # the kernel inherits it
+            line = _run_stage(plan, stage, key, status, where)
+            entry = status["stages"][stage.name]
+            before = store.hash_of(key, entry["outputs"])
+            if _LISTING in stage.writes:
+                sides = store.open_sides(plan.library, plan.run)
+                recorded = recorded.with_inputs(stage.name, *sides)
                 recorded.write(plan.run.params_yaml)
+            took[stage.number] = entry["seconds"]
+            todo = [] if only else _todo(plan, stage, status["stages"], before, start)
+            expected = {**expect(), **earlier} if start else {**earlier, **expect()}
+            left_s = Pace(expected, took).left_s(todo) if todo else None
+            status |= {"left_s": left_s, "left_at": time.time()}
+            _write_status(plan, status)
+            line.end(_outcome(entry) + (f"; about {duration(left_s)} left" if left_s else ""))
+            for told in tell(stage.number):
+                print(f"{'':<{INDENT}}{told}", flush=True)
     return status
+
+
+def _workers_for(
+    plan: Plan, stage: Stage, open_until_done: ExitStack, *, first: bool
+) -> dict[str, Any]:
+    """One set of worker processes for all notebooks, which otherwise each start their own: the parameters that name it, none
+    for a stage that needs none. Of a scheduler elsewhere, say where its dashboard is."""
+    where = plan.values.get("cluster", "local")
+    if where == "local" and not stage.always:
+        workers = cluster.processes(plan.values.get("workers", 0))
+        return {"cluster": open_until_done.enter_context(workers)}
+    if first and (link := cluster.dashboard(where)):
+        print(f"{'dashboard':<{INDENT}}{link}", flush=True)
+    return {}
+
+
+def _seconds_of(status: dict[str, Any]) -> dict[str, float]:
+    """Number of a stage -> the seconds that it took when it last ended well."""
+    stages = status["stages"].items()
+    return {name[:2]: entry["seconds"] for name, entry in stages if entry.get("state") == "ok"}
+
+
+def _todo(
+    plan: Plan, after: Stage, entries: dict[str, dict[str, Any]], before: str, start: str
+) -> list[str]:
+    """Numbers of the stages after one that will run; before: hash of all up to that one, see `_key`."""
+    todo: list[str] = []
+    for stage in plan.stages[plan.stages.index(after) + 1 :]:
+        entry = entries.get(stage.name, {"state": "not run"})
+        key = _key(plan, stage, before)
+        before = store.hash_of(key, entry.get("outputs"))
+        forced = bool(start and stage.number >= start)
+        if todo or forced or stage.always or _state(plan, stage, key, entry) != "ok":
+            todo.append(stage.number)
+    return todo
 
 
 def read_status(run: store.Run) -> dict[str, Any]:
@@ -209,11 +271,11 @@ def read_status(run: store.Run) -> dict[str, Any]:
     return {"stages": {}} | (store.read_json(path) if path.exists() else {})
 
 
-def stage_lines(plan: Plan) -> list[str]:
-    """One line per stage: its state, duration, and the error if it failed; then the snapshot of the library."""
+def states(plan: Plan) -> dict[str, str]:
+    """Name of each stage -> its state: "ok", "out of date", "not run", "running", "interrupted", "failed"."""
     status = read_status(plan.run)["stages"]
     before = store.hash_of(_code_hash())
-    lines = []
+    found = {}
     for stage in plan.stages:
         entry = status.get(stage.name, {"state": "not run"})
         key = _key(plan, stage, before)
@@ -221,31 +283,32 @@ def stage_lines(plan: Plan) -> list[str]:
         state = _state(plan, stage, key, entry)
         if state == "running" and not store.is_locked(plan.run.notebooks):
             state = "interrupted"  # killed before it could record it
+        found[stage.name] = state
+    return found
+
+
+def stage_lines(plan: Plan, of_stages: Mapping[str, str]) -> list[str]:
+    """One line per stage: its state (of `states`), duration, and the error if it failed or how far it is; then the time
+    that is left, and the snapshot of the library."""
+    status = read_status(plan.run)
+    lines = []
+    for name, state in of_stages.items():
+        entry = status["stages"].get(name, {})
         seconds = f"{entry['seconds']:8.1f} s" if "seconds" in entry else " " * 10
-        lines.append(f"{stage.name:<24} {state:<12}{seconds}  {entry.get('error', '')}".rstrip())
+        told = entry.get("step", "") if state == "running" else entry.get("error", "")
+        lines.append(f"{name:<{INDENT}}{state:<12}{seconds}  {told}".rstrip())
+    if "running" in of_stages.values() and status.get("left_s"):
+        left_s = status["left_s"] - (time.time() - status["left_at"])
+        lines.append(f"{'left':<{INDENT}}about {duration(max(0.0, left_s))}")
     noted = store.begun_with(plan.run)
     if noted.get("snapshot"):
-        lines.append(f"{'library':<24} snapshot {noted['snapshot']} of {noted['library']}")
+        lines.append(f"{'library':<{INDENT}}snapshot {noted['snapshot']} of {noted['library']}")
     return lines
 
 
-def summarise(plan: Plan) -> None:
-    """Print the figures of a finished run and the paths of its results."""
-    if not any("run:metrics.json" in stage.writes for stage in plan.stages):
-        return
-    path = plan.run.metrics_json
-    metrics = store.read_json(path) if path.exists() else {}
-    if metrics:
-        figures = {
-            "micro-AP": metrics["micro_ap"],
-            f"recall at {metrics['target_precision']:.0%} precision": metrics["recall_at_p90"],
-            "true pair proposed": metrics["candidate_recall"],
-        }
-        named = (f"{n} {'never' if v is None else format(v, '.4f')}" for n, v in figures.items())
-        print("\n" + ", ".join(named))
-    for path in (plan.run.predictions_csv, plan.run.report_html):
-        if path.exists():
-            print(f"{path.stem:<12} {store.show(path)}")
+def finishes(plan: Plan) -> str:
+    """Name of the stage that finds the answers of a run; "" where the plan has none."""
+    return next((s.name for s in plan.stages if "run:metrics.json" in s.writes), "")
 
 
 def _stage(path: Path) -> Stage:
@@ -258,10 +321,10 @@ def _stage(path: Path) -> Stage:
 def _numbers(text: str, existing: list[str]) -> list[str]:
     wanted: list[str] = []
     for part in text.split(","):
-        ends = re.fullmatch(r"\s*(\d\d)(?:\s*-\s*(\d\d))?\s*", part)
+        ends = re.fullmatch(r"\s*(\d\d?)(?:\s*-\s*(\d\d?))?\s*", part)
         if not ends:
             raise params.ParameterError(f"stages: expected e.g. '01-09' or '20', got {text!r}")
-        first, last = ends[1], ends[2] or ends[1]
+        first, last = (number.zfill(2) for number in (ends[1], ends[2] or ends[1]))
         wanted += [number for number in existing if first <= number <= last]
     if not wanted:
         raise params.ParameterError(f"stages: {text!r} names no notebook of {', '.join(existing)}")
@@ -320,27 +383,39 @@ def _write_status(plan: Plan, status: dict[str, Any]) -> None:
 
 def _run_stage(
     plan: Plan, stage: Stage, key: str, status: dict[str, Any], where: dict[str, Any]
-) -> None:
-    """Execute one stage. where: parameters of worker processes that this run has started."""
+) -> StageLine:
+    """Execute a notebook and record how it went; returns its line, which the caller ends. where: parameters of worker
+    processes that this run has started."""
     copy = _executed_copy(plan, stage)
     began, spent = time.monotonic(), machine.processor_seconds()
     entry: dict[str, Any] = {"state": "running", "key": key}
     status["stages"][stage.name] = entry
     _write_status(plan, status)
-    print(f"{stage.name:<24} ", end="", flush=True)
+    written = began
+
+    def on_step(step: Step) -> None:
+        nonlocal written
+        entry["step"] = str(step)
+        if time.monotonic() > written + _STATUS_S:
+            written = time.monotonic()
+            _write_status(plan, status)
+
+    at = plan.stages.index(stage) + 1
+    line = StageLine(f"{stage.name:<{INDENT}}stage {at} of {len(plan.stages)}: ", on_step)
     try:
         given = plan.values_of(stage)
         given |= {name: value for name, value in where.items() if name in stage.declared}
-        _execute_notebook(stage, copy, given, entry)
+        _execute_notebook(stage, copy, given, entry, line)
         entry |= {"state": "ok", "outputs": _digest(plan, stage)}
     except StageFailed as failure:
         entry |= {"state": "failed", "error": str(failure).split("\n")[0]}
-        print(f"FAILED after {time.monotonic() - began:.1f} s", flush=True)
+        line.end(f"FAILED after {time.monotonic() - began:.1f} s")
         raise
     except (KeyboardInterrupt, store.StoreError):
         entry |= {"state": "interrupted"}
         raise
     finally:
+        entry.pop("step", None)
         entry["seconds"] = round(time.monotonic() - began, 2)
         entry["processor_seconds"] = round(machine.processor_seconds() - spent, 2)
         _write_status(plan, status)
@@ -349,12 +424,17 @@ def _run_stage(
                 store.StoreError
             ):  # a full disk; `imgfp verify` names a copy without a seal
                 store.seal(copy)
+    return line
+
+
+def _outcome(entry: dict[str, Any]) -> str:
     left_out = ", ".join(map(str, entry.get("examples_left_out", ())))
     said = f"; nothing to show in cells {left_out}" if left_out else ""
-    print(f"ok {entry['seconds']:.1f} s{said}", flush=True)
+    return f"ok {entry['seconds']:.1f} s{said}"
 
 
-def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> None:
+def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict, line: StageLine) -> None:
+    """Execute a notebook into its copy; its progress goes to the line."""
     import nbformat
     import papermill
     from jupyter_client.manager import AsyncKernelManager
@@ -396,7 +476,7 @@ def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> No
                 autosave_cell_every=30,
                 on_cell_start=started,
                 on_cell_executed=executed,
-                stdout_file=_Bars(),
+                stdout_file=line,
             )
         except PapermillExecutionError as error:
             reason = f"{error.ename}: {error.evalue}"
@@ -416,18 +496,3 @@ def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict) -> No
     raise StageFailed(
         f"{stage.name}, cell {cell['number']}: {reason}\nthe executed copy is {store.show(copy)}"
     )
-
-
-class _Bars:
-    """A text stream that passes only progress bars, and what is waited for, on to the terminal."""
-
-    def write(self, text: str) -> None:
-        bars = [
-            line for line in re.split(r"[\r\n]", text) if re.search(r"\d+%\||^waiting for ", line)
-        ]
-        if bars:
-            sys.stdout.write(f"\n{'':<25}{bars[-1].strip()}  ")
-            sys.stdout.flush()
-
-    def flush(self) -> None:
-        sys.stdout.flush()

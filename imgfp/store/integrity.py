@@ -87,6 +87,7 @@ def _results(root: Path) -> set[Path]:
     run, library = Run(root), Library(root)
     names = {
         run.predictions_csv,
+        run.matches_csv,
         run.metrics_json,
         run.errors_csv,
         run.rejects_csv,

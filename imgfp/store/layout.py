@@ -212,6 +212,11 @@ class Run(Collection):
         return self.root / "predictions.csv"
 
     @property
+    def matches_csv(self) -> Path:
+        """The answers for people: paths, verdict, relation, regions and evidence in words."""
+        return self.root / "matches.csv"
+
+    @property
     def truth_csv(self) -> Path:
         """The truth that the run was measured by, in the ids of the run."""
         return self.root / "truth.csv"

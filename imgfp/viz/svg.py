@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from imgfp.images import encode_jpeg, resize_short_side
+from imgfp.images import encode_jpeg, encode_webp, resize_short_side
 from imgfp.viz.base import FALSE, INK, SKY, label, to_png
 from imgfp.viz.pictures import Size, side_by_side, subsample
 
@@ -30,7 +30,7 @@ def escaped(text: object, limit: int = 0) -> str:
     return html.escape(label(text, limit), quote=True)
 
 
-def data_uri(image: bytes, kind: Literal["jpeg", "png"] = "jpeg") -> str:
+def data_uri(image: bytes, kind: Literal["jpeg", "png", "webp"] = "jpeg") -> str:
     """The bytes of an image file as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
@@ -50,6 +50,29 @@ def outlined(jpeg: bytes, size: Size, outline: np.ndarray | None = None, text: s
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" xmlns="http://www.w3.org/2000/svg">'
         f"<title>{escaped(text)}</title>{_image(jpeg, 0, 0, width, height)}{shape}</svg>"
+    )
+
+
+def thumbnail(
+    image: np.ndarray, long_side_px: int, size: Size, outlines: Sequence[np.ndarray], text: str
+) -> str:
+    """A picture (H,W,3) uint8 RGB in few bytes, reduced to a longer side of at most `long_side_px`; with polygons (n,2) in
+    pixels of the original, whose size is (width, height), which the page's own style draws; text: for screen readers."""
+    short = round(long_side_px * min(size) / max(size))
+    small = resize_short_side(image, max(short, 1))
+    height, width = small.shape[:2]
+    scale = np.array([width, height]) / np.array(size, float)
+    lines = []
+    for outline in outlines:
+        corners = (np.asarray(outline, float).reshape(-1, 2) * scale).round()
+        if len(corners) and np.isfinite(corners).all():
+            corners = corners.clip(0, [width, height]).astype(int).tolist()
+            lines.append(f"M{'L'.join(f'{x} {y}' for x, y in corners)}Z")
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escaped(text, 80)}"><image width="{width}"'
+        f' height="{height}" href="{data_uri(encode_webp(small), "webp")}"/>'
+        + (f'<path d="{"".join(lines)}"/>' if lines else "")
+        + "</svg>"
     )
 
 

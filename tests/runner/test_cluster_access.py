@@ -119,3 +119,18 @@ def test_tls_without_certificates_is_one_clear_line(local):
         cluster.client(local[0]),
     ):
         pass
+
+
+def test_the_dashboard_of_a_scheduler_is_named_where_it_serves_one(local):
+    import dask
+    from distributed import LocalCluster
+
+    assert cluster.dashboard("local") == cluster.dashboard(local[0]) == ""
+    plain = {"distributed.comm.require-encryption": False}
+    places = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
+    with (
+        dask.config.set(plain),
+        LocalCluster(n_workers=0, processes=False, **places) as started,
+    ):
+        address = cluster.trusted(started.scheduler_address, insecure_cluster=True)
+        assert cluster.dashboard(address) == started.dashboard_link != ""

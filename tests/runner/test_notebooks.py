@@ -79,7 +79,7 @@ def test_runs_in_order_then_skips_what_is_done(house, capsys):
     assert out.count("up to date") == 1 and (house / "run/two.txt").read_text() == "40.0"
     (house / "run/one.txt").unlink()
     assert command(house, "factor=2") == 0
-    assert "01_one                   ok" in capsys.readouterr().out
+    assert "01_one                   stage 1 of 2: ok" in capsys.readouterr().out
     assert command(house, "factor=2", "--from", "02") == 0
     assert capsys.readouterr().out.count("up to date") == 1
 
@@ -188,6 +188,41 @@ def test_status_of_a_killed_run_is_interrupted(house, capsys):
     with store.lock(house / "run/notebooks"):
         assert command(house, "--status") == 0
     assert "01_one                   running" in capsys.readouterr().out
+
+
+def test_the_status_of_a_run_needs_its_folder_only(house, capsys):
+    """Its parameters and stages are its own, wherever it lies."""
+    code = "(Path(run_dir) / 'two.txt').write_text(str(20 * factor))"
+    parameters = PARAMETERS + 'library_dir: str = ""  # every run names one\n'
+    notebook(house / "notebooks", "02_two", code, parameters, ["run:two.txt"])
+    assert command(house, "factor=2", "stages=2") == 0
+    capsys.readouterr()
+    (house / "run").rename(house / "moved")
+    for words in (["--status"], []):
+        assert main(["run", str(house / "moved"), *words]) == 0
+        said = capsys.readouterr().out
+        assert "01_one" not in said and "02_two" in said
+    assert (house / "moved/two.txt").read_text() == "40.0" and not (house / "run").exists()
+    assert main(["run", str(house / "notebooks"), "--status"]) == 2
+    assert "params.yaml" in capsys.readouterr().err
+
+
+def test_the_time_left_is_that_of_the_stages_to_come(house, capsys):
+    assert command(house) == 0
+    assert " left" not in capsys.readouterr().out  # nothing to tell it from
+    assert command(house, "--from", "1") == 0
+    one, two = capsys.readouterr().out.splitlines()
+    assert re.search(r"stage 1 of 2: ok .* s; about \d+ s left$", one)
+    assert re.search(r"stage 2 of 2: ok .* s$", two)
+    status = json.loads((house / "run/status.json").read_text())
+    running = {"01_one": status["stages"]["01_one"] | {"state": "running", "step": "half of it"}}
+    status |= {"left_s": 700.0, "left_at": time.time() - 100, "stages": status["stages"] | running}
+    (house / "run/status.json").write_text(json.dumps(status))
+    store.seal(house / "run/status.json")
+    with store.lock(house / "run/notebooks"):
+        assert command(house, "--status") == 0
+    said = capsys.readouterr().out
+    assert "running" in said and "half of it" in said and "about 10 min" in said
 
 
 def test_status_names_the_snapshot(house, capsys):
