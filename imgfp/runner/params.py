@@ -23,7 +23,7 @@ from imgfp.inference import (
     torch_gpus,
 )
 
-MAX_BYTES = 64 * 1024
+MAX_BYTES = 256 * 1024
 #: Keys of a profile that speak to the runner, not to a notebook.
 RUNNER_KEYS = ("stages",)
 #: Key of the `params.yaml` of a run that is no parameter, see `runner.record`.

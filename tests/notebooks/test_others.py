@@ -20,8 +20,9 @@ from imgfp.benchmarks.planning import RunPlan
 from imgfp.crops import detectors
 from imgfp.images import encode_jpeg
 from imgfp.results import Results, sheets
-from imgfp.runner import params
+from imgfp.runner import params, record
 from imgfp.runner.machine import Machine
+from imgfp.runner.record import StageRecord
 from imgfp.scoring import metrics
 from imgfp.search.plan import CodecCost, SearchCost
 from imgfp.verify.classifier import SIDE_PX, PairClassifier
@@ -87,6 +88,9 @@ def test_two_runs_are_compared(finished_run, tmp_path):
     worse = pd.read_csv(path)
     worse.loc[worse["query_id"] == "q-whole", "score"] = 1
     store.write_sheet(path, worse)
+    ran = record.read(root / "run/params.yaml")
+    stage = StageRecord({"local_min_confidence": 0.4}, {"local_min_confidence": "default"})
+    ran.with_stage("04_crops", stage).write(root / "run/params.yaml")
     runs = {"before_run": root / "run", "after_run": finished_run}
     done = execute("32_compare_runs.ipynb", **runs, bootstrap_rounds=20, save_dir=tmp_path)
     moved = pd.read_csv(tmp_path / "changes.csv")
@@ -97,6 +101,8 @@ def test_two_runs_are_compared(finished_run, tmp_path):
     assert sum("image/png" in data for data in shown(done)) == 6
     figures = metrics.evaluate(Results(finished_run).predictions, Results(finished_run).truth)
     assert any(f"{figures.micro_ap:.4f}" in str(data) for data in shown(done))
+    differ = next(str(data) for data in shown(done) if "before_from" in str(data))
+    assert "local_min_confidence" in differ and "fusion" not in differ  # one default has changed
     (table,) = (str(data) for data in shown(done) if "target_precision" in str(data))
     assert "8.0" not in table  # queries are whole numbers
 
