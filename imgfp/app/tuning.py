@@ -12,11 +12,13 @@ import numpy as np
 
 from imgfp import store, viz
 from imgfp.results import Results
-from imgfp.results.replay import Replay, Settings
+from imgfp.results.previews import Settings
+from imgfp.results.replay import Replay
 from imgfp.runner import params
 from imgfp.runner.schema import Parameters
 from imgfp.viz import svg
 from imgfp.widgets.parts import profile_of
+from imgfp.widgets.thresholds import Scores
 from imgfp.widgets.tuner import (
     NUMBERS,
     SOURCES,
@@ -24,18 +26,18 @@ from imgfp.widgets.tuner import (
     changed_pairs,
     figure_rows,
     in_words,
-    limit_of,
-    said_of,
 )
 
-#: Name of what can be looked at -> source and measure of `SOURCES`; the final score first.
-SHOWN = {
-    f"{source}: {measure}": (source, measure)
-    for source in sorted(SOURCES, key=lambda name: name != "pairs")
-    for measure in SOURCES[source]
-}
-
 _replay = lru_cache(maxsize=2)(Replay)
+#: What can be tried, by its name in the address: source and measure of `tuner.SOURCES`.
+_TRIED = {
+    "score": ("pairs", "score"),
+    "local": ("local", "votes"),
+    "crop": ("crop", "votes"),
+    "global": ("global", "similarity"),
+    "boxes": ("boxes", "confidence"),
+    "area": ("boxes", "area"),
+}
 
 
 def shown(results: Results, words: Mapping[str, str]) -> dict[str, Any]:
@@ -44,24 +46,25 @@ def shown(results: Results, words: Mapping[str, str]) -> dict[str, Any]:
     out of its range."""
     replay = _replay(results)
     settings = _settings(replay, words)
-    branch = words.get("branch") or next(iter(SHOWN))
-    if branch not in SHOWN:
-        raise ValueError(f"branch: {branch!r} is none of {', '.join(SHOWN)}")
+    sources = _sources(results)
+    branch = words.get("branch") or "score"
+    if branch not in sources:
+        raise ValueError(f"branch: {branch!r} is none of {', '.join(sources)}")
     now = replay.preview(settings)
     profiles = store.project_path("params")
     names = sorted(path.name for path in profiles.glob("*.yaml"))
     changed = _changed(replay, settings)
     return {
-        "branches": list(SHOWN),
+        "branches": list(sources),
         "branch": branch,
-        "fields": _fields(results, replay, settings),
+        "fields": _fields(results, replay, settings, sources),
         "rows": figure_rows(replay.base, now),
         "said": in_words(replay, now),
         "changes": changed_pairs(replay, now),
         "changed": [f"{name}: {value!r}" for name, value in changed.items()],
         "profiles": names,
         "profile": profile_of(results, profiles, names),
-        **_chart(results, replay, branch, settings),
+        **_chart(results, replay, sources[branch], branch, settings),
     }
 
 
@@ -82,16 +85,18 @@ def write(results: Results, words: Mapping[str, str], profile: str) -> str:
     return f"{profile}: {said}."
 
 
-def _limits() -> dict[str, Source]:
-    """The parameters that limit something -> the first measure that they limit."""
-    measures = [SOURCES[source][measure] for source, measure in SHOWN.values()]
-    return {one.parameter: one for one in reversed(measures) if one.parameter}
+def _sources(results: Results) -> dict[str, Source]:
+    """The final score, and what each branch decides on."""
+    sources = {name: SOURCES[source][measure] for name, (source, measure) in _TRIED.items()}
+    step = 1 if results.score_scale == "log" else 0.001
+    return sources | {"score": sources["score"]._replace(scale=results.score_scale, step=step)}
 
 
 def _settings(replay: Replay, words: Mapping[str, str]) -> Settings:
     """The settings of the run with those of the address in their place."""
     own, given = replay.settings, dict[str, Any]()
-    for name in (*NUMBERS, *_limits()):
+    limits = (source.parameter for source in _sources(replay.results).values())
+    for name in (*NUMBERS, *limits):
         if text := words.get(name):
             kind = type(getattr(own, name))
             try:
@@ -112,9 +117,11 @@ def _changed(replay: Replay, settings: Settings) -> dict[str, Any]:
     return changed | (tuned if all(tuned.values()) else {})
 
 
-def _fields(results: Results, replay: Replay, settings: Settings) -> list[dict[str, Any]]:
+def _fields(
+    results: Results, replay: Replay, settings: Settings, sources: Mapping[str, Source]
+) -> list[dict[str, Any]]:
     """Name, value, step and meaning of every parameter that can be tried, and the value of the run."""
-    rows = [(name, limit.step) for name, limit in reversed(_limits().items())]
+    rows = [(source.parameter, source.step) for source in sources.values()]
     rows += [(name, 1) for name in NUMBERS]
     return [
         {
@@ -135,31 +142,32 @@ def _own(results: Results, name: str, value: float) -> str:
     return f"{value:.6g}"
 
 
-def _chart(results: Results, replay: Replay, branch: str, settings: Settings) -> dict[str, Any]:
-    """The histogram of what a branch decides on, with a line at the value that is tried, and the ends of its axis; no line
-    where nothing is limited."""
-    source, measure = SHOWN[branch]
-    shown = SOURCES[source][measure]
-    scale, value = shown.scale or results.score_scale, limit_of(shown, replay, settings)
+def _chart(
+    results: Results, replay: Replay, source: Source, branch: str, settings: Settings
+) -> dict[str, Any]:
+    """The histogram of what a branch decides on, with a line at the value that is tried, and the ends of its axis."""
+    groups = replay.scores(_TRIED[branch][0], source.measure)
+    if branch == "score":
+        groups = Scores.of(results).groups()
+    value = float(getattr(settings, source.parameter))
+    if branch == "score" and value == 0:
+        value = results.threshold or 0.0
     fig, ax = viz.figure(7, 3)
-    groups = replay.scores(source, shown.measure)
-    viz.draw_score_histogram(ax, *groups, value, scale=scale, axis=shown.axis)
+    viz.draw_score_histogram(ax, *groups, value, scale=source.scale, axis=source.axis)
     chart = svg.Chart.of(fig, ax)
-    drawn = {"chart": svg.data_uri(chart.png, "png"), "hint": said_of(shown, value), "slider": None}
-    if value is None:
-        return drawn
     (left, _, right, _), (width, _) = chart.frame, chart.size
-    position = float(np.clip(viz.SCALES[scale].forward(value), chart.low, chart.high))
-    return drawn | {
+    position = float(np.clip(viz.SCALES[source.scale].forward(value), chart.low, chart.high))
+    return {
+        "chart": svg.data_uri(chart.png, "png"),
         "slider": {
-            "name": shown.parameter,
-            "scale": scale,
+            "name": source.parameter,
+            "scale": source.scale,
             "low": chart.low,
             "high": chart.high,
             "step": (chart.high - chart.low) / 1000,
             "at": position,
             "text": f"{value:.4g}",
-            "round_to": shown.step,
+            "round_to": source.step,
             "left": 100 * left / width,
             "right": 100 * (1 - right / width),
         },

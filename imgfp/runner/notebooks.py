@@ -84,16 +84,16 @@ class Plan:
         """
         values = {n: v for n, v in self.every_value(stage).items() if n not in _WHERE}
         content = {f"{n} content": digest for n, digest in self.files(stage).items()}
-        folders = [n for n in params.FOLDERS_READ if values.get(n) and n not in self.files(stage)]
-        content |= {f"{n} content": store.state_of(store.project_path(values[n])) for n in folders}
         return params.portable(values, self.run.root) | content
 
     def files(self, stage: Stage) -> dict[str, str]:
-        """SHA-256 of the files that parameters of this stage name."""
+        """SHA-256 of the files that parameters of this stage name, and of the state of folders that only it reads."""
         values = self.every_value(stage)
         named = {n: v for n, v in values.items() if isinstance(v, str) and v and n != "export_path"}
         paths = {n: store.project_path(v) for n, v in named.items()}
-        return {n: store.sha256_of(path) for n, path in paths.items() if os.path.isfile(path)}
+        found = {n: store.sha256_of(path) for n, path in paths.items() if os.path.isfile(path)}
+        listed = [n for n in params.FOLDERS_READ if n in named and n not in found]
+        return found | {n: store.state_of(paths[n]) for n in listed}
 
     def recorded(self, stage: Stage, code: str) -> record.StageRecord:
         """What shapes this stage now; code: hash of the package."""

@@ -13,7 +13,7 @@ import numpy as np
 from imgfp import viz
 from imgfp.results import Results
 from imgfp.results.previews import Figures, Preview
-from imgfp.results.replay import Replay, Settings
+from imgfp.results.replay import Replay
 from imgfp.store import StoreError
 from imgfp.viz import svg
 from imgfp.widgets.base import WIDE, WRAPPED, DraggableLine, facts_table, pane, sentence
@@ -156,12 +156,22 @@ class PipelineTuner(ipw.VBox):
     def _shown_source(self) -> Source:
         return SOURCES[self.source.value][self.measure.value]
 
+    def _limit(self) -> float | None:
+        """The present limit of what is shown; None where none can change a figure: no line is offered then."""
+        name = self._shown_source.parameter
+        rule = name.startswith("vote_")
+        if not name or (rule and self.settings.candidates_scored == "all"):
+            return None
+        limit = float(getattr(self.settings, name))
+        if name == "score_threshold" and not limit:  # the measured one
+            return self._replay.base.figures.cut
+        return limit
+
     def _draw(self, _: object = None) -> None:
         """Draw the chart of the chosen measure; moving its line does not draw it again."""
         if self._moving:
             return
-        shown = self._shown_source
-        own = limit_of(shown, self._replay, self.settings)
+        shown, own = self._shown_source, self._limit()
         scale = shown.scale or self._replay.results.score_scale
         self._scale = viz.SCALES[scale]
         fig, ax = viz.figure(6, 3.1)
@@ -182,8 +192,16 @@ class PipelineTuner(ipw.VBox):
             self.value.value = own
             self.line.value = min(max(float(self._scale.forward(own)), chart.low), chart.high)
         self._moving = False
-        self.hint.value = sentence(said_of(shown, own))
+        self.hint.value = sentence(self._said())
         self._show()
+
+    def _said(self) -> str:
+        shown = self._shown_source
+        if self._limit() is not None:
+            return f"Drag the dashed line, or click to place it: {shown.said}"
+        if shown.parameter.startswith("vote_"):
+            return "No line: this run verifies candidates whatever their distance (candidates_scored: all)."
+        return shown.said
 
     def _dragged(self, change: dict) -> None:
         # The slider rounds to its steps; a typed value must not change by that.
@@ -243,26 +261,6 @@ ROWS = {
 }
 
 
-def limit_of(source: Source, replay: Replay, settings: Settings) -> float | None:
-    """The limit of a measure under these settings; None where none can change a figure."""
-    name = source.parameter
-    if not name or (name.startswith("vote_") and settings.candidates_scored == "all"):
-        return None
-    limit = float(getattr(settings, name))
-    if name == "score_threshold" and not limit:  # the measured one
-        return replay.base.figures.cut
-    return limit
-
-
-def said_of(source: Source, limit: float | None) -> str:
-    """What the line at this limit does, or why there is none."""
-    if limit is not None:
-        return f"Drag the dashed line, or click to place it: {source.said}"
-    if source.parameter.startswith("vote_"):
-        return "No line: this run verifies candidates whatever their distance (candidates_scored: all)."
-    return source.said
-
-
 def figure_rows(base: Preview, now: Preview) -> list[tuple[str, ...]]:
     """The figures of the run and of the present settings as rows of text, the first with the names of the columns."""
     columns = base.figures, now.figures, now.tuned, now.held_out
@@ -277,8 +275,7 @@ def figure_rows(base: Preview, now: Preview) -> list[tuple[str, ...]]:
 def in_words(replay: Replay, now: Preview) -> list[str]:
     """How far the figures of `figure_rows` can be relied on, in sentences."""
     said = [f"Not exact for {count:,} queries: {why}." for why, count in now.beyond.items()]
-    if unrecorded := replay.results.unrecorded:
-        said.append(unrecorded)
+    said += filter(None, [replay.results.unrecorded])
     if not replay.base.figures.positives:
         said.append("Without truth or reviewed copies, nobody knows what is lost.")
     return said or ["A run with these settings gives these figures."]
