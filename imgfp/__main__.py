@@ -92,6 +92,8 @@ def main(words: list[str] | None = None) -> int:
         _check_truth(plan)
         expect, tell = _expectation(plan), _teller(plan)
         notebooks.execute(plan, start=options.start, only=options.only, expect=expect, tell=tell)
+        if not options.only and notebooks.finishes(plan):
+            print("\n" + "\n".join(_conclusion(plan)))
     except notebooks.StageFailed as failure:
         print(f"\nimgfp: {failure}", file=sys.stderr)
         return 1
@@ -107,8 +109,6 @@ def main(words: list[str] | None = None) -> int:
             f"\nimgfp: ended by {number.name}; run the same command again to go on", file=sys.stderr
         )
         return 128 + number
-    if not options.only and notebooks.finishes(plan):
-        print("\n" + "\n".join(_conclusion(plan)))
     return 0
 
 
