@@ -113,6 +113,8 @@ def main(words: list[str] | None = None) -> int:
         _check_truth(plan)
         expect, tell = _expectation(plan), _teller(plan)
         notebooks.execute(plan, start=options.start, only=options.only, expect=expect, tell=tell)
+        if not options.only and notebooks.finishes(plan):
+            print("\n" + "\n".join(_conclusion(plan)))
     except notebooks.StageFailed as failure:
         print(f"\nimgfp: {failure}", file=sys.stderr)
         return 1
@@ -128,8 +130,6 @@ def main(words: list[str] | None = None) -> int:
             f"\nimgfp: ended by {number.name}; run the same command again to go on", file=sys.stderr
         )
         return 128 + number
-    if not options.only and notebooks.finishes(plan):
-        print("\n" + "\n".join(_conclusion(plan)))
     if options.command == "duplicates":
         return _tell_duplicates(plan, options.csv)
     return 0

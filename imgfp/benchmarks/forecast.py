@@ -36,9 +36,13 @@ _START_S, _LAST_S = 5.0, 8.0
 
 
 def known_references(library: Library) -> int:
-    """References that a library has finished already."""
-    finished = library.catalogue.exists() and library.index("global").manifest.exists()
-    return store.open_catalogue(library).count_files() if finished else 0
+    """References that a library has finished already; 0 where its list is damaged, and will be made again."""
+    if not (library.catalogue.exists() and library.index("global").manifest.exists()):
+        return 0
+    try:
+        return store.open_catalogue(library).count_files()
+    except store.StoreError:
+        return 0
 
 
 def expected_s(run: Run, library: Library, known: int) -> dict[str, float]:

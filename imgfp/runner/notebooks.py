@@ -186,7 +186,8 @@ def execute(
     with store.lock(plan.run.notebooks), ExitStack() as open_until_done:
         recorded = _begin_record(plan)
         recorded.write(plan.run.params_yaml)
-        status = read_status(plan.run) | {"planned": numbers, "left_s": None}
+        status = read_status(plan.run) | {"left_s": None}
+        status["planned"] = sorted({*status.get("planned", ()), *numbers})
         earlier, took = _seconds_of(status), dict[str, float]()
         code = _code_hash()
         before, where = store.hash_of(code), dict[str, Any]()
@@ -220,10 +221,7 @@ def execute(
             took[stage.number] = entry["seconds"]
             todo = [] if only else _todo(plan, stage, status["stages"], before, start)
             expected = {**expect(), **earlier} if start else {**earlier, **expect()}
-            left_s = Pace(expected, took).left_s(todo) if todo else None
-            status |= {"left_s": left_s, "left_at": time.time()}
-            _write_status(plan, status)
-            line.end(_outcome(entry) + (f"; about {duration(left_s)} left" if left_s else ""))
+            _end(plan, line, status, entry, Pace(expected, took).left_s(todo) if todo else None)
             for told in tell(stage.number):
                 print(f"{'':<{INDENT}}{told}", flush=True)
     return status
@@ -427,10 +425,16 @@ def _run_stage(
     return line
 
 
-def _outcome(entry: dict[str, Any]) -> str:
+def _end(
+    plan: Plan, line: StageLine, status: dict[str, Any], entry: dict[str, Any], left_s: float | None
+) -> None:
+    """Say that a stage has ended, and record and say how many seconds are left, None where that is not known."""
+    status |= {"left_s": left_s, "left_at": time.time()}
+    _write_status(plan, status)
     left_out = ", ".join(map(str, entry.get("examples_left_out", ())))
     said = f"; nothing to show in cells {left_out}" if left_out else ""
-    return f"ok {entry['seconds']:.1f} s{said}"
+    left = f"; about {duration(left_s)} left" if left_s else ""
+    line.end(f"ok {entry['seconds']:.1f} s{said}{left}")
 
 
 def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict, line: StageLine) -> None:
