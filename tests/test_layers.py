@@ -45,6 +45,8 @@ ORDER = {
         "keypoint_budget",
         "distractors",
         "relations",
+        "edited_queries",
+        "robustness",
     ],
     "crops": ["boxes", "edges", "box_features", "ultralytics_models", "rule", "detectors"],
     "demo": ["painting", "corpus"],
@@ -67,8 +69,9 @@ ORDER = {
         "compositing",
         "overlays",
         "families",
+        "unseen",
     ],
-    "report": ["figures", "pairs", "page"],
+    "report": ["figures", "pairs", "page", "robustness"],
     "results": ["files", "explain", "compare", "sheets", "replay", "sweep"],
     "runner": [
         "schema",
@@ -143,7 +146,7 @@ ORDER = {
         "describe",
         "evidence",
     ],
-    "viz": ["base", "charts", "pictures", "svg"],
+    "viz": ["base", "bands", "charts", "pictures", "svg"],
     "widgets": ["base", "crops", "votes", "inspector", "parts", "thresholds", "tuner", "review"],
 }
 #: Each heavy library is imported by these modules and packages only.

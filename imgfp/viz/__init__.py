@@ -16,6 +16,7 @@ from imgfp.viz.base import (
     put_legend,
     to_png,
 )
+from imgfp.viz.bands import draw_bands
 from imgfp.viz.charts import (
     draw_bars,
     draw_breakdown,
@@ -47,6 +48,7 @@ __all__ = [
     "SCALES",
     "TRUE",
     "VERMILLION",
+    "draw_bands",
     "draw_bars",
     "draw_boxes",
     "draw_breakdown",
