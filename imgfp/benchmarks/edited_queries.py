@@ -80,14 +80,20 @@ def make(lab: store.Lab, photo_dir: str, design: Design, **where: Any) -> pd.Dat
         "seed": design.seed,
     }
     tasks = [
-        _task(lab, number, family, [family], others, held_out, design.copies * len(set(design.strengths)))
+        _task(
+            lab,
+            number,
+            family,
+            [family],
+            others,
+            held_out,
+            design.copies * len(set(design.strengths)),
+        )
         for number, family in enumerate(design.families)
     ]
     if design.unrelated:
         every = list(design.families)
-        tasks.append(
-            _task(lab, len(tasks), UNRELATED, every, held_out, held_out, design.unrelated)
-        )
+        tasks.append(_task(lab, len(tasks), UNRELATED, every, held_out, held_out, design.unrelated))
     report = map_shards(
         make_queries, tasks, settings, title="edits", unit="query", lock_dir=lab.root, output_dir=lab.made, **where
     )  # fmt: skip
@@ -173,10 +179,9 @@ def make_queries(
         wanted = [(n, family, strength) for n in range(count) for strength in strengths]
     else:
         drawn = np.random.default_rng([seed, zlib.crc32(family.encode())])
-        wanted = [
-            (n, families[drawn.integers(len(families))], strengths[drawn.integers(len(strengths))])
-            for n in range(queries)
-        ]
+        every = [(one, strength) for one in families for strength in strengths]
+        places = drawn.integers(len(every), size=queries).tolist()
+        wanted = [(n, *every[place]) for n, place in enumerate(places)]
     known: list[tuple[str, np.ndarray]] = []
     rows = []
     for number, ops, strength in wanted:
@@ -271,7 +276,10 @@ def settings_of(
         "library_dir": library_dir,
         "run_dir": lab.run.root,
     }
-    own |= {name: str(value).lower() if value in (True, False) else value for name, value in given.items()}
+    own |= {
+        name: str(value).lower() if value in (True, False) else value
+        for name, value in given.items()
+    }
     words = [f"{name}={value}" for name, value in own.items()]
     for line in lines:
         name, colon, value = (part.strip() for part in line.partition(":"))

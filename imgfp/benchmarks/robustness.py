@@ -55,8 +55,9 @@ def curves(
             row |= {"copies": measured.positives, "micro_ap": measured.micro_ap}
             row["recall_at_p90"] = measured.recall_at_p90 or 0.0
             if rounds:
-                options = {"target_precision": target_precision, "rounds": rounds, "seed": seed}
-                interval = bootstrap(own, truth, **options)
+                interval = bootstrap(
+                    own, truth, target_precision=target_precision, rounds=rounds, seed=seed
+                )
                 for name in ("micro_ap", "recall_at_p90"):
                     row[f"{name}_low"], row[f"{name}_high"] = interval.loc[name, ["low", "high"]]
             copies = part[part["reference_id"] != ""]
@@ -119,9 +120,7 @@ def corner_error(
 ) -> float:
     """See `corner_errors`. true: reference pixel -> query pixel; found: query pixel -> reference pixel, both (3,3) of pixel
     centres; sizes: width and height, px. Infinite where a corner is mapped to infinity."""
-    region = overlap_of(
-        corners_of(*query_size), corners_of(*reference_size), np.linalg.inv(true)
-    )
+    region = overlap_of(corners_of(*query_size), corners_of(*reference_size), np.linalg.inv(true))
     if not len(region):
         return float("nan")
     distances = np.linalg.norm(project(found, project(true, region)) - region, axis=1)
@@ -157,7 +156,9 @@ def differences(
     runs = []
     for run in (results, other):
         if run.truth is None or set(run.truth["query_id"]) != set(meta["query_id"]):
-            raise ValueError(f"{run.run.root} has other queries; a lab of the same design and photographs can be compared")
+            raise ValueError(
+                f"{run.run.root} has other queries; a lab of the same design and photographs can be compared"
+            )
         runs.append(run.predictions[["query_id", "reference_id", "score"]])
     tables = []
     for family, strength, part in _groups(meta):
@@ -165,8 +166,9 @@ def differences(
             continue
         truth = part[["query_id", "reference_id"]]
         own = [run[run["query_id"].isin(truth["query_id"])] for run in runs]
-        options = {"target_precision": target_precision, "rounds": rounds, "seed": seed}
-        compared = bootstrap(own[0], truth, own[1], **options)
+        compared = bootstrap(
+            *(own[0], truth, own[1]), target_precision=target_precision, rounds=rounds, seed=seed
+        )
         tables.append(compared.rename_axis("metric").reset_index().assign(family=family))
     table = pd.concat(tables, ignore_index=True)
     return table[["family", *table.columns.drop("family")]]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Drawing
 from imgfp import viz
 from imgfp.benchmarks.robustness import ALIGNED, ALL
 from imgfp.datatypes import BRANCHES
-from imgfp.report.figures import Figure, embed
+from imgfp.report.figures import embed
 
 Labs = Mapping[str, pd.DataFrame]
 _COLUMNS = 7
@@ -51,9 +51,7 @@ def draw_branches(labs: Labs) -> Drawing:
                 key = branch if len(labs) == 1 else f"{branch}, {name}"
                 bands[key] = _band(curves, ALL, branch, measure)
                 colours[key] = viz.BRANCH_COLOURS.get(branch, "#1f2933")
-        viz.draw_bands(
-            ax, bands, colours=colours, axes=("strength", ""), title=_NAMES[measure]
-        )
+        viz.draw_bands(ax, bands, colours=colours, axes=("strength", ""), title=_NAMES[measure])
     return fig
 
 
@@ -88,7 +86,7 @@ def draw_corners(labs: Labs) -> Drawing:
     whole = whole.sort_values("aligned")
     fig, ax = viz.figure(7, 0.8 + 0.2 * len(whole))
     viz.draw_bars(
-        ax, whole["family"].tolist(), whole["aligned"], number_format="{:.0%}",
+        ax, whole["family"].tolist(), whole["aligned"].tolist(), number_format="{:.0%}",
         axis=f"share of the copies with a corner error of at most {ALIGNED:.0%} of the diagonal",
     )  # fmt: skip
     return fig

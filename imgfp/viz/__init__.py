@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Drawings. Every `draw_*` function draws on the Axes it is given and returns it."""
 
+from imgfp.viz.bands import draw_bands
 from imgfp.viz.base import (
     BRANCH_COLOURS,
     CYCLE,
@@ -16,7 +17,6 @@ from imgfp.viz.base import (
     put_legend,
     to_png,
 )
-from imgfp.viz.bands import draw_bands
 from imgfp.viz.charts import (
     draw_bars,
     draw_breakdown,

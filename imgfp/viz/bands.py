@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from imgfp.viz.base import CYCLE, grid, put_legend, set_title, show_placeholder
 
-#: Curves of a second run, behind those of the first.
+#: Of the curves of one colour, in turn.
 _STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 
@@ -27,8 +27,7 @@ def draw_bands(
 ) -> Axes:
     """Shares as curves, each with its interval as a band. bands: name -> x, value, low, high; an interval may be NaN.
 
-    colours: of single names; several names of one colour differ in their dashes. Names that begin alike are told by the
-    legend.
+    colours: of single names; several names of one colour differ in their dashes.
     """
     if not bands:
         return show_placeholder(ax, "nothing to show")
@@ -38,7 +37,7 @@ def draw_bands(
         style = _STYLES[used.count(colour) % len(_STYLES)]
         used.append(colour)
         x, value, low, high = (np.asarray(each, float) for each in (x, value, low, high))
-        ax.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+        ax.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
         ax.plot(x, value, color=colour, linestyle=style, marker="o", markersize=3, label=name)
     ax.set(ylim=(-0.02, 1.03), xlabel=axes[0], ylabel=axes[1])
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
