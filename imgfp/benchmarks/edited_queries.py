@@ -22,7 +22,7 @@ import pandas as pd
 from imgfp import store
 from imgfp.decoding import read_image
 from imgfp.edits import record
-from imgfp.edits.families import FAMILIES
+from imgfp.edits.families import FAMILIES, draw
 from imgfp.edits.unseen import UNSEEN
 from imgfp.images import ImageError, encode_jpeg
 from imgfp.runner.cluster import ShardResult, Task, map_shards
@@ -31,6 +31,8 @@ from imgfp.stages.inventory import list_files
 
 #: Every family that a query can be made by.
 EDITS = FAMILIES | UNSEEN
+#: Of these, families that bend the image: no homography tells where its pixels are.
+BENDING = ("lens", "wave", "swirl", "retarget")
 #: What stands in the place of a family for a query that has no reference.
 UNRELATED = "unrelated"
 #: Photographs that the queries of one family are pasted on, blended with and covered by.
@@ -44,13 +46,16 @@ class Design:
     """Which queries are made.
 
     families: names of EDITS, several joined by "+" for a chain; strengths: each 0..1; copies: queries per family and
-    strength, each of another photograph; unrelated: queries without a reference; held_out: photographs that these are
-    made of, and that others are pasted on, none of them a reference; short_side_px: photographs are shrunk to it first. Raises ParameterError, with the nearest right name, for an unknown family.
+    strength, each of another photograph; further: edits of other families beside each, drawn at random and put into a
+    realistic order; unrelated: queries without a reference; held_out: photographs that these are made of, and that others are
+    pasted on, none of them a reference; short_side_px: photographs are shrunk to it first. Raises ParameterError, with the
+    nearest right name, for an unknown family.
     """
 
     families: Sequence[str] = tuple(EDITS)
     strengths: Sequence[float] = (0.25, 0.5, 0.75, 1.0)
     copies: int = 6
+    further: int = 0
     unrelated: int = 150
     held_out: int = 60
     short_side_px: int = 512
@@ -69,13 +74,14 @@ def make(lab: store.Lab, photo_dir: str, design: Design, **where: Any) -> pd.Dat
 
     photo_dir: a folder or manifest of photographs; where: cluster and workers, see `map_shards`. What is made already is
     kept. Returns one row per query: query_id, reference_id ("" for none), family (UNRELATED for these), strength, ops and
-    strengths (of each edit, joined by "+"), homography ((3,3), reference pixel -> query pixel, as centres). Raises ValueError
-    for too few photographs.
+    strengths (of each edit, joined by "+"), homography ((3,3), reference pixel -> query pixel, as centres; None for BENDING
+    edits). Raises ValueError for too few photographs.
     """
     files = list_files(photo_dir)
     held_out, others = _split(files, design)
     settings = {
         "strengths": sorted(set(design.strengths)),
+        "further": design.further,
         "short_side_px": design.short_side_px,
         "seed": design.seed,
     }
@@ -107,7 +113,9 @@ def make(lab: store.Lab, photo_dir: str, design: Design, **where: Any) -> pd.Dat
 def read_meta(lab: store.Lab) -> pd.DataFrame:
     """The table of `make`. Raises StoreError where the lab has none."""
     meta = store.read_sheet(lab.meta_csv)
-    matrices = [np.array(text.split(), float).reshape(3, 3) for text in meta["homography"]]
+    matrices = [
+        np.array(text.split(), float).reshape(3, 3) if text else None for text in meta["homography"]
+    ]
     return meta.assign(
         strength=meta["strength"].astype(float),
         homography=pd.Series(matrices, index=meta.index, dtype=object),
@@ -163,6 +171,7 @@ def make_queries(
     hosts: Sequence[tuple[str, str]],
     *,
     strengths: Sequence[float],
+    further: int,
     short_side_px: int,
     seed: int,
 ) -> ShardResult:
@@ -184,47 +193,60 @@ def make_queries(
         wanted = [(n, *every[place]) for n, place in enumerate(places)]
     known: list[tuple[str, np.ndarray]] = []
     rows = []
-    for number, ops, strength in wanted:
+    for number, of, strength in wanted:
         while len(known) <= number and (following := next(of_sources, None)):
             known.append(following)
         if not known:
             raise ValueError(f"none of {len(sources)} photographs can be decoded: {rejects[0]}")
         source_id, image = known[number % len(known)]
-        rng_seed = [seed, zlib.crc32(family.encode()), number]
+        own = [seed, zlib.crc32(family.encode()), number]
+        names = chain(of, further, np.random.default_rng([*own, 1]))
         behind = [other for other_id, other in others if other_id != source_id]
-        edited = edit(image, ops, strength, rng_seed, behind, short_side_px)
+        edited = edit(image, names, strength, np.random.default_rng(own), behind, short_side_px)
+        bent = not set(names).isdisjoint(BENDING)
+        matrix = "" if bent else " ".join(f"{v:.9g}" for v in edited.homography.ravel())
         rows.append(
             {
                 "query_id": f"{family}-{strength:.3g}-{number:03d}",
                 "reference_id": "" if family == UNRELATED else source_id,
                 "family": family,
                 "strength": float(strength),
-                "ops": ops,
+                "ops": "+".join(names),
                 "strengths": "+".join(f"{degree:.3g}" for _, degree in edited.ops),
-                "homography": " ".join(f"{v:.9g}" for v in edited.homography.ravel()),
+                "homography": matrix,
                 "jpeg": encode_jpeg(edited.image, _JPEG_QUALITY),
             }
         )
     return ShardResult(pd.DataFrame(rows, columns=[*_COLUMNS, "jpeg"]), rejects)
 
 
+def chain(family: str, further: int, rng: np.random.Generator) -> list[str]:
+    """The edits of a query: those of a family as they are, or with so many further ones in a realistic order."""
+    own = family.split("+")
+    if not further:
+        return own
+    known = [name for name in own if name in FAMILIES]
+    names = draw(len(known) + further, rng, known) + [name for name in own if name not in FAMILIES]
+    places = [rng.uniform(*EDITS[name].span) for name in names]
+    return [names[i] for i in np.argsort(places)]
+
+
 def edit(
     image: np.ndarray,
-    ops: str,
+    names: Sequence[str],
     strength: float,
-    seed: Sequence[int],
+    rng: np.random.Generator,
     others: Sequence[np.ndarray] = (),
     short_side_px: int = 0,
 ) -> record.Edited:
-    """One query: `ops` (names of EDITS, joined by "+") of one strength, drawn again, up to 20 times, while too little of the image
-    is visible. Images are (H,W,3) uint8 RGB; the homography is that of the image before it was shrunk."""
-    rng = np.random.default_rng(seed)
+    """The edits of these names of EDITS, one after another, all of one strength; again, up to 20 times, while too little of the
+    image is visible. Images are (H,W,3) uint8 RGB; the homography is that of the image before it was shrunk."""
     height, width = image.shape[:2]
     scale = min(1.0, short_side_px / min(height, width)) if short_side_px else 1.0
     shrunk = record.resize(record.start(image), round(width * scale), round(height * scale))
     for _ in range(20):
         edited = shrunk
-        for name in ops.split("+"):
+        for name in names:
             edited = EDITS[name](edited, strength, rng, others)
         if edited.is_visible:
             break

@@ -35,8 +35,8 @@ def curves(
 
     meta: of `edited_queries.make`. Columns family, strength, branch, copies, then with `_low` and `_high` (95 % intervals):
     micro_ap, recall_at_p90 (bootstrap over queries; of the pairs that the branch proposes), proposed (share of copies
-    whose pair is among its candidates), found (of these, those at the run's threshold or above), aligned (share of copies whose
-    corner error is at most ALIGNED; of all branches only); last corner_error, its median over the copies that have one.
+    whose pair is among its candidates), found (of these, those at the run's threshold or above), aligned (of all branches only:
+    share whose corner error is at most ALIGNED, of the copies with an exact homography); last corner_error, its median.
     rounds: of the bootstrap, 0 for no intervals of the first two.
     """
     proposals = results.candidates[["query_id", "reference_id", "branch"]].drop_duplicates()
@@ -49,7 +49,7 @@ def curves(
         found = ranked[ranked["score"] >= _threshold(results)]
         for family, strength, part in _groups(every):
             truth = part[["query_id", "reference_id"]]
-            own = ranked[ranked["query_id"].isin(truth["query_id"])]
+            own = _that_count(ranked[ranked["query_id"].isin(truth["query_id"])], truth)
             measured = evaluate(own, truth, target_precision=target_precision)
             row = {"family": family, "strength": strength, "branch": branch}
             row |= {"copies": measured.positives, "micro_ap": measured.micro_ap}
@@ -64,8 +64,9 @@ def curves(
             row |= _share("proposed", are_in(copies, proposed))
             row |= _share("found", are_in(copies, found))
             if branch == ALL:
-                row |= _share("aligned", copies["corner_error"].to_numpy() <= ALIGNED)
-                row["corner_error"] = copies["corner_error"].median()
+                exact = copies[copies["homography"].notna()]
+                row |= _share("aligned", exact["corner_error"].to_numpy() <= ALIGNED)
+                row["corner_error"] = exact["corner_error"].median()
             rows.append(row)
     columns = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
     first = ["family", "strength", "branch", "copies"]
@@ -84,8 +85,16 @@ def _groups(meta: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
             yield family, strength, meta[chosen | unrelated]
 
 
+def _that_count(pairs: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """Pairs that score at least as high as the lowest true one: no other changes a metric, in any sample of queries."""
+    lowest = pairs.loc[are_in(pairs, truth), "score"].min()
+    return pairs[pairs["score"] >= lowest]
+
+
 def _share(name: str, hits: np.ndarray) -> dict[str, float]:
-    """A share of copies with its Wilson interval."""
+    """A share of copies with its Wilson interval; NaN without any."""
+    if not len(hits):
+        return {}
     share = pd.Series([hits.mean()])
     low, high = wilson(share, pd.Series([len(hits)]))
     return {name: share[0], f"{name}_low": low[0], f"{name}_high": high[0]}
@@ -99,11 +108,11 @@ def corner_errors(results: Results, meta: pd.DataFrame) -> np.ndarray:
     """Corner error (n,) of the region that the run recovered of each copy, as a share of the reference's diagonal.
 
     The corners are those of the part of the reference that the query shows, mapped by the true homography and back by the
-    recovered one; their mean distance counts. NaN for a pair that was not verified or has no homography.
+    recovered one; their mean distance counts. NaN for a pair that was not verified, or without one of the two.
     """
     errors = np.full(len(meta), np.nan)
-    verified = are_in(meta, results.evidence)
-    for row in np.flatnonzero(verified):
+    known = are_in(meta, results.evidence) & meta["homography"].notna().to_numpy()
+    for row in np.flatnonzero(known):
         query_id, reference_id, true = meta[["query_id", "reference_id", "homography"]].iloc[row]
         found = homography_of(results.best_evidence(query_id, reference_id))
         if found is not None:
@@ -165,7 +174,7 @@ def differences(
         if not np.isnan(strength):
             continue
         truth = part[["query_id", "reference_id"]]
-        own = [run[run["query_id"].isin(truth["query_id"])] for run in runs]
+        own = [_that_count(run[run["query_id"].isin(truth["query_id"])], truth) for run in runs]
         compared = bootstrap(
             *(own[0], truth, own[1]), target_precision=target_precision, rounds=rounds, seed=seed
         )

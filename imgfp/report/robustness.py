@@ -83,7 +83,7 @@ def draw_corners(labs: Labs) -> Drawing:
     """Copies whose region is recovered, by family, over all strengths."""
     first = next(iter(labs.values()))
     whole = first[(first["branch"] == ALL) & first["strength"].isna() & (first["family"] != ALL)]
-    whole = whole.sort_values("aligned")
+    whole = whole[whole["aligned"].notna()].sort_values("aligned")
     fig, ax = viz.figure(7, 0.8 + 0.2 * len(whole))
     viz.draw_bars(
         ax, whole["family"].tolist(), whole["aligned"].tolist(), number_format="{:.0%}",

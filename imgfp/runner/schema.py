@@ -359,6 +359,9 @@ class Parameters(BaseModel):
         [0.25, 0.5, 0.75, 1.0], "0..1, from hardly visible to the hardest"
     )
     copies_per_point: Positive = _of(6, "queries per family and strength", "queries")
+    further_edits: Annotated[int, Field(ge=0, le=8)] = _of(
+        0, "edits of other families beside each, drawn at random; 0 is each alone", "edits"
+    )
     unrelated: Count = _of(150, "queries made of photographs that are held out", "queries")
     edited_short_side_px: Px = _of(512, "photographs are shrunk to it before they are edited", "px")
     measured_profile: str = _of("params/mine.yaml", "parameter file of the system that is measured")

@@ -39,6 +39,7 @@ def draw_bands(
         x, value, low, high = (np.asarray(each, float) for each in (x, value, low, high))
         ax.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
         ax.plot(x, value, color=colour, linestyle=style, marker="o", markersize=3, label=name)
+    ax.set_xticks(np.unique(np.concatenate([np.asarray(x, float) for x, *_ in bands.values()])))
     ax.set(ylim=(-0.02, 1.03), xlabel=axes[0], ylabel=axes[1])
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     grid(ax, "both")

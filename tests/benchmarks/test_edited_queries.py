@@ -17,7 +17,7 @@ from imgfp.images import encode_png
 from imgfp.runner.cluster import HERE
 from imgfp.runner.params import ParameterError
 
-DESIGN = edited_queries.Design(["mirror+paste", "blur"], [0.3, 0.8], 2, 4, 2, 96)
+DESIGN = edited_queries.Design(["mirror+paste", "blur"], [0.3, 0.8], 2, 0, 4, 2, 96)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,20 @@ def test_another_family_changes_no_other_query_and_what_is_gone_is_deleted(made,
         path = lab.queries / f"{query_id}.jpg"
         assert path.stat().st_mtime_ns == before[path]
     assert {path.stem for path in lab.queries.iterdir()} == set(after["query_id"])
+
+
+def test_further_edits_are_those_of_the_copy_at_every_strength(photographs):
+    rng = np.random.default_rng
+    names = edited_queries.chain("pencil+paste", 2, rng(5))
+    assert names == edited_queries.chain("pencil+paste", 2, rng(5)) and len(set(names)) == 4
+    assert {"pencil", "paste"} < set(names)
+    assert not {"collage", "screenshot"} & set(names), "pasted once"
+    assert edited_queries.chain("blur+crop", 0, rng(5)) == ["blur", "crop"]
+    sources = [(name, str(photographs / f"{name}.png")) for name in ("china", "cat")]
+    settings = {"strengths": [0.2, 0.6], "further": 2, "short_side_px": 96, "seed": 3}
+    rows = edited_queries.make_queries("wave", ["wave"], 4, sources, sources, **settings).record
+    assert rows.groupby("reference_id")["ops"].nunique().tolist() == [1, 1]
+    assert rows["ops"].str.count(r"\+").eq(2).all() and rows["homography"].eq("").all()
 
 
 def test_mistakes_are_told_in_one_line(photographs, tmp_path):
