@@ -17,7 +17,7 @@ from imgfp.datatypes import BRANCHES
 from imgfp.geometry import corners_of, overlap_of, project
 from imgfp.results import Results, homography_of
 from imgfp.scoring.errors import MISSED
-from imgfp.scoring.metrics import are_in, bootstrap, evaluate
+from imgfp.scoring.metrics import are_in, bootstrap, measure
 from imgfp.scoring.thresholds import wilson
 
 #: All families together, and all branches together.
@@ -50,17 +50,17 @@ def curves(
         for family, strength, part in _groups(every):
             truth = part[["query_id", "reference_id"]]
             own = _that_count(ranked[ranked["query_id"].isin(truth["query_id"])], truth)
-            measured = evaluate(own, truth, target_precision=target_precision)
-            row = {"family": family, "strength": strength, "branch": branch}
-            row |= {"copies": measured.positives, "micro_ap": measured.micro_ap}
-            row["recall_at_p90"] = measured.recall_at_p90 or 0.0
+            copies = part[part["reference_id"] != ""]
+            row = {"family": family, "strength": strength, "branch": branch, "copies": len(copies)}
+            hits = are_in(own, copies)
+            values = measure(own["score"].to_numpy(), hits, len(copies), target_precision)
+            row |= {"micro_ap": values[0], "recall_at_p90": values[1] or 0.0}
             if rounds:
                 interval = bootstrap(
                     own, truth, target_precision=target_precision, rounds=rounds, seed=seed
                 )
                 for name in ("micro_ap", "recall_at_p90"):
                     row[f"{name}_low"], row[f"{name}_high"] = interval.loc[name, ["low", "high"]]
-            copies = part[part["reference_id"] != ""]
             row |= _share("proposed", are_in(copies, proposed))
             row |= _share("found", are_in(copies, found))
             if branch == ALL:
@@ -142,7 +142,7 @@ def fates(results: Results, meta: pd.DataFrame) -> pd.DataFrame:
     copies = meta[meta["reference_id"] != ""].copy()
     copies["proposed"] = are_in(copies, results.candidates)
     missed = results.errors[results.errors["kind"] == "missed"].set_index("query_id")["cause"]
-    copies["cause"] = copies["query_id"].map(missed).fillna("")
+    copies["cause"] = [missed.get(query_id, "") for query_id in copies["query_id"]]
     copies["found"] = copies["cause"] == ""
     by_family = copies.groupby("family")
     causes = pd.crosstab(copies["family"], copies["cause"]).reindex(columns=MISSED, fill_value=0)

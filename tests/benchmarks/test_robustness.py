@@ -12,7 +12,7 @@ import pytest
 
 from imgfp.benchmarks import robustness
 from imgfp.benchmarks.edited_queries import UNRELATED
-from imgfp.report import robustness as page
+from imgfp.report import robustness as figures
 
 
 @pytest.fixture
@@ -95,12 +95,12 @@ def test_fates_and_differences(lab):
         robustness.differences(run, worse, meta, **options)
 
 
-def test_the_page_draws_two_labs_and_escapes_their_names(lab):
+def test_two_labs_are_drawn_over_each_other(lab):
     curves = robustness.curves(*lab, target_precision=0.9, rounds=0, seed=0)
-    labs = {"<b>one": curves, "two": curves}
-    text = page.build("<b>one", labs, robustness.fates(*lab), "in short")
-    assert text.count("data:image/png") == 4 and "&lt;b&gt;one" in text
-    assert "<b>one" not in text and "<script" not in text
-    legends = [t.get_text() for ax in page.draw_branches(labs).axes for t in ax.get_legend().texts]
-    assert {"all, <b>one", "global, two"} <= set(legends)
-    assert len(page.draw_overall(labs).axes[0].lines) == 2
+    labs = {"one": curves, "two": curves}
+    legend = figures.draw_branches(labs).axes[0].get_legend().texts
+    assert {"all, one", "global, two"} <= {text.get_text() for text in legend}
+    assert len(figures.draw_overall(labs).axes[0].lines) == 2
+    panels = figures.draw_families(labs).axes
+    assert [ax.get_title(loc="left") for ax in panels[:2]] == ["blur", "crop"]
+    assert panels[0].lines[1].get_ydata().tolist() == [1, 0], "found at each strength"
