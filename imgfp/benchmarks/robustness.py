@@ -16,7 +16,7 @@ from imgfp.benchmarks.edited_queries import UNRELATED
 from imgfp.datatypes import BRANCHES
 from imgfp.geometry import corners_of, overlap_of, project
 from imgfp.results import Results, homography_of
-from imgfp.scoring.errors import MISSED
+from imgfp.scoring.errors import MISSED, edit_groups
 from imgfp.scoring.metrics import are_in, bootstrap, measure
 from imgfp.scoring.thresholds import wilson
 
@@ -41,31 +41,31 @@ def curves(
     """
     proposals = results.candidates[["query_id", "reference_id", "branch"]].drop_duplicates()
     scored = results.predictions[["query_id", "reference_id", "score"]]
+    scored = scored.assign(is_true=are_in(scored, meta))
     every = meta.assign(corner_error=corner_errors(results, meta))
     rows = []
     for branch in (ALL, *BRANCHES):
         proposed = proposals if branch == ALL else proposals[proposals["branch"] == branch]
         ranked = scored[are_in(scored, proposed)]
-        found = ranked[ranked["score"] >= _threshold(results)]
+        every["proposed"] = are_in(every, proposed)
+        every["found"] = are_in(every, ranked[ranked["score"] >= _threshold(results)])
         for family, strength, part in _groups(every):
-            truth = part[["query_id", "reference_id"]]
-            own = _that_count(ranked[ranked["query_id"].isin(truth["query_id"])], truth)
             copies = part[part["reference_id"] != ""]
             row = {"family": family, "strength": strength, "branch": branch, "copies": len(copies)}
-            hits = are_in(own, copies)
-            values = measure(own["score"].to_numpy(), hits, len(copies), target_precision)
+            own = _that_count(ranked[ranked["query_id"].isin(part["query_id"])])
+            pairs = own["score"].to_numpy(), own["is_true"].to_numpy()
+            values = measure(*pairs, len(copies), target_precision)
             row |= {"micro_ap": values[0], "recall_at_p90": values[1] or 0.0}
             if rounds:
                 interval = bootstrap(
-                    own, truth, target_precision=target_precision, rounds=rounds, seed=seed
+                    own, part, target_precision=target_precision, rounds=rounds, seed=seed
                 )
                 for name in ("micro_ap", "recall_at_p90"):
                     row[f"{name}_low"], row[f"{name}_high"] = interval.loc[name, ["low", "high"]]
-            row |= _share("proposed", are_in(copies, proposed))
-            row |= _share("found", are_in(copies, found))
+            row |= _share("proposed", copies["proposed"]) | _share("found", copies["found"])
             if branch == ALL:
                 exact = copies[copies["homography"].notna()]
-                row |= _share("aligned", exact["corner_error"].to_numpy() <= ALIGNED)
+                row |= _share("aligned", exact["corner_error"] <= ALIGNED)
                 row["corner_error"] = exact["corner_error"].median()
             rows.append(row)
     columns = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
@@ -85,13 +85,12 @@ def _groups(meta: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
             yield family, strength, meta[chosen | unrelated]
 
 
-def _that_count(pairs: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+def _that_count(pairs: pd.DataFrame) -> pd.DataFrame:
     """Pairs that score at least as high as the lowest true one: no other changes a metric, in any sample of queries."""
-    lowest = pairs.loc[are_in(pairs, truth), "score"].min()
-    return pairs[pairs["score"] >= lowest]
+    return pairs[pairs["score"] >= pairs.loc[pairs["is_true"], "score"].min()]
 
 
-def _share(name: str, hits: np.ndarray) -> dict[str, float]:
+def _share(name: str, hits: pd.Series) -> dict[str, float]:
     """A share of copies with its Wilson interval; NaN without any."""
     if not len(hits):
         return {}
@@ -137,17 +136,20 @@ def corner_error(
 
 
 def fates(results: Results, meta: pd.DataFrame) -> pd.DataFrame:
-    """What became of the copies of each family, the worst first: family, copies, proposed, found (shares), and the number
-    of the missed by cause, see `scoring.errors.MISSED`."""
-    copies = meta[meta["reference_id"] != ""].copy()
-    copies["proposed"] = are_in(copies, results.candidates)
+    """What became of the copies with each edit, the worst first: edit (also where it was a further one), copies, proposed, found
+    (shares, at the threshold of the run), and the number of the missed by cause, see `scoring.errors.MISSED`."""
+    copies = meta[meta["reference_id"] != ""]
     missed = results.errors[results.errors["kind"] == "missed"].set_index("query_id")["cause"]
-    copies["cause"] = [missed.get(query_id, "") for query_id in copies["query_id"]]
-    copies["found"] = copies["cause"] == ""
-    by_family = copies.groupby("family")
-    causes = pd.crosstab(copies["family"], copies["cause"]).reindex(columns=MISSED, fill_value=0)
-    shares = by_family[["proposed", "found"]].mean()
-    table = pd.concat([by_family.size().rename("copies"), shares, causes], axis=1)
+    copies = copies.assign(
+        proposed=are_in(copies, results.candidates),
+        cause=[missed.get(query_id, "") for query_id in copies["query_id"]],
+    )
+    every = edit_groups(copies).rename(columns={"group": "edit"}).merge(copies, on="query_id")
+    every["found"] = every["cause"] == ""
+    causes = pd.crosstab(every["edit"], every["cause"]).reindex(columns=MISSED, fill_value=0)
+    of_edit = every.groupby("edit")
+    shares = of_edit[["proposed", "found"]].mean()
+    table = pd.concat([of_edit.size().rename("copies"), shares, causes], axis=1)
     return table.sort_values(["found", "proposed"]).reset_index()
 
 
@@ -168,15 +170,15 @@ def differences(
             raise ValueError(
                 f"{run.run.root} has other queries; a lab of the same design and photographs can be compared"
             )
-        runs.append(run.predictions[["query_id", "reference_id", "score"]])
+        scored = run.predictions[["query_id", "reference_id", "score"]]
+        runs.append(scored.assign(is_true=are_in(scored, meta)))
     tables = []
     for family, strength, part in _groups(meta):
         if not np.isnan(strength):
             continue
-        truth = part[["query_id", "reference_id"]]
-        own = [_that_count(run[run["query_id"].isin(truth["query_id"])], truth) for run in runs]
+        own = [_that_count(run[run["query_id"].isin(part["query_id"])]) for run in runs]
         compared = bootstrap(
-            *(own[0], truth, own[1]), target_precision=target_precision, rounds=rounds, seed=seed
+            *(own[0], part, own[1]), target_precision=target_precision, rounds=rounds, seed=seed
         )
         tables.append(compared.rename_axis("metric").reset_index().assign(family=family))
     table = pd.concat(tables, ignore_index=True)

@@ -60,8 +60,9 @@ def draw_families(labs: Labs) -> Drawing:
     first = next(iter(labs.values()))
     whole = first[(first["branch"] == ALL) & first["strength"].isna() & (first["family"] != ALL)]
     families = whole.sort_values(["found", "proposed"])["family"].tolist()
-    rows = max(1, -(-len(families) // _COLUMNS))
-    fig, axes = viz.figure(12.5, 0.4 + 1.55 * rows, rows=rows, columns=_COLUMNS)
+    columns = min(_COLUMNS, len(families))
+    rows = -(-len(families) // columns)
+    fig, axes = viz.figure(1.8 * columns, 0.4 + 1.55 * rows, rows=rows, columns=columns)
     panels = np.atleast_1d(axes).ravel()
     for ax, family in zip(panels, families, strict=False):
         bands, colours = {}, {}
@@ -101,7 +102,7 @@ def build(name: str, labs: Labs, fates: pd.DataFrame, summary: str) -> str:
         draw_corners: "Corner error of the recovered region, as a share of the reference's diagonal, over all strengths.",
     }
     rows = [
-        [viz.label(row.family), row.copies, f"{row.proposed:.2f}", f"{row.found:.2f}", *row[4:]]
+        [viz.label(row.edit), row.copies, f"{row.proposed:.2f}", f"{row.found:.2f}", *row[4:]]
         for row in fates.itertuples(index=False)
     ]
     head = [str(column).replace("_", " ") for column in fates.columns]

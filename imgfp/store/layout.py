@@ -287,9 +287,9 @@ class Lab:
         return self.root / "curves.csv"
 
     @property
-    def families_csv(self) -> Path:
-        """What became of the copies of each family."""
-        return self.root / "families.csv"
+    def edits_csv(self) -> Path:
+        """What became of the copies with each edit."""
+        return self.root / "edits.csv"
 
     @property
     def page_html(self) -> Path:

@@ -21,6 +21,7 @@ def lab():
     rows = [("b1", "r1", "blur", 0.2), ("b2", "r2", "blur", 0.8), ("c1", "r3", "crop", 0.2)]
     rows += [("c2", "r4", "crop", 0.8), ("u1", "", UNRELATED, 0.2), ("u2", "", UNRELATED, 0.8)]
     meta = pd.DataFrame(rows, columns=["query_id", "reference_id", "family", "strength"])
+    meta["ops"] = ["blur", "blur+crop", "crop", "crop", "blur", "blur"]
     meta["homography"] = [np.diag([2.0, 2, 1])] * len(meta)
     pairs = [("b1", "r1", 0.9), ("u1", "r1", 0.7), ("c1", "r3", 0.6), ("b2", "r4", 0.3)]
     predictions = pd.DataFrame(pairs, columns=["query_id", "reference_id", "score"])
@@ -81,8 +82,9 @@ def test_corner_error_is_a_share_of_the_diagonal():
 
 def test_fates_and_differences(lab):
     run, meta = lab
-    fates = robustness.fates(run, meta).set_index("family")
-    assert fates.loc["crop", ["copies", "found", "not_proposed"]].tolist() == [2, 0.5, 1]
+    fates = robustness.fates(run, meta).set_index("edit")
+    assert fates.loc["crop", ["copies", "found", "not_proposed"]].tolist() == [3, 1 / 3, 2]
+    assert fates.loc["blur", ["copies", "proposed"]].tolist() == [2, 0.5]
     worse = SimpleNamespace(**vars(run))
     worse.predictions = run.predictions.assign(score=[0.1, 0.7, 0.6, 0.3])
     options = {"target_precision": 0.9, "rounds": 20, "seed": 0}

@@ -33,7 +33,7 @@ def test_the_lab_makes_queries_runs_and_draws_curves(tmp_path, in_process, monke
     monkeypatch.setattr(notebooks, "execute", execute)
     values = {"photo_dir": str(tmp_path / "photographs"), "run_dir": str(lab.root)}
     values |= {"library_dir": str(lab.root / "library"), "cluster": in_process}
-    values |= {"edit_families": ["mirror", "lattice"], "edit_strengths": [0.2, 0.6]}
+    values |= {"edit_families": ["mirror"], "edit_strengths": [0.2, 0.6]}
     values |= {"copies_per_point": 1, "unrelated": 2, "negatives": 1, "edited_short_side_px": 128}
     values |= {"insecure_cluster": True, "bootstrap_rounds": 10, "other_run_dir": str(lab.root)}
     values |= {"measured_settings": ["certain_score: 1", "fusion: sum"]}
@@ -48,4 +48,4 @@ def test_the_lab_makes_queries_runs_and_draws_curves(tmp_path, in_process, monke
     assert len(names["labs"]) == 2 and np.allclose(names["compared"]["difference"], 0)
     page = lab.page_html.read_text("utf-8")
     assert page.count("data:image/png") == 4 and "&lt;b&gt;lab" in page and "<b>" not in page
-    assert set(pd.read_csv(lab.families_csv)["family"]) == {"mirror", "lattice"}
+    assert pd.read_csv(lab.edits_csv)[["edit", "copies"]].values.tolist() == [["mirror", 2]]
