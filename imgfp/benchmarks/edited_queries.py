@@ -79,34 +79,31 @@ def make(lab: store.Lab, photo_dir: str, design: Design, **where: Any) -> pd.Dat
     """
     files = list_files(photo_dir)
     held_out, others = _split(files, design)
+    every, points = list(dict.fromkeys(design.families)), sorted(set(design.strengths))
     settings = {
-        "strengths": sorted(set(design.strengths)),
+        "strengths": points,
         "further": design.further,
         "short_side_px": design.short_side_px,
         "seed": design.seed,
     }
     tasks = [
-        _task(
-            lab,
-            number,
-            family,
-            [family],
-            others,
-            held_out,
-            design.copies * len(set(design.strengths)),
-        )
-        for number, family in enumerate(design.families)
+        _task(lab, number, family, [family], others, held_out, design.copies * len(points))
+        for number, family in enumerate(every)
     ]
     if design.unrelated:
-        every = list(design.families)
         tasks.append(_task(lab, len(tasks), UNRELATED, every, held_out, held_out, design.unrelated))
     report = map_shards(
         make_queries, tasks, settings, title="edits", unit="query", lock_dir=lab.root, output_dir=lab.made, **where
     )  # fmt: skip
     for path, reason in sorted(set(report.rejects)):
         print(f"not edited: {path}: {reason}")
-    queries = pd.concat([store.load(task.path) for task in tasks], ignore_index=True)
-    _write(lab, queries, files[~files["image_id"].isin(held_out["image_id"])])
+    meta = pd.concat([_write_files(lab, store.load(task.path)) for task in tasks])
+    for stale in set(lab.queries.iterdir()) - {lab.queries / f"{q}.jpg" for q in meta["query_id"]}:
+        stale.unlink()
+    references = files[~files["image_id"].isin(held_out["image_id"])]
+    store.write_sheet(lab.references_csv, references[["image_id", "path"]])
+    store.write_sheet(lab.truth_csv, meta[["query_id", "reference_id"]])
+    store.write_sheet(lab.meta_csv, meta)
     return read_meta(lab)
 
 
@@ -181,8 +178,8 @@ def make_queries(
     sources, hosts: id and path; sources are taken in turn, those that cannot be decoded are refused and the next one taken.
     """
     rejects: list[tuple[str, str]] = []
-    of_sources = _readable(sources, rejects)
-    others = list(_readable(hosts, rejects))
+    of_sources = _readable(sources, short_side_px, rejects)
+    others = list(_readable(hosts, short_side_px, rejects))
     if family != UNRELATED:
         count = max(1, queries // len(strengths))
         wanted = [(n, family, strength) for n in range(count) for strength in strengths]
@@ -191,18 +188,18 @@ def make_queries(
         every = [(one, strength) for one in families for strength in strengths]
         places = drawn.integers(len(every), size=queries).tolist()
         wanted = [(n, *every[place]) for n, place in enumerate(places)]
-    known: list[tuple[str, np.ndarray]] = []
+    known: list[tuple[str, record.Edited]] = []
     rows = []
     for number, of, strength in wanted:
         while len(known) <= number and (following := next(of_sources, None)):
             known.append(following)
         if not known:
             raise ValueError(f"none of {len(sources)} photographs can be decoded: {rejects[0]}")
-        source_id, image = known[number % len(known)]
+        source_id, source = known[number % len(known)]
         own = [seed, zlib.crc32(family.encode()), number]
         names = chain(of, further, np.random.default_rng([*own, 1]))
-        behind = [other for other_id, other in others if other_id != source_id]
-        edited = edit(image, names, strength, np.random.default_rng(own), behind, short_side_px)
+        behind = [other.image for other_id, other in others if other_id != source_id]
+        edited = edit(source, names, strength, np.random.default_rng(own), behind)
         bent = not set(names).isdisjoint(BENDING)
         matrix = "" if bent else " ".join(f"{v:.9g}" for v in edited.homography.ravel())
         rows.append(
@@ -232,20 +229,16 @@ def chain(family: str, further: int, rng: np.random.Generator) -> list[str]:
 
 
 def edit(
-    image: np.ndarray,
+    source: record.Edited,
     names: Sequence[str],
     strength: float,
     rng: np.random.Generator,
     others: Sequence[np.ndarray] = (),
-    short_side_px: int = 0,
 ) -> record.Edited:
     """The edits of these names of EDITS, one after another, all of one strength; again, up to 20 times, while too little of the
-    image is visible. Images are (H,W,3) uint8 RGB; the homography is that of the image before it was shrunk."""
-    height, width = image.shape[:2]
-    scale = min(1.0, short_side_px / min(height, width)) if short_side_px else 1.0
-    shrunk = record.resize(record.start(image), round(width * scale), round(height * scale))
+    image is visible. others: images (H,W,3) uint8 RGB to paste on or to add."""
     for _ in range(20):
-        edited = shrunk
+        edited = source
         for name in names:
             edited = EDITS[name](edited, strength, rng, others)
         if edited.is_visible:
@@ -254,32 +247,31 @@ def edit(
 
 
 def _readable(
-    files: Sequence[tuple[str, str]], rejects: list[tuple[str, str]]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Id and pixels of each file that can be decoded; the others are added to `rejects`."""
+    files: Sequence[tuple[str, str]], short_side_px: int, rejects: list[tuple[str, str]]
+) -> Iterator[tuple[str, record.Edited]]:
+    """Id and pixels of each file that can be decoded, shrunk, with the homography from the original; the others are added to
+    `rejects`."""
     for image_id, path in files:
         try:
-            yield image_id, read_image(path)
+            image = read_image(path)
         except ImageError as error:
             rejects.append((path, error.reason))
+            continue
+        height, width = image.shape[:2]
+        scale = min(1.0, short_side_px / min(height, width))
+        yield (
+            image_id,
+            record.resize(record.start(image), round(width * scale), round(height * scale)),
+        )
 
 
-def _write(lab: store.Lab, queries: pd.DataFrame, references: pd.DataFrame) -> None:
-    """Queries as files, tables beside them; files that are there with the same bytes are left alone, others are deleted."""
-    store.make_folder(lab.queries)
-    files = {lab.queries / f"{q}.jpg": jpeg for q, jpeg in queries[["query_id", "jpeg"]].to_numpy()}
-    for stale in set(lab.queries.iterdir()) - set(files):
-        stale.unlink()
-    for path, jpeg in files.items():
+def _write_files(lab: store.Lab, queries: pd.DataFrame) -> pd.DataFrame:
+    """The queries of a shard as files, those that are there with the same bytes left alone; returns the other columns."""
+    for query_id, jpeg in queries[["query_id", "jpeg"]].itertuples(index=False):
+        path = lab.queries / f"{query_id}.jpg"
         if not path.exists() or path.read_bytes() != jpeg:
             store.write_bytes(path, jpeg)
-    tables = {
-        lab.references_csv: references[["image_id", "path"]],
-        lab.truth_csv: queries[["query_id", "reference_id"]],
-        lab.meta_csv: queries[_COLUMNS],
-    }
-    for path, table in tables.items():
-        store.write_sheet(path, table)
+    return queries.drop(columns="jpeg")
 
 
 def settings_of(
@@ -298,10 +290,7 @@ def settings_of(
         "library_dir": library_dir,
         "run_dir": lab.run.root,
     }
-    own |= {
-        name: str(value).lower() if value in (True, False) else value
-        for name, value in given.items()
-    }
+    own |= {n: str(v).lower() if isinstance(v, bool) else v for n, v in given.items()}
     words = [f"{name}={value}" for name, value in own.items()]
     for line in lines:
         name, colon, value = (part.strip() for part in line.partition(":"))
