@@ -85,7 +85,7 @@ def draw_corners(labs: Labs) -> Drawing:
     first = next(iter(labs.values()))
     whole = first[(first["branch"] == ALL) & first["strength"].isna() & (first["family"] != ALL)]
     whole = whole[whole["aligned"].notna()].sort_values("aligned")
-    fig, ax = viz.figure(7, 0.8 + 0.2 * len(whole))
+    fig, ax = viz.figure(5.5, 0.8 + 0.17 * len(whole))
     viz.draw_bars(
         ax, whole["family"].tolist(), whole["aligned"].tolist(), number_format="{:.0%}",
         axis=f"share of the copies with a corner error of at most {ALIGNED:.0%} of the diagonal",
