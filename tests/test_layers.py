@@ -48,6 +48,8 @@ ORDER = {
         "keypoint_budget",
         "distractors",
         "relations",
+        "edited_queries",
+        "robustness",
     ],
     "crops": [
         "boxes",
@@ -78,6 +80,7 @@ ORDER = {
         "compositing",
         "overlays",
         "families",
+        "unseen",
     ],
     "report": [
         "figures",
@@ -90,6 +93,7 @@ ORDER = {
         "duplicates",
         "case_tables",
         "case",
+        "robustness",
     ],
     "exchange": ["isc2021", "answers", "vectors", "tables", "coco", "fiftyone", "label_studio"],
     "results": [
@@ -183,6 +187,7 @@ ORDER = {
         "evidence",
     ],
     "viz": ["base", "charts", "pictures", "svg", "document"],
+    "viz": ["base", "bands", "charts", "pictures", "svg"],
     "widgets": ["base", "crops", "votes", "inspector", "parts", "thresholds", "tuner", "review"],
 }
 #: Each heavy library is imported by these modules and packages only.

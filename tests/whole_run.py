@@ -39,11 +39,12 @@ def execute(
     # A cluster of the same test may ask for encryption meanwhile.
     with dask.config.set({"distributed.comm.require-encryption": False}):
         for path in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb")):
-            _execute(path, values)
+            run_cells(path, values)
     return store.Run(folder / "run")
 
 
-def _execute(notebook: Path, values: dict[str, Any]) -> None:
+def run_cells(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The names that the cells of a notebook leave behind, with these values of its parameters."""
     names: dict[str, Any] = {"display": lambda *shown: None}
     for cell in json.loads(notebook.read_bytes())["cells"]:
         tags = cell["metadata"].get("tags", ())
@@ -52,6 +53,7 @@ def _execute(notebook: Path, values: dict[str, Any]) -> None:
         exec(compile("".join(cell["source"]), notebook.stem, "exec"), names)  # noqa: S102
         if "parameters" in tags:
             names |= {name: value for name, value in values.items() if name in names}
+    return names
 
 
 def answers(run: store.Run) -> dict[str, pd.Series]:

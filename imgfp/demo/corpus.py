@@ -176,7 +176,7 @@ def _visible(
     """The edited image; edits are drawn again, up to 20 times, while the source is hardly visible."""
     for _ in range(20):
         edited = families.apply(source, names, rng, others, strength)
-        if edited.mask.mean() > 0.04 and edited.image[edited.mask].std() > 12:
+        if edited.is_visible:
             break
     return edited
 

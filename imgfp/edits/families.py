@@ -51,7 +51,7 @@ class Family:
         return replace(result, ops=[*edited.ops, (self.name, float(strength))])
 
 
-def _in_place(edit: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]) -> Edit:
+def in_place(edit: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]) -> Edit:
     """An edit of records from a photometric edit of pixels, which moves none of them."""
 
     def edit_record(
@@ -76,22 +76,22 @@ FAMILIES: dict[str, Family] = {
         Family("aspect", geometric.aspect, 1, (0, 2.6)),
         Family("lens", geometric.lens, 0.5, (0, 2.6)),
         Family("wave", geometric.wave, 0.5, (0, 2.6)),
-        Family("colour", _in_place(photometric.colour), 2, (1, 4)),
-        Family("grey", _in_place(photometric.grey), 1, (1, 4)),
-        Family("sepia", _in_place(photometric.sepia), 0.5, (1, 4)),
-        Family("solarise", _in_place(photometric.solarise), 0.6, (1, 4)),
-        Family("posterise", _in_place(photometric.posterise), 0.6, (1, 4)),
-        Family("invert", _in_place(photometric.invert), 0.4, (1, 4)),
-        Family("channels", _in_place(photometric.channels), 0.4, (1, 4)),
-        Family("gamma", _in_place(photometric.gamma), 0.6, (1, 4)),
-        Family("vignette", _in_place(photometric.vignette), 0.4, (1, 4)),
-        Family("sharpen", _in_place(photometric.sharpen), 0.8, (1, 4)),
-        Family("sketch", _in_place(photometric.sketch), 0.5, (1.5, 4.5)),
-        Family("halftone", _in_place(photometric.halftone), 0.4, (1.5, 4.5)),
-        Family("blur", _in_place(photometric.blur), 1.2, (1.5, 4.5)),
-        Family("pixelise", _in_place(photometric.pixelise), 1, (1.5, 4.5)),
-        Family("lowres", _in_place(photometric.lowres), 0.7, (1.5, 4.5)),
-        Family("noise", _in_place(photometric.noise), 1.2, (1.5, 4.5)),
+        Family("colour", in_place(photometric.colour), 2, (1, 4)),
+        Family("grey", in_place(photometric.grey), 1, (1, 4)),
+        Family("sepia", in_place(photometric.sepia), 0.5, (1, 4)),
+        Family("solarise", in_place(photometric.solarise), 0.6, (1, 4)),
+        Family("posterise", in_place(photometric.posterise), 0.6, (1, 4)),
+        Family("invert", in_place(photometric.invert), 0.4, (1, 4)),
+        Family("channels", in_place(photometric.channels), 0.4, (1, 4)),
+        Family("gamma", in_place(photometric.gamma), 0.6, (1, 4)),
+        Family("vignette", in_place(photometric.vignette), 0.4, (1, 4)),
+        Family("sharpen", in_place(photometric.sharpen), 0.8, (1, 4)),
+        Family("sketch", in_place(photometric.sketch), 0.5, (1.5, 4.5)),
+        Family("halftone", in_place(photometric.halftone), 0.4, (1.5, 4.5)),
+        Family("blur", in_place(photometric.blur), 1.2, (1.5, 4.5)),
+        Family("pixelise", in_place(photometric.pixelise), 1, (1.5, 4.5)),
+        Family("lowres", in_place(photometric.lowres), 0.7, (1.5, 4.5)),
+        Family("noise", in_place(photometric.noise), 1.2, (1.5, 4.5)),
         Family("padding", compositing.padding, 1, (2, 3)),
         Family("border", compositing.border, 0.7, (2, 3)),
         Family("meme", compositing.meme, 1.5, (2, 3)),
@@ -104,7 +104,7 @@ FAMILIES: dict[str, Family] = {
         Family("cutout", overlays.cutout, 0.6, (2.5, 4)),
         Family("inset", overlays.inset, 0.8, (2.5, 4)),
         Family("blend", overlays.blend, 0.8, (2.5, 4)),
-        Family("jpeg", _in_place(photometric.jpeg), 1.5, (5, 6)),
+        Family("jpeg", in_place(photometric.jpeg), 1.5, (5, 6)),
     )
 }
 #: Of these, `apply` draws at most one per chain.

@@ -54,6 +54,11 @@ class Edited:
         corners = np.concatenate([self.quads.min(axis=1), self.quads.max(axis=1)], axis=1)
         return np.clip(corners, 0, [width, height, width, height]).astype(np.float32)
 
+    @property
+    def is_visible(self) -> bool:
+        """Whether enough of the source is left to call the image a copy: more than 4 % of the pixels, and contrast."""
+        return bool(self.mask.mean() > 0.04 and self.image[self.mask].std() > 12)
+
 
 def start(image: np.ndarray) -> Edited:
     """An unedited image. Raises ValueError unless it is (H,W,3) uint8 with at least one pixel."""

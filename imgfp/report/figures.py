@@ -41,7 +41,7 @@ def score_figure(results: Results) -> Figure:
         copies, others = pairs["score"], None
         text = "Few pairs should lie near the threshold."
     viz.draw_score_histogram(ax, copies, others, threshold, title=title, scale=results.score_scale)
-    return _embed(fig, text)
+    return embed(fig, text)
 
 
 def curve_figure(predictions: pd.DataFrame, truth: pd.DataFrame, target: float) -> Figure:
@@ -60,7 +60,7 @@ def curve_figure(predictions: pd.DataFrame, truth: pd.DataFrame, target: float) 
         "One point per threshold. Recall: share of the copies that are found; "
         "precision: share of the reported pairs that are copies."
     )
-    return _embed(fig, text)
+    return embed(fig, text)
 
 
 def branch_figure(branches: pd.DataFrame) -> Figure:
@@ -78,7 +78,7 @@ def branch_figure(branches: pd.DataFrame) -> Figure:
     )
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     text = "Rows with “only” count copies that exactly these branches propose and no other."
-    return _embed(fig, text)
+    return embed(fig, text)
 
 
 def edit_figure(groups: pd.DataFrame) -> Figure:
@@ -86,7 +86,7 @@ def edit_figure(groups: pd.DataFrame) -> Figure:
     fig, ax = viz.figure(6.2, 1.2 + 0.24 * max(len(groups), 2))
     viz.draw_breakdown(ax, groups, title="Copies found, by edit")
     text = "Lowest recall first. Bars show the share of the copies that the search proposed."
-    return _embed(fig, text)
+    return embed(fig, text)
 
 
 def reliability_figure(scores: np.ndarray, labels: np.ndarray) -> Figure:
@@ -99,8 +99,9 @@ def reliability_figure(scores: np.ndarray, labels: np.ndarray) -> Figure:
         "the 95 % interval. "
         f"Brier score {brier(scores, labels):.4f} (lower is better)."
     )
-    return _embed(fig, text)
+    return embed(fig, text)
 
 
-def _embed(fig: Drawing, text: str) -> Figure:
+def embed(fig: Drawing, text: str) -> Figure:
+    """A drawing with its caption, as a part of a page."""
     return Figure(data_uri(viz.to_png(fig, dpi=150), "png"), text)

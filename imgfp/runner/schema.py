@@ -372,6 +372,22 @@ class Parameters(BaseModel):
         16, "of the first layer; the others follow", "channels"
     )
 
+    # 24 robustness lab
+    edit_families: list[str] = _of([], "names, or chains as mirror+paste; empty is all")
+    edit_strengths: Annotated[list[Share], Field(min_length=1)] = _of(
+        [0.25, 0.5, 0.75, 1.0], "0..1, from hardly visible to the hardest"
+    )
+    copies_per_point: Positive = _of(6, "queries per family and strength", "queries")
+    further_edits: Annotated[int, Field(ge=0, le=8)] = _of(
+        0, "edits of other families beside each, drawn at random; 0 is each alone", "edits"
+    )
+    unrelated: Count = _of(150, "queries made of photographs that are held out", "queries")
+    edited_short_side_px: Px = _of(512, "photographs are shrunk to it before they are edited", "px")
+    measured_profile: str = _of("params/mine.yaml", "parameter file of the system that is measured")
+    measured_settings: list[str] = _of(
+        ["certain_score: 1"], "values by name, in the place of the profile's"
+    )
+
     # 30 to 32 benchmarks, capacity, comparison
     benchmark_images: Positive = _of(160, "reference images that are extracted again", "images")
     benchmark_queries: Positive = _of(30, "queries that are searched again", "queries")
@@ -417,6 +433,7 @@ PER_NOTEBOOK: dict[str, dict[str, Any]] = {
         "batch_size": 64,
         "learning_rate": 0.003,
     },
+    "24": {"run_dir": "runs/robustness", "library_dir": "library/robustness", "negatives": 60},
     "31": {"references": 1_000_000},
     "32": {"bootstrap_rounds": 1000},
     "33": {"bootstrap_rounds": 1000},

@@ -113,11 +113,11 @@ def reliability(scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> pd.Da
     result.insert(0, "pairs", grouped.size())
     result.insert(0, "high", (result.index + 1) / bins)
     result.insert(0, "low", result.index / bins)
-    result["observed_low"], result["observed_high"] = _wilson(result["observed"], result["pairs"])
+    result["observed_low"], result["observed_high"] = wilson(result["observed"], result["pairs"])
     return result.reset_index(drop=True)
 
 
-def _wilson(share: pd.Series, count: pd.Series) -> tuple[pd.Series, pd.Series]:
+def wilson(share: pd.Series, count: pd.Series) -> tuple[pd.Series, pd.Series]:
     """The 95 % interval of a share of `count` trials; unlike the normal one it stays within 0..1."""
     squared = 1.959964**2 / count
     middle = (share + squared / 2) / (1 + squared)

@@ -50,7 +50,7 @@ from imgfp.store.files import (
 )
 from imgfp.store.groups import Groups, open_groups
 from imgfp.store.integrity import Damage, find_damage, repair
-from imgfp.store.layout import Collection, IndexFolder, IndexKind, Library, Run
+from imgfp.store.layout import Collection, IndexFolder, IndexKind, Lab, Library, Run
 from imgfp.store.locks import is_locked, lock, temporary_folder
 from imgfp.store.provenance import Origin, origin, produces
 from imgfp.store.remote import fetch, publish
@@ -74,6 +74,7 @@ __all__ = [
     "Groups",
     "IndexFolder",
     "IndexKind",
+    "Lab",
     "Library",
     "Origin",
     "Run",

@@ -275,3 +275,51 @@ class Run(Collection):
     def notebooks(self) -> Path:
         """The executed copies of the notebooks."""
         return self.root / "notebooks"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A robustness lab: queries made from a folder of photographs, and the run that searched them."""
+
+    root: Path
+
+    @property
+    def made(self) -> Path:
+        """Shards of queries as they were made, with their geometry."""
+        return self.root / "made"
+
+    @property
+    def queries(self) -> Path:
+        """The same as image files."""
+        return self.root / "edited/queries"
+
+    @property
+    def references_csv(self) -> Path:
+        """Manifest of the photographs that are the library."""
+        return self.root / "edited/references.csv"
+
+    @property
+    def truth_csv(self) -> Path:
+        return self.root / "edited/truth.csv"
+
+    @property
+    def meta_csv(self) -> Path:
+        """The edits and the geometry of each query."""
+        return self.root / "edited/meta.csv"
+
+    @property
+    def run(self) -> Run:
+        return Run(self.root / "run")
+
+    @property
+    def curves_csv(self) -> Path:
+        return self.root / "curves.csv"
+
+    @property
+    def edits_csv(self) -> Path:
+        """What became of the copies with each edit."""
+        return self.root / "edits.csv"
+
+    @property
+    def page_html(self) -> Path:
+        return self.root / "robustness.html"

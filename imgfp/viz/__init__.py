@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Drawings. Every `draw_*` function draws on the Axes it is given and returns it."""
 
+from imgfp.viz.bands import draw_bands
 from imgfp.viz.base import (
     BRANCH_COLOURS,
     CYCLE,
@@ -48,6 +49,7 @@ __all__ = [
     "SCALES",
     "TRUE",
     "VERMILLION",
+    "draw_bands",
     "draw_bars",
     "draw_boxes",
     "draw_breakdown",
