@@ -26,7 +26,8 @@ LAYERS = [
     {"store", "viz"},
     {"runner", "demo"},
     {"stages", "training"},
-    {"results", "benchmarks"},
+    {"results"},
+    {"benchmarks"},
     {"report", "exchange"},
     {"widgets"},
     {"lookup"},
@@ -186,8 +187,7 @@ ORDER = {
         "describe",
         "evidence",
     ],
-    "viz": ["base", "charts", "pictures", "svg", "document"],
-    "viz": ["base", "bands", "charts", "pictures", "svg"],
+    "viz": ["base", "bands", "charts", "pictures", "svg", "document"],
     "widgets": ["base", "crops", "votes", "inspector", "parts", "thresholds", "tuner", "review"],
 }
 #: Each heavy library is imported by these modules and packages only.
