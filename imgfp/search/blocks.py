@@ -7,20 +7,12 @@ locality is not enough", 2015). It has no call that orders codes outside of an i
 
 from __future__ import annotations
 
-from typing import Any
-
-import faiss
 import numpy as np
 
 #: Codes of a block.
 BLOCK = 32
 #: Place of each of the first 16 codes of a block in a half byte; the other 16 are in the other halves.
 _ORDER = np.array([0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15])
-
-
-def are_scanned(trained: Any) -> bool:
-    """Whether a Faiss index of lists scans blocks."""
-    return isinstance(trained, faiss.IndexIVFPQFastScan)
 
 
 def rows(sizes: np.ndarray) -> np.ndarray:
@@ -30,7 +22,8 @@ def rows(sizes: np.ndarray) -> np.ndarray:
 
 def packed(codes: np.ndarray) -> np.ndarray:
     """Blocks, as bytes, of codes (n,b) uint8; zeros fill the last one."""
-    filled = np.pad(codes, ((0, -len(codes) % BLOCK), (0, 0)))
+    filled = np.zeros((len(codes) + -len(codes) % BLOCK, codes.shape[1]), np.uint8)
+    filled[: len(codes)] = codes
     turned = filled.reshape(-1, BLOCK, codes.shape[1]).transpose(0, 2, 1)
     first, second = turned[..., _ORDER], turned[..., _ORDER + 16]
     halves = first & 15 | second << 4, first >> 4 | second & 240

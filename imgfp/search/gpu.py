@@ -24,7 +24,6 @@ import faiss
 import numpy as np
 
 from imgfp.inference import device_number, warn_of_cpu
-from imgfp.search import blocks
 
 #: Most neighbours, and most lists visited, that Faiss selects on a GPU.
 MOST_SELECTED = 2048
@@ -140,7 +139,7 @@ def _limit(trained: Any, k: int, nprobe: int) -> str:
         return ""
     if min(nprobe, trained.nlist) > MOST_SELECTED:
         return f"{nprobe:,} lists visited; a GPU visits at most {MOST_SELECTED:,}"
-    if blocks.are_scanned(trained):
+    if isinstance(trained, faiss.IndexIVFPQFastScan):
         if trained.pq.M % 2 or trained.pq.M // 2 not in PQ_BYTES:
             return f"no GPU code for PQ{trained.pq.M}x4fsr"
     elif isinstance(trained, faiss.IndexIVFPQ):
@@ -271,7 +270,7 @@ def _emptied(trained: Any) -> Any:
     centres.add(trained.quantizer.reconstruct_n(0, nlist))
     index: Any
     if isinstance(trained, faiss.IndexIVFPQ | faiss.IndexIVFPQFastScan):
-        pq = _of_bytes(trained.pq) if blocks.are_scanned(trained) else trained.pq
+        pq = _of_bytes(trained.pq) if isinstance(trained, faiss.IndexIVFPQFastScan) else trained.pq
         index = faiss.IndexIVFPQ(centres, d, nlist, pq.M, pq.nbits)
         index.pq = pq
     elif isinstance(trained, faiss.IndexIVFScalarQuantizer):

@@ -40,7 +40,7 @@ FLAT_VECTORS = {"local": 20_000, "global": 1_000_000}
 #: Above this number of keypoints (1.4 GB as bytes) they are product-quantised: 16 bytes instead of 128.
 BYTES_VECTORS = 10_000_000
 #: How: 32 codes of 4 bits for the difference to the list's centre, which are scanned four times as fast as 16 of 8 bits.
-CODES = "PQ32x4fsr"
+PRODUCT_CODEC = "PQ32x4fsr"
 #: Training vectors per list; Faiss warns below 39 and ignores those above 256.
 TRAINING_PER_LIST = 40
 #: Iterations of k-means for the centres of lists; votes do not improve with more.
@@ -86,7 +86,7 @@ def plan(n_vectors: int, kind: Kind) -> str:
     lists = lists_for(n_vectors, kind)
     if kind == "global":
         return f"IVF{lists},SQfp16"
-    return f"IVF{lists},SQ8_direct" if n_vectors <= BYTES_VECTORS else f"IVF{lists},{CODES}"
+    return f"IVF{lists},SQ8_direct" if n_vectors <= BYTES_VECTORS else f"IVF{lists},{PRODUCT_CODEC}"
 
 
 def lists_for(n_vectors: int, kind: Kind) -> int:
@@ -112,7 +112,7 @@ def resolve(factory: str, n_vectors: int, kind: Kind) -> str:
     if not _FACTORY.fullmatch(chosen):
         raise ValueError(
             f"index {factory!r}: expected auto, Flat (exact), or IVF<lists>,<codec> with codec Flat, SQ8_direct, "
-            f"SQ8, SQ6, SQ4, SQfp16, SQbf16, PQ<bytes> or PQ<n>x4fsr, e.g. IVF4096,{CODES}"
+            f"SQ8, SQ6, SQ4, SQfp16, SQbf16, PQ<bytes> or PQ<n>x4fsr, e.g. IVF4096,{PRODUCT_CODEC}"
         )
     return chosen
 
@@ -174,7 +174,7 @@ def train(factory: str, sample: np.ndarray, seed: int = 0) -> Any:
         # Otherwise Faiss stores differences to the list's centre as bytes, clipped at 0.
         index.by_residual = False
     if codec.startswith("PQ"):
-        if not blocks.are_scanned(index):
+        if not isinstance(index, faiss.IndexIVFPQFastScan):
             # It reorders codes for Hamming distances, which are not used.
             index.do_polysemous_training = False
         index.use_precomputed_table = _NO_TABLE
@@ -243,7 +243,7 @@ def _centre_index(centres: np.ndarray, seed: int) -> Any:
 
 def _batch(trained: Any) -> int:
     """Vectors that are compared at once; tables for codes of 4 bits should stay in a processor's cache."""
-    coded = trained.nlist > MOST_FLAT_LISTS or blocks.are_scanned(trained)
+    coded = trained.nlist > MOST_FLAT_LISTS or isinstance(trained, faiss.IndexIVFPQFastScan)
     return _CODED_BATCH if coded else _BATCH
 
 
@@ -397,7 +397,7 @@ def open_part(data: bytes | mmap.mmap, trained: Any, name: str = "part") -> Part
     rows = stored.astype(np.int64)
     lengths = rows * (code_size + 8)
     end = begin + lengths.sum()
-    scanned = blocks.are_scanned(trained)
+    scanned = isinstance(trained, faiss.IndexIVFPQFastScan)
     in_blocks = scanned and view.size == end + n_sizes
     if not in_blocks and end != view.size:
         raise foreign
@@ -526,7 +526,7 @@ def _search_batch(index: Index, batch: np.ndarray, k: int, nprobe: int):
 def _selector(index: Index) -> Any:
     """Which ids a search may find, None for all: not those removed, nor the -1 that fill a block."""
     removed = np.empty(0, np.int64) if index.removed is None else index.removed
-    if blocks.are_scanned(index.trained):
+    if isinstance(index.trained, faiss.IndexIVFPQFastScan):
         if not len(removed):
             return faiss.IDSelectorRange(0, np.iinfo(np.int64).max)
         removed = np.append(removed, -1)

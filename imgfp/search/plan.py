@@ -182,7 +182,7 @@ def _codec(plan: IndexPlan, cost: SearchCost) -> CodecCost:
 
 def _smaller(plan: IndexPlan) -> str:
     """A codec that takes less, if there is one."""
-    codes = {"local": index.CODES, "global": "SQfp16"}[plan.kind]
+    codes = {"local": index.PRODUCT_CODEC, "global": "SQfp16"}[plan.kind]
     lists = plan.lists if plan.lists > 1 else index.lists_for(plan.vectors, plan.kind)
     less = plan_index(plan.vectors, plan.kind, plan.width, f"IVF{lists},{codes}")
     if less.vector_bytes >= plan.vector_bytes:

@@ -76,7 +76,7 @@ def test_the_sample_is_measured(planned):
     assert costs.copies == 6 and 0.5 <= costs.recall_planned <= 1
     codec = costs.local.codecs["SQ8_direct"]
     assert 0.1 < codec.code_ns < 1000 and costs.local.uneven >= 1
-    product = costs.local.codecs[index.CODES]
+    product = costs.local.codecs[index.PRODUCT_CODEC]
     assert product.train_s > codec.train_s and product.encode_us > codec.encode_us
     assert product.code_ns < codec.code_ns, "codes are compared 32 at a time"
 

@@ -323,7 +323,7 @@ def test_ids_hold_the_place_and_the_number_of_a_vector():
 def test_plan_grows_from_exact_to_compressed():
     sizes = [10**power for power in range(1, 11)]
     plans = [index.plan(size, "local") for size in sizes]
-    assert plans[0] == "Flat" and plans[-1].endswith(index.CODES)
+    assert plans[0] == "Flat" and plans[-1].endswith(index.PRODUCT_CODEC)
     lists = [index.lists_of_factory(plan) for plan in plans]
     assert lists == sorted(lists)
     assert index.plan(3000, "global") == "Flat"

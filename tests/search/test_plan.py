@@ -19,7 +19,7 @@ COST = SearchCost(
         "Flat": CodecCost(0.0, 10.0, 0.3, 0.0),
         "SQ8_direct": CodecCost(1.0, 8.0, 0.5, 0.0),
         "PQ16": CodecCost(3.0, 6.0, 4.0, 20.0),
-        index.CODES: CodecCost(3.0, 6.0, 4.0, 20.0),
+        index.PRODUCT_CODEC: CodecCost(3.0, 6.0, 4.0, 20.0),
     },
 )
 ROOM = {"memory_bytes": 1e15, "disk_bytes": 1e15, "written_bytes": 0.0}
