@@ -2,9 +2,9 @@
 """A library's index on GPUs, by a Faiss that is built for them.
 
 An exact index (one list, "Flat") becomes half floats, an equal share of the vectors on every GPU; bytes of SIFT
-are exact in them. An index of lists goes to one GPU with its codes as they are. Its lists are found there by
-an exact scan of their centres, where a CPU asks an index of many centres, so results are not equal to the last
-bit. Parts are copied in; vectors that are no longer found are left out.
+are exact in them. An index of lists goes to one GPU with its codes as they are; two codes of 4 bits count as one of 8.
+Its lists are found there by an exact scan of their centres, where a CPU asks an index of many centres, and a CPU
+compares codes of 4 bits with tables of bytes, so results are not equal to the last bit. Parts are copied in; vectors that are no longer found are left out.
 
 `search_device` decides before any work, in the process that plans it; `to_gpu` is for the processes that search.
 A GPU holds one copy per process, so one process should search. Tested against stand-ins on a CPU; not yet run
