@@ -122,7 +122,7 @@ ORDER = {
         "serving",
     ],
     "scoring": ["metrics", "truth", "thresholds", "errors", "fusion", "relations"],
-    "search": ["gpu", "index", "plan", "voting", "normalisation", "propose"],
+    "search": ["gpu", "blocks", "index", "plan", "voting", "normalisation", "propose"],
     "stages": [
         "certain",
         "inventory",

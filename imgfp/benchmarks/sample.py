@@ -41,7 +41,7 @@ from imgfp.verify.view import View
 #: Copies that are made, their short side before they are edited, and the pictures that an edit may add.
 COPIES, _COPY_PX, _OTHERS = 32, 400, 8
 #: Codecs that are always priced: those that `index.plan` chooses among, at any size.
-CODECS = {"local": ("Flat", "SQ8_direct", "PQ16"), "global": ("Flat", "SQfp16")}
+CODECS = {"local": ("Flat", "SQ8_direct", index.PRODUCT_CODEC), "global": ("Flat", "SQfp16")}
 #: Lists of two indexes of the same codes, whose times tell the price of a list from that of a code.
 _FEW_LISTS, _MANY_LISTS = 16, 256
 #: Codes that prices are taken on, vectors that search them, and neighbours of each.

@@ -145,7 +145,7 @@ class Parameters(BaseModel):
     # 03, 05 local and crop search
     local_candidates_file: str = _of("", "pairs of the branch local; blank searches")
     crop_candidates_file: str = _of("", "pairs of the branch crop; blank searches")
-    local_index: str = _of("auto", "auto plans by size; Flat is exact; or e.g. IVF4096,PQ16")
+    local_index: str = _of("auto", "auto plans by size; Flat is exact; or e.g. IVF4096,PQ32x4fsr")
     local_nprobe: Annotated[int, Field(ge=0, le=1_000_000)] = _of(
         0, "lists visited per keypoint, more finds more; 0 is planned with the index", "lists"
     )

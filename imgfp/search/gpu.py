@@ -2,9 +2,9 @@
 """A library's index on GPUs, by a Faiss that is built for them.
 
 An exact index (one list, "Flat") becomes half floats, an equal share of the vectors on every GPU; bytes of SIFT
-are exact in them. An index of lists goes to one GPU with its codes as they are. Its lists are found there by
-an exact scan of their centres, where a CPU asks an index of many centres, so results are not equal to the last
-bit. Parts are copied in; vectors that are no longer found are left out.
+are exact in them. An index of lists goes to one GPU with its codes as they are; two codes of 4 bits count as one of 8.
+Its lists are found there by an exact scan of their centres, where a CPU asks an index of many centres, and a CPU
+compares codes of 4 bits with tables of bytes, so results are not equal to the last bit. Parts are copied in; vectors that are no longer found are left out.
 
 `search_device` decides before any work, in the process that plans it; `to_gpu` is for the processes that search.
 A GPU holds one copy per process, so one process should search. Tested against stand-ins on a CPU; not yet run
@@ -31,7 +31,7 @@ MOST_SELECTED = 2048
 RESERVED_BYTES = 2 << 30
 #: Bytes of a product code for which Faiss has a kernel.
 PQ_BYTES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 48, 56, 64, 96)
-#: Above this number of sub-quantisers, lookup tables fit into a GPU's shared memory only as half floats.
+#: Above this number of bytes of a code, lookup tables fit into a GPU's shared memory only as half floats.
 _PQ_FLOAT32 = 48
 _SCALAR = ("QT_8bit", "QT_8bit_direct", "QT_4bit", "QT_fp16")
 _CHUNK = 1 << 16
@@ -139,7 +139,10 @@ def _limit(trained: Any, k: int, nprobe: int) -> str:
         return ""
     if min(nprobe, trained.nlist) > MOST_SELECTED:
         return f"{nprobe:,} lists visited; a GPU visits at most {MOST_SELECTED:,}"
-    if isinstance(trained, faiss.IndexIVFPQ):
+    if isinstance(trained, faiss.IndexIVFPQFastScan):
+        if trained.pq.M % 2 or trained.pq.M // 2 not in PQ_BYTES:
+            return f"no GPU code for PQ{trained.pq.M}x4fsr"
+    elif isinstance(trained, faiss.IndexIVFPQ):
         if trained.pq.nbits != 8 or trained.pq.M not in PQ_BYTES:
             return (
                 f"no GPU code for PQ{trained.pq.M}x{trained.pq.nbits}; "
@@ -266,9 +269,10 @@ def _emptied(trained: Any) -> Any:
     centres = faiss.IndexFlatL2(d)
     centres.add(trained.quantizer.reconstruct_n(0, nlist))
     index: Any
-    if isinstance(trained, faiss.IndexIVFPQ):
-        index = faiss.IndexIVFPQ(centres, d, nlist, trained.pq.M, trained.pq.nbits)
-        index.pq = trained.pq
+    if isinstance(trained, faiss.IndexIVFPQ | faiss.IndexIVFPQFastScan):
+        pq = _of_bytes(trained.pq) if isinstance(trained, faiss.IndexIVFPQFastScan) else trained.pq
+        index = faiss.IndexIVFPQ(centres, d, nlist, pq.M, pq.nbits)
+        index.pq = pq
     elif isinstance(trained, faiss.IndexIVFScalarQuantizer):
         kind, residual = trained.sq.qtype, trained.by_residual
         index = faiss.IndexIVFScalarQuantizer(centres, d, nlist, kind, faiss.METRIC_L2, residual)
@@ -279,8 +283,20 @@ def _emptied(trained: Any) -> Any:
     return index
 
 
+def _of_bytes(halves: Any) -> Any:
+    """The product quantiser of the same codes, read as bytes, in place of two half bytes each."""
+    pairs = halves.M // 2
+    centroids = faiss.vector_to_array(halves.centroids).reshape(pairs, 2, 16, halves.dsub)
+    # The first of two is the low half.
+    first, second = np.tile(centroids[:, 0], (1, 16, 1)), np.repeat(centroids[:, 1], 16, axis=1)
+    made = faiss.ProductQuantizer(halves.d, pairs, 8)
+    faiss.copy_array_to_vector(np.concatenate([first, second], 2).ravel(), made.centroids)
+    return made
+
+
 def _needs_half(trained: Any) -> bool:
-    return isinstance(trained, faiss.IndexIVFPQ) and trained.pq.M > _PQ_FLOAT32
+    kinds = faiss.IndexIVFPQ | faiss.IndexIVFPQFastScan
+    return isinstance(trained, kinds) and trained.code_size > _PQ_FLOAT32
 
 
 def _moved(index: Any, number: int, half: bool) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log10
 
-from imgfp.search import index
+from imgfp.search import blocks, index
 from imgfp.search.index import Kind
 
 #: Candidate recall of the local branch that each tenfold of the library costs, on the safe side of what was measured
@@ -21,6 +21,8 @@ from imgfp.search.index import Kind
 LOSS_PER_TENFOLD = 0.005
 #: Bytes that an index keeps of a list beside its codes, and of a centre beside its numbers.
 _LIST_BYTES, _CENTRE_BYTES = 8, 16
+#: Codes that fill the last block of a list, where lists are scanned in blocks.
+_FILLED = blocks.BLOCK // 2
 #: Rounds over the training sample: those of k-means, once for the clusters of centres and once inside them.
 _TWO_LEVELS = 2
 #: What tables of a vector and exact comparisons with a few centres take, in comparisons with codes.
@@ -76,12 +78,14 @@ class IndexPlan:
     @property
     def bytes(self) -> int:
         """Of all parts, on disk; a search reads all of them, so they should be in memory."""
-        return self.vectors * self.vector_bytes + self.lists * _LIST_BYTES
+        filled = _FILLED * self.vector_bytes if self.codec.endswith("fsr") else 0
+        return self.vectors * self.vector_bytes + self.lists * (_LIST_BYTES + filled)
 
     @property
     def trained_bytes(self) -> int:
         """Of the centres, which every process holds."""
-        return self.lists * (4 * self.width + _CENTRE_BYTES)
+        codes = self.width // 4 + _CENTRE_BYTES if self.lists > index.MOST_FLAT_LISTS else 0
+        return self.lists * (4 * self.width + _CENTRE_BYTES + codes)
 
 
 def plan_index(
@@ -178,7 +182,7 @@ def _codec(plan: IndexPlan, cost: SearchCost) -> CodecCost:
 
 def _smaller(plan: IndexPlan) -> str:
     """A codec that takes less, if there is one."""
-    codes = {"local": "PQ16", "global": "SQfp16"}[plan.kind]
+    codes = {"local": index.PRODUCT_CODEC, "global": "SQfp16"}[plan.kind]
     lists = plan.lists if plan.lists > 1 else index.lists_for(plan.vectors, plan.kind)
     less = plan_index(plan.vectors, plan.kind, plan.width, f"IVF{lists},{codes}")
     if less.vector_bytes >= plan.vector_bytes:

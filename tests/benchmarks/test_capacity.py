@@ -18,7 +18,7 @@ from imgfp.search.plan import CodecCost, SearchCost
 CODECS = {
     "Flat": CodecCost(0.0, 10.0, 0.3, 0.0),
     "SQ8_direct": CodecCost(1.0, 8.0, 0.5, 0.0),
-    "PQ16": CodecCost(3.0, 6.0, 4.0, 20.0),
+    "PQ32x4fsr": CodecCost(3.0, 6.0, 4.0, 20.0),
     "SQfp16": CodecCost(1.0, 18.0, 1.0, 0.0),
 }
 COSTS = Costs(

@@ -27,7 +27,7 @@ from imgfp.scoring import metrics
 from imgfp.search.plan import CodecCost, SearchCost
 from imgfp.verify.classifier import SIDE_PX, PairClassifier
 
-CODECS = ("Flat", "SQ8_direct", "PQ16", "SQfp16")
+CODECS = ("Flat", "SQ8_direct", "PQ32x4fsr", "SQfp16")
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 pytestmark = pytest.mark.pipeline
 
@@ -137,5 +137,5 @@ def test_the_capacity_plan_takes_the_stored_plan(tmp_path):
     assert sum("image/png" in data for data in shown(executed)) == 4
     text = json.dumps([cell.get("outputs") for cell in executed.cells if "outputs" in cell])
     assert "needs 167.6 MB of memory on one machine, 1.0 MB are free" in text
-    assert "10000000000" in text and "PQ16" in text
+    assert "10000000000" in text and "PQ32x4fsr" in text
     assert "local_nprobe: 32" in text

@@ -85,14 +85,20 @@ def test_fewer_vectors_than_neighbours_or_gpus(two_gpus, sift):
     np.testing.assert_array_equal(on_gpu, distances)
 
 
-@pytest.mark.parametrize("codec", ["SQ8_direct", "PQ16", "PQ64", "SQfp16", "SQ8", "SQ4", "Flat"])
+@pytest.mark.parametrize(
+    "codec", ["SQ8_direct", "PQ16", "PQ32x4fsr", "PQ64", "SQfp16", "SQ8", "SQ4", "Flat"]
+)
 def test_an_index_of_lists_goes_to_one_gpu(two_gpus, sift, codec):
     made = library(sift, "local", f"IVF16,{codec}", removed=np.arange(1000, 1100))
     (distances, ids), (on_gpu, ids_on_gpu) = both(made, sift[:300], 6, 4)
     (number, _, half), *others = two_gpus.moved
     assert number == 0 and not others and half == (codec == "PQ64")
-    np.testing.assert_allclose(on_gpu, distances, rtol=1e-4, atol=0.5)
-    assert (ids_on_gpu == ids).mean() > 0.99
+    if codec == "PQ32x4fsr":  # tables of bytes on a CPU
+        np.testing.assert_allclose(on_gpu, distances, rtol=0.01)
+        assert np.mean([np.isin(*rows).mean() for rows in zip(ids, ids_on_gpu, strict=True)]) > 0.9
+    else:
+        np.testing.assert_allclose(on_gpu, distances, rtol=1e-4, atol=0.5)
+        assert (ids_on_gpu == ids).mean() > 0.99
     assert not np.isin(ids_on_gpu, np.arange(1000, 1100)).any()
     assert made.trained.ntotal == 0  # as it was
 

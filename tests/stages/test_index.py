@@ -139,7 +139,7 @@ def test_lost_owners_are_made_again_and_no_part_is(library, build, capsys):
     assert open_index(library, "local").owners.image_ids(np.array([0])) == ["0-0"]
 
 
-@pytest.mark.parametrize("factory", ["Flat", "IVF4,SQ8_direct", "IVF4,PQ16"])
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,SQ8_direct", "IVF4,PQ16", "IVF4,PQ128x4fsr"])
 def test_every_vector_is_found_as_its_own_neighbour_and_owner(library, rng, build, factory):
     for number in range(2, 40):
         shard(library, number, 3, rng)
