@@ -7,7 +7,7 @@ import asyncio
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Queue
 
@@ -23,15 +23,18 @@ TOKEN = "the token of these tests"
 
 
 @pytest.fixture(scope="session")
-def project(whole_batch, hostile_run, tmp_path_factory) -> Path:
-    """runs/mine with library/mine, runs/hostile with a library elsewhere, runs/lost without one, runs/going."""
-    root = tmp_path_factory.mktemp("project")
+def lay_out(tmp_path_factory) -> Callable[[Path], Path]:
+    """Makes a project of the folder of a library and a run: runs/mine, library/mine, runs/lost without a library, and
+    runs/going."""
+    return lambda batch: _project(tmp_path_factory.mktemp("project"), batch)
+
+
+def _project(root: Path, batch: Path) -> Path:
     (root / "params").mkdir()
     (root / "params/mine.yaml").write_text("seed: 0  # of every random choice\n")
-    shutil.copytree(whole_batch / "library", root / "library/mine")
-    shutil.copytree(whole_batch / "run", root / "runs/mine")
-    shutil.copytree(hostile_run, root / "runs/hostile")
-    shutil.copytree(whole_batch / "run", root / "runs/lost")
+    shutil.copytree(batch / "library", root / "library/mine")
+    for name in ("mine", "lost"):
+        shutil.copytree(batch / "run", root / "runs" / name)
     for name, library in (("mine", "library/mine"), ("lost", "library/elsewhere")):
         values = f"library_dir: {library}\nrun_dir: runs/{name}\n"
         store.write_sealed(root / f"runs/{name}/params.yaml", values.encode())

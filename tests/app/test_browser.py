@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,11 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def project(whole_batch, lay_out) -> Path:
+    return lay_out(whole_batch)
 
 
 @pytest.fixture(scope="module")

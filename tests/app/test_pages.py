@@ -6,7 +6,10 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import shutil
 from html import unescape
+from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlencode
 
 import numpy as np
@@ -20,6 +23,13 @@ from imgfp.results import Results
 from imgfp.store import decisions
 
 TOKEN = "the token of these tests"
+
+
+@pytest.fixture(scope="module")
+def project(calibrated_run, hostile_run, lay_out) -> Path:
+    root = lay_out(calibrated_run.parent)
+    shutil.copytree(hostile_run, root / "runs/hostile")
+    return root
 
 
 @pytest.fixture
@@ -49,8 +59,8 @@ def page(path: str, **words: object) -> str:
 def test_only_who_has_the_token_is_heard_and_no_other_site(ask, served):
     for wrong in ("", "token wrong", "token é"):
         status, _, text = ask("/answers", Authorization=wrong)
-        assert status == 403 and "token" in text and "crop" not in text and TOKEN not in text
-    assert ask("/picture?side=query&id=crop", Authorization="")[0] == 403
+        assert status == 403 and "token" in text and "q-whole" not in text and TOKEN not in text
+    assert ask("/picture?side=query&id=q-whole", Authorization="")[0] == 403
     assert ask("/answers", Host="evil.example")[0] == 403
     for origin in ("http://evil.example", f"http://127.0.0.1:{served + 1}", "null"):
         assert ask("/decide", "decision=copy", Origin=origin)[0] == 403
@@ -59,7 +69,7 @@ def test_only_who_has_the_token_is_heard_and_no_other_site(ask, served):
     assert "HttpOnly" in headers["Set-Cookie"] and TOKEN not in headers["Set-Cookie"]
     cookie = headers["Set-Cookie"].partition(";")[0]
     status, headers, text = ask("/answers", Authorization="", Cookie=cookie)
-    assert status == 200 and "crop" in text
+    assert status == 200 and "q-whole" in text
     assert "default-src 'none'" in headers["Content-Security-Policy"]
 
 
@@ -74,9 +84,9 @@ def test_only_who_has_the_token_is_heard_and_no_other_site(ask, served):
         (page("/answers", score_from="high"), "score from: 'high' is no number"),
         (page("/answers", relation="cousin"), "relation: 'cousin' is none of"),
         (page("/pair", query="nobody", reference="china"), "there is no query 'nobody'"),
-        (page("/pair", query="crop", reference="nobody"), "there is no reference 'nobody'"),
+        (page("/pair", query="q-whole", reference="nobody"), "there is no reference 'nobody'"),
         (
-            page("/pair", query="crop", reference="china", ratio="9"),
+            page("/pair", query="q-whole", reference="china", ratio="9"),
             "expected a number from 1 to 3",
         ),
         (page("/tune", score_threshold="5"), "score_threshold"),
@@ -151,14 +161,14 @@ def test_decisions_are_stored_bulk_undone_and_never_lead_elsewhere(ask, project)
         assert status == 400 and sentence in text
 
 
-def test_filters_sorts_and_the_queue(finished_run):
-    results = Results(finished_run)
+def test_filters_sorts_and_the_queue(calibrated_run):
+    results = Results(calibrated_run)
     log = decisions.read(results.decisions_path)
     pairs = answers.with_decisions(answers.all_pairs(results), log)
     assert len(pairs) == len(results.pairs)
-    good = answers.chosen(pairs, Filter(score_from=50.0, branch="global", decided="no"))
-    assert 0 < len(good) < len(pairs) and good["score"].min() >= 50
-    turned = answers.chosen(pairs, Filter(edit="MIRRORED", score_from=50.0))
+    good = answers.chosen(pairs, Filter(score_from=0.5, branch="global", decided="no"))
+    assert 0 < len(good) < len(pairs) and good["score"].min() >= 0.5
+    turned = answers.chosen(pairs, Filter(edit="MIRRORED", score_from=0.5))
     assert turned["query_id"].tolist() == ["q-mirrored"]
     every = answers.queries_in_order(results, pairs, Filter())
     assert sorted(every) == sorted(results.queries.index), "also those without a candidate"
@@ -181,7 +191,8 @@ def test_dropped_pictures_are_looked_up_and_forgotten(project, monkeypatch):
     monkeypatch.chdir(project)
     monkeypatch.setattr("imgfp.app.sources.LOOKS_KEPT", 1)
     shelf = Shelf()
-    monkeypatch.setattr("imgfp.lookup.Library.look", lambda self, *paths: paths)
+    library = SimpleNamespace(look=lambda *paths: paths)
+    monkeypatch.setattr("imgfp.app.sources.Library", lambda folder: library)
     key = shelf.look(
         project / "library/mine", [("../../a.jpg", b"1"), ("C:\\b\\a.jpg", b"2"), ("\0", b"3")]
     )
