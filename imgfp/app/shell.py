@@ -85,7 +85,8 @@ class Page(RequestHandler):
         if given and _same(given, self.desk.token):
             self.set_cookie(self._cookie, self.desk.session, httponly=True, samesite="Lax")
             if self.request.method == "GET":
-                self.redirect(self.address(self.request.path, token=""))  # out of the history
+                path = "/" + self.request.path.lstrip("/")  # "//name" would be another site
+                self.redirect(self.address(path, token=""))  # out of the history
         elif not self._is_known():
             self.set_status(403)
             self.finish(self.desk.templates.get_template("login.html.j2").render())
@@ -195,7 +196,14 @@ class Page(RequestHandler):
     def reviewer(self) -> str:
         """The name in decisions: the one used last in this browser, else that of the environment."""
         kept = unquote(self.get_cookie("imgfp-reviewer") or "")
-        return kept or os.environ.get("IMGFP_REVIEWER", "") or getpass.getuser()
+        return kept or os.environ.get("IMGFP_REVIEWER", "") or _login()
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container, whose user has no name
+        return ""
 
 
 def _same(one: str, other: str) -> bool:

@@ -62,7 +62,7 @@ class Shelf:
         """given: a run or library to offer first, also one outside the project. Raises StoreError for a folder that
         is neither."""
         self.given = None if given is None else _source(given)
-        self._results: OrderedDict[tuple[Path, object], Results] = OrderedDict()
+        self._results: OrderedDict[tuple[Path, tuple[int, ...]], Results] = OrderedDict()
         self._libraries: OrderedDict[Path, Library] = OrderedDict()
         self._looks: OrderedDict[str, tuple[Found, tempfile.TemporaryDirectory]] = OrderedDict()
         self._looked = 0
@@ -89,20 +89,23 @@ class Shelf:
             )
         run = store.Run(source.folder)
         finished = run.predictions_csv.exists()
-        stamp = (source.folder, _age(run, finished))
+        age = _age(run, finished)
+        if not any(age):
+            raise store.StoreError(
+                f"{source.key} has no answers yet: notebooks 03 and 08 find the first, 09 all"
+            )
+        stamp = source.folder, age
         if stamp not in self._results:
-            opened = Results(run) if finished else UnfinishedRun(run)
-            if not opened.library.images.is_dir():
-                raise store.StoreError(
-                    f"the library of {source.key} is missing: it was at {store.show(opened.library.root)}; bring it "
-                    "back, or set library_dir in params.yaml of the run"
-                )
-            self._results[stamp] = opened
+            self._results[stamp] = _opened(source, Results if finished else UnfinishedRun)
         return _last_used(self._results, stamp, RUNS_KEPT)
 
     def library_of(self, source: Source) -> Path:
-        """The folder of the library that pictures are looked up in: a library itself, or the one of a run or look-up."""
-        return source.folder if source.kind == "library" else self.results(source).library.root
+        """The folder of the library that pictures are looked up in: a library itself, or the one of a run or look-up.
+        Raises StoreError for a run whose library is missing."""
+        if source.kind == "library":
+            return source.folder
+        opened = self.results(source) if source.kind == "look" else _opened(source, Results)
+        return opened.library.root
 
     def look(self, library: Path, pictures: Sequence[tuple[str, bytes]]) -> str:
         """Look pictures, (file name, bytes) each, up in a library; returns the key of the answers. Raises StoreError for
@@ -181,12 +184,22 @@ def _folders(name: str) -> list[Path]:
     return sorted(path for path in top.iterdir() if path.is_dir()) if top.is_dir() else []
 
 
-def _age(run: store.Run, finished: bool) -> object:
-    """What changes when a run has other answers than before."""
+def _opened(source: Source, kind: type[Results]) -> Results:
+    """A run as `Results` or `UnfinishedRun`. Raises StoreError where its library is missing."""
+    opened = kind(source.folder)
+    if not opened.library.images.is_dir():
+        raise store.StoreError(
+            f"the library of {source.key} is missing: it was at {store.show(opened.library.root)}; bring it "
+            "back, or set library_dir in params.yaml of the run"
+        )
+    return opened
+
+
+def _age(run: store.Run, finished: bool) -> tuple[int, ...]:
+    """What changes when a run has other answers than before; zeros before the first."""
     if finished:
-        return run.predictions_csv.stat().st_mtime_ns
-    folders = run.first_evidence, run.evidence
-    return tuple(len(store.shards(folder, ".parquet")) for folder in folders)
+        return (run.predictions_csv.stat().st_mtime_ns,)
+    return tuple(len(store.shards(f, ".parquet")) for f in (run.first_evidence, run.evidence))
 
 
 def _last_used(kept: OrderedDict, key: Any, most: int) -> Any:

@@ -68,6 +68,7 @@ def test_only_who_has_the_token_is_heard_and_no_other_site(ask, served):
     assert status == 302 and TOKEN not in headers["Location"]
     assert "HttpOnly" in headers["Set-Cookie"] and TOKEN not in headers["Set-Cookie"]
     cookie = headers["Set-Cookie"].partition(";")[0]
+    assert ask(page("//evil.example", token=TOKEN))[1]["Location"] == "/evil.example"
     status, headers, text = ask("/answers", Authorization="", Cookie=cookie)
     assert status == 200 and "q-whole" in text
     assert "default-src 'none'" in headers["Content-Security-Policy"]
@@ -80,6 +81,7 @@ def test_only_who_has_the_token_is_heard_and_no_other_site(ask, served):
         (page("/answers", of="../../etc"), "there is no run, library or look-up"),
         (page("/answers", of="runs/lost"), "the library of runs/lost is missing"),
         (page("/look", of="runs/lost"), "the library of runs/lost is missing"),
+        (page("/answers", of="runs/going"), "runs/going has no answers yet"),
         (page("/answers", of="library/mine"), "is a library, which has no answers of its own"),
         (page("/answers", score_from="high"), "score from: 'high' is no number"),
         (page("/answers", relation="cousin"), "relation: 'cousin' is none of"),
