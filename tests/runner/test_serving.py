@@ -119,6 +119,9 @@ def test_who_has_the_token_sees_the_page(served):
         assert status == 302 and headers["Location"] == page(what)
         status, _, text = ask(port, page(what), Cookie=headers["Set-Cookie"].partition(";")[0])
     assert status == 200 and (STYLE if what == "app" else SECRET) in text
+    if what == "app":
+        text = ask(port, "/look", Authorization=f"token {token}")[2]
+        assert "this project has no run and no library yet" in text
 
 
 def test_it_listens_on_this_machine_only(served):
