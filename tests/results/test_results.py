@@ -2,6 +2,7 @@
 import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -71,16 +72,20 @@ def test_parameters_given_replace_those_that_the_run_lacks(finished_run, tmp_pat
     assert told.score_scale == "log" and len(told.errors)
 
 
-def test_a_run_that_was_moved_with_its_project_keeps_what_it_names(tmp_path, monkeypatch):
-    run = small_run.build(tmp_path / "first", hostile=False)
-    truth = Results(run).truth
-    truth.assign(ops="mirror").to_csv(run.parent / "meta.csv", index=False)
+def test_a_run_that_was_moved_with_its_project_keeps_what_it_names(
+    finished_run, tmp_path, monkeypatch
+):
+    root = Path(shutil.copytree(finished_run.parent, tmp_path / "copy"))
+    truth = Results(finished_run).truth
+    truth.assign(ops="mirror").to_csv(root / "meta.csv", index=False)
+    path = root / "run/params.yaml"
+    path.write_text(path.read_text().replace(str(finished_run.parent), "/nowhere"))
+    store.seal(path)
     (tmp_path / "elsewhere/params").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert len(Results(run).meta) == len(truth)
-    moved = Results((tmp_path / "first").rename(tmp_path / "second") / "run")
-    assert moved.library.root == tmp_path / "second/library"
-    assert len(moved.meta) == len(truth) and not moved.unrecorded
+    moved = Results(root / "run")
+    assert moved.library.root == root / "library" and not moved.unrecorded
+    assert len(moved.meta) == len(truth)
 
 
 def test_a_run_without_a_catalogue_may_have_shards_of_several_row_groups(finished_run, tmp_path):
