@@ -30,12 +30,11 @@ from imgfp.report.figures import (
 from imgfp.report.pairs import duplicate_sheet, error_sheets, sheet
 from imgfp.report.parts import (
     drift_warning,
-    misfit_warning,
     render,
     settings,
     threshold_cards,
-    tuned_warning,
     versions,
+    warnings,
 )
 from imgfp.report.tables import (
     branch_table,
@@ -94,10 +93,7 @@ def build(
         facts["tables"].append(relation_table(results))
     if results.groups:
         facts["tables"].append(group_table(results.groups))
-    # A truth measures the scores; without one their distribution is all that tells.
-    drifted = "" if facts["cards"] else drift_warning(results)
-    warnings = misfit_warning(results), drifted, tuned_warning(results)
-    facts["warning"] = " ".join(filter(None, warnings))
+    facts["warning"] = warnings(results)
     facts["rejects"] = _rejects(results)
     facts["settings"] = settings(results)
     facts["unrecorded"] = results.unrecorded

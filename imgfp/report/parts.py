@@ -64,18 +64,20 @@ def _card(card: ThresholdCard) -> dict:
 
 def warnings(results: Results) -> str:
     """What makes the scores of a run doubtful, in sentences; "" where nothing does."""
-    found = misfit_warning(results), drift_warning(results), tuned_warning(results)
+    # A truth measures the scores; without one their distribution is all that tells.
+    drifted = "" if results.truth is not None and len(results.truth) else drift_warning(results)
+    found = _misfit_warning(results), drifted, _tuned_warning(results)
     return " ".join(filter(None, found))
 
 
-def misfit_warning(results: Results) -> str:
+def _misfit_warning(results: Results) -> str:
     """A warning if the scores are those of another descriptor, else ""."""
     model = results.fusion_model
     reason = model and fusion.misfit(model, results.descriptor)
     return f"The scores may be no probabilities of the fusion model: {reason}." if reason else ""
 
 
-def tuned_warning(results: Results) -> str:
+def _tuned_warning(results: Results) -> str:
     """A warning if settings of this run were chosen by the truth that measures it, else ""."""
     tuned = results.parameter("tuned_on")
     if not tuned or tuned != results.truth_hash:
