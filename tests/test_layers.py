@@ -26,8 +26,7 @@ LAYERS = [
     {"store", "viz"},
     {"runner", "demo"},
     {"stages", "training"},
-    {"results"},
-    {"benchmarks"},
+    {"results", "benchmarks"},
     {"report", "exchange"},
     {"widgets"},
     {"lookup"},
@@ -50,7 +49,6 @@ ORDER = {
         "distractors",
         "relations",
         "edited_queries",
-        "robustness",
     ],
     "crops": [
         "boxes",
@@ -108,6 +106,7 @@ ORDER = {
         "tables",
         "replay",
         "sweep",
+        "robustness",
     ],
     "runner": [
         "schema",

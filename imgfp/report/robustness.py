@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Figures and page of a robustness lab. `labs` are curves by name, of one lab or of two that are drawn over each other:
-tables of `benchmarks.robustness.curves`, the first of them in solid lines."""
+tables of `results.robustness.curves`, the first of them in solid lines."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
 from imgfp import viz
-from imgfp.benchmarks.robustness import ALIGNED, ALL
 from imgfp.datatypes import BRANCHES
 from imgfp.report.figures import embed
+from imgfp.results.robustness import ALIGNED, ALL
 
 Labs = Mapping[str, pd.DataFrame]
 _COLUMNS = 7
@@ -94,7 +94,7 @@ def draw_corners(labs: Labs) -> Drawing:
 
 
 def build(name: str, labs: Labs, fates: pd.DataFrame, summary: str) -> str:
-    """The page as HTML text, without scripts and without external resources. fates: of `benchmarks.robustness.fates`."""
+    """The page as HTML text, without scripts and without external resources. fates: of `results.robustness.fates`."""
     texts = {
         draw_overall: "All families together. Bands are 95 % intervals: bootstrap over queries, and Wilson's of shares.",
         draw_branches: "The same by branch: what each would find alone, by the final score.",

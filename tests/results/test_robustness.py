@@ -10,16 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from imgfp.benchmarks import robustness
-from imgfp.benchmarks.edited_queries import UNRELATED
 from imgfp.report import robustness as figures
+from imgfp.results import robustness
 
 
 @pytest.fixture
 def lab():
     """Four copies, of which one is not proposed and one is below an unrelated query: a run and its meta."""
     rows = [("b1", "r1", "blur", 0.2), ("b2", "r2", "blur", 0.8), ("c1", "r3", "crop", 0.2)]
-    rows += [("c2", "r4", "crop", 0.8), ("u1", "", UNRELATED, 0.2), ("u2", "", UNRELATED, 0.8)]
+    rows += [("c2", "r4", "crop", 0.8), ("u1", "", "unrelated", 0.2), ("u2", "", "unrelated", 0.8)]
     meta = pd.DataFrame(rows, columns=["query_id", "reference_id", "family", "strength"])
     meta["ops"] = ["blur", "blur+crop", "crop", "crop", "blur", "blur"]
     meta["homography"] = [np.diag([2.0, 2, 1])] * len(meta)

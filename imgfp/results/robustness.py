@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from imgfp.benchmarks.edited_queries import UNRELATED
 from imgfp.datatypes import BRANCHES
 from imgfp.geometry import corners_of, overlap_of, project
 from imgfp.results import Results, homography_of
@@ -33,7 +32,7 @@ def curves(
 ) -> pd.DataFrame:
     """One row per family, strength and branch, ALL families and all strengths (NaN) included.
 
-    meta: of `edited_queries.make`. Columns family, strength, branch, copies, then with `_low` and `_high` (95 % intervals):
+    meta: of `benchmarks.edited_queries.make`. Columns family, strength, branch, copies, then with `_low` and `_high` (95 % intervals):
     micro_ap, recall_at_p90 (bootstrap over queries; of the pairs that the branch proposes), proposed (share of copies
     whose pair is among its candidates), found (of these, those at the run's threshold or above), aligned (of all branches only:
     share whose corner error is at most ALIGNED, of the copies with an exact homography); last corner_error, its median.
@@ -75,7 +74,7 @@ def curves(
 
 def _groups(meta: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
     """Family, strength and queries of each group: its copies and all unrelated queries."""
-    unrelated = meta["family"] == UNRELATED
+    unrelated = meta["reference_id"] == ""
     families = [ALL, *dict.fromkeys(meta.loc[~unrelated, "family"])]
     strengths = [float("nan"), *sorted(set(meta.loc[~unrelated, "strength"]))]
     for family in families:
