@@ -48,7 +48,7 @@ def known_references(library: Library) -> int:
 def expected_s(run: Run, library: Library, known: int) -> dict[str, float]:
     """Number of a notebook -> seconds that it is expected to take, by the plan of the library or as usual; of 01 to 09,
     and none before 01 has listed the images. known: references that were finished before this run."""
-    if not (run.catalogue.exists() and library.catalogue.exists()):
+    if not (run.images.is_dir() and library.images.is_dir()):
         return {}
     queries = store.open_catalogue(run).count_files()
     references = max(0, store.open_catalogue(library).count_files() - known)

@@ -24,7 +24,7 @@ def test_the_end_tells_copies_of_references_and_where_to_look(finished_run):
 
 def test_without_a_threshold_nothing_is_claimed(finished_run):
     results = Results(finished_run)
-    vars(results)["threshold"] = None
+    vars(results)["_threshold"] = (None, "")
     assert summary.conclusion(results)[1].startswith("no threshold is set, so no pair is reported")
 
 
