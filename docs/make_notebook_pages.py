@@ -17,7 +17,6 @@ from pathlib import Path
 import nbformat
 from nbconvert import MarkdownExporter
 from PIL import Image
-from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs/notebooks"
@@ -37,7 +36,7 @@ def main(run_dir: str = "runs/demo") -> None:
 
 def write(path: Path, folder: Path) -> Path:
     """Write the page of an executed notebook, and its pictures beside it, into `folder`."""
-    exporter = MarkdownExporter(config=Config({"NbConvertBase": {"display_data_priority": SHOWN}}))
+    exporter = MarkdownExporter()
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     text, resources = exporter.from_notebook_node(
         without_noise(nbformat.read(path, as_version=4)),
@@ -70,6 +69,9 @@ def without_noise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             for output in cell.outputs:
                 if output.output_type == "stream":
                     output.text = PROGRESS.sub("", output.text)
+                elif data := output.get("data"):
+                    best = next(kind for kind in (*SHOWN, *data) if kind in data)
+                    output.data = {best: data[best]}
         kept.append(cell)
     notebook.cells = kept
     return notebook

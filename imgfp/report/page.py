@@ -252,7 +252,8 @@ def _summary(results: Results) -> str:
     if own := results.own_queries:
         summary += f"; {own:,} queries are references themselves and were compared with the others"
     if results.damaged_queries:
-        summary += f"; {results.damaged_queries:,} queries are damaged files, decoded in part"
+        damaged = f"{results.damaged_queries:,}"
+        summary += f"; damaged files among the queries, decoded in part: {damaged}"
     threshold = results.threshold
     if threshold is None:
         return f"{summary}. No threshold is set, so no pair is reported as a copy."

@@ -25,7 +25,7 @@ def test_the_lab_makes_queries_runs_and_draws_curves(tmp_path, in_process, monke
 
     def execute(plan):
         plans.append(plan)
-        notebooks._write_params(plan)
+        notebooks._begin_record(plan).write(plan.run.params_yaml)
         queries = str(lab.queries)
         given = {n: plan.values[n] for n in ("truth", "certain_score", "fusion")}
         return whole_run.execute(lab.root, lab.references_csv, queries, in_process, **given)

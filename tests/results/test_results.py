@@ -175,8 +175,8 @@ def test_a_damaged_file_is_marked_beside_the_evidence(finished_run, tmp_path):
     assert results.remarks("q-whole", "china") == [f"query: {DAMAGED}"]
     assert results.remarks("q-pasted", "china") == []
     page = report.build(results, rounds=0)
-    assert "1 queries are damaged files, decoded in part" in page
-    assert "; query: damaged file, decoded in part</div>" in page
+    assert "damaged files among the queries, decoded in part: 1" in page
+    assert "query: damaged file, decoded in part</p>" in page
     assert (
         report.evidence_in_words(None, [f"reference: {DAMAGED}"])
         == f"not verified; reference: {DAMAGED}"

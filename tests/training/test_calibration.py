@@ -16,6 +16,7 @@ pytest.importorskip("faiss")
 
 from imgfp import store
 from imgfp.crops.detectors import EdgeDetector, NoDetector, load_detector
+from imgfp.datatypes import BRANCHES
 from imgfp.descriptors.gist import GistGrid
 from imgfp.images import encode_jpeg
 from imgfp.runner import cluster, params
@@ -276,6 +277,10 @@ def test_defaults_are_those_of_the_pipeline():
     without = {"reference_dir", "query_dir", "library_dir", "index_part_images", "descriptor_file"}
     without |= {"certain_score", "fusion_model"}  # what a fit does not know yet
     without |= {"max_frames"}  # it calibrates on still photographs
+    without |= {"query_list", "local_crop_list", "global_crop_detector"}  # files of other systems
+    without |= {f"{side}_features_file" for side in ("local", "crop", "reference")}
+    without |= {f"{b}_{kind}_file" for b in BRANCHES for kind in ("candidates", "scores")}
+    without |= {"local_crops_dir", "global_crops_dir"}
     assert declared.keys() - ours.keys() == without, "notebook 22 must take every other parameter"
     names = {
         "max_area": "crop_max_area",
