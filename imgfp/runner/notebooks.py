@@ -446,11 +446,10 @@ def _execute_notebook(stage: Stage, copy: Path, values: dict, entry: dict, line:
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from nbformat.sign import NotebookNotary
     from papermill.exceptions import PapermillExecutionError
-    from traitlets.log import get_logger
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     # Where a notebook runs others, its kernel would warn of clients that papermill leaves open.
-    get_logger().setLevel(logging.ERROR)
+    logging.getLogger("IPKernelApp").setLevel(logging.ERROR)
     cell = {"number": 0}
 
     def started(cell_index: int, **_: Any) -> None:
