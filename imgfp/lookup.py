@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imgfp import exchange, report, stages, store, viz
+from imgfp import stages, store, viz
 from imgfp.decoding import Limits
 from imgfp.images import encode_png
 from imgfp.results import Results
@@ -211,6 +211,8 @@ class Found:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the answers as one HTML page, which loads nothing from elsewhere."""
+        from imgfp import report  # a look-up in a terminal does not wait for it
+
         store.write_bytes(Path(path), report.build(self.results, rounds=0).encode())
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
@@ -219,6 +221,8 @@ class Found:
 
     def to_fiftyone(self, folder: str | os.PathLike[str]) -> None:
         """Write a dataset of FiftyOne, see `exchange.fiftyone`, to a folder that is empty or not there."""
+        from imgfp import exchange
+
         exchange.export(self.results, "fiftyone", Path(folder).absolute())
 
     def _ipython_display_(self) -> None:
