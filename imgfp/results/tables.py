@@ -141,13 +141,15 @@ class Tables:
 
     def measured(self, source: str, measure: str) -> pd.DataFrame:
         """The rows of a branch, of "boxes" or of "evidence", with a column of this name. "margin": of the first candidate of each
-        view the votes that it has more than the next."""
+        view the votes that it has more than the next; "cosine": of the two vectors of a global candidate."""
         if source == "boxes":
             return self._boxes
         if source == "evidence":
             rows = self._candidates.drop_duplicates(["view_id", "reference_id"])
             return rows.assign(**{measure: self._evidence[measure].to_numpy()[self._row_of(rows)]})
         rows = self._candidates[self._candidates["branch"] == source]
+        if measure == "cosine":
+            return rows.assign(cosine=1 - rows["mean_squared_distance"] / 2)  # of unit vectors
         return _leading(rows) if measure == "margin" else rows
 
     def _cut_out_of(

@@ -38,6 +38,7 @@ class Source(NamedTuple):
 
 _BELOW = "candidates below are not verified."
 _MARGIN = "No line: the margin is shown for a look, no parameter limits it."
+_COSINE = "No line: candidates are ordered and limited by the normalised cosine."
 _WEIGHED = "No line: fusion weighs it together with all other evidence, no parameter limits it."
 
 
@@ -60,7 +61,8 @@ SOURCES = {
     "global": {
         "similarity": Source(
             "score", "global_min_similarity", "linear", "normalised cosine of a candidate", 0.001, _BELOW
-        )
+        ),
+        "cosine": Source("cosine", "", "linear", "cosine of a candidate", 1, _COSINE),
     },
     "boxes": {
         "confidence": Source("confidence", "local_min_confidence", "linear", "confidence of a box", 0.001, _BOX),

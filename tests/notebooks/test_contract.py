@@ -119,6 +119,21 @@ def test_papermill_sees_every_parameter(path):
     assert set(params.declared_by(path)) == written
 
 
+@every_notebook
+def test_every_parameter_is_used(path):
+    """With the stage key, which holds the value of every parameter, none is without effect."""
+    declared = parameters_cell(path)
+    used = {
+        node.id
+        for cell in code_cells(path)
+        if cell.source != declared.source
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    idle = set(params.declared_by(path)) - used
+    assert not idle, f"declared and never used: {sorted(idle)}"
+
+
 def test_one_parameter_has_one_type_and_one_meaning():
     seen: dict[str, tuple[str, str]] = {}
     for path in NOTEBOOKS:
