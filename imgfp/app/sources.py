@@ -145,7 +145,8 @@ def progress(source: Source) -> Progress | None:
     if source.kind != "run":
         return None
     run = store.Run(source.folder)
-    stages: dict[str, dict[str, Any]] = notebooks.read_status(run)["stages"]
+    status = notebooks.read_status(run)
+    stages: dict[str, dict[str, Any]] = status["stages"]
     state = {name: entry.get("state", "") for name, entry in stages.items()}
     current = next((name for name in state if state[name] != "ok"), None)
     if current is None:
@@ -157,6 +158,8 @@ def progress(source: Source) -> Progress | None:
     text = f"{current.replace('_', ' ')} {word}; {done} of {len(planned)} stages are done"
     if going:
         text += f" ({100 * done / len(planned):.0f} %)"
+        left = notebooks.time_left(status)
+        text += f"; {left} left" if left else ""
         answered = len(read_certain(run))
         text += f"; queries answered so far: {answered:,}" if answered else ""
     elif error := stages[current].get("error"):

@@ -295,13 +295,19 @@ def stage_lines(plan: Plan, of_stages: Mapping[str, str]) -> list[str]:
         seconds = f"{entry['seconds']:8.1f} s" if "seconds" in entry else " " * 10
         told = entry.get("step", "") if state == "running" else entry.get("error", "")
         lines.append(f"{name:<{INDENT}}{state:<12}{seconds}  {told}".rstrip())
-    if "running" in of_stages.values() and status.get("left_s"):
-        left_s = status["left_s"] - (time.time() - status["left_at"])
-        lines.append(f"{'left':<{INDENT}}about {duration(max(0.0, left_s))}")
+    if "running" in of_stages.values() and (left := time_left(status)):
+        lines.append(f"{'left':<{INDENT}}{left}")
     noted = store.begun_with(plan.run)
     if noted.get("snapshot"):
         lines.append(f"{'library':<{INDENT}}snapshot {noted['snapshot']} of {noted['library']}")
     return lines
+
+
+def time_left(status: dict[str, Any]) -> str:
+    """The time that a run which goes on still needs, as people say it, from its `status.json`; "" where it is not known."""
+    if not status.get("left_s"):
+        return ""
+    return f"about {duration(max(0.0, status['left_s'] - (time.time() - status['left_at'])))}"
 
 
 def finishes(plan: Plan) -> str:

@@ -7,6 +7,7 @@ import asyncio
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Queue
@@ -41,7 +42,8 @@ def _project(root: Path, batch: Path) -> Path:
     stages = {"01_images": {"state": "ok"}, "02_local_features": {"state": "running"}}
     going = store.Run(root / "runs/going")
     going.notebooks.mkdir(parents=True)
-    store.write_sealed(going.status_json, json.dumps({"stages": stages}).encode())
+    status = {"stages": stages, "left_s": 7200, "left_at": time.time()}
+    store.write_sealed(going.status_json, json.dumps(status).encode())
     return root
 
 

@@ -111,9 +111,9 @@ def test_a_run_that_goes_on_tells_how_far_it_is(ask, project):
     assert "02_local_features" not in ask(at)[2] and "interrupted" in ask(at)[2]
     with store.lock(store.Run(project / "runs/going").notebooks):
         told = json.loads(ask(at)[2])
-    assert (
-        told["going"] and "02 local features goes on; 1 of 9 stages are done (11 %)" in told["text"]
-    )
+    assert told["going"]
+    assert "02 local features goes on; 1 of 9 stages are done (11 %); about" in told["text"]
+    assert re.search("about [12] h [05]. min left", told["text"])
 
 
 def test_ids_are_text_in_the_pages(ask, hostile_run):
