@@ -139,8 +139,8 @@ def sketch(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
     elif kind == "pen":
         drawn = 255 + 2 * gain * np.minimum(cv2.Laplacian(soft, cv2.CV_32F) + 2, 0)
     else:
-        drawn = gain * cv2.magnitude(cv2.Sobel(soft, cv2.CV_32F, 1, 0, scale=0.5),
-                                     cv2.Sobel(soft, cv2.CV_32F, 0, 1, scale=0.5))  # fmt: skip
+        slopes = [cv2.Sobel(soft, cv2.CV_32F, 1 - axis, axis, scale=0.5) for axis in (0, 1)]
+        drawn = gain * np.sqrt(slopes[0] ** 2 + slopes[1] ** 2)
     if rng.random() < 0.4:
         drawn = drawn.mean(axis=2, keepdims=True).repeat(3, axis=2)
     mixed = amount * drawn + (1 - amount) * image

@@ -358,6 +358,6 @@ def _spread(image: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 def _edge_strength(image: np.ndarray) -> np.ndarray:
     """Gradient magnitude at every pixel; 40 is the mean of the surroundings."""
-    slopes = (cv2.Sobel(image, cv2.CV_32F, 1 - axis, axis, scale=0.25) for axis in (0, 1))
-    strength = cv2.magnitude(*slopes)
+    across, down = (cv2.Sobel(image, cv2.CV_32F, 1 - axis, axis, scale=0.25) for axis in (0, 1))
+    strength = np.sqrt(across * across + down * down)
     return 40 * strength / (cv2.blur(strength, (2 * BLOCK_PX - 1,) * 2) + 2)
