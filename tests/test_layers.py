@@ -35,7 +35,7 @@ LAYERS = [
 ]
 #: Modules of a package (or of a package inside one), each may import those before it.
 ORDER = {
-    "app": ["sources", "answers", "views", "tuning", "shell", "pages", "server"],
+    "app": ["sources", "answers", "views", "tuning", "duplicates", "shell", "pages", "server"],
     "benchmarks": [
         "speed",
         "capacity",
