@@ -98,6 +98,7 @@ ORDER = {
     "results": [
         "files",
         "explain",
+        "unfinished",
         "compare",
         "duplicates",
         "sheets",
@@ -187,7 +188,17 @@ ORDER = {
         "evidence",
     ],
     "viz": ["base", "bands", "charts", "pictures", "svg", "document"],
-    "widgets": ["base", "crops", "votes", "inspector", "parts", "thresholds", "tuner", "review"],
+    "widgets": [
+        "base",
+        "crops",
+        "votes",
+        "inspector",
+        "points",
+        "parts",
+        "thresholds",
+        "tuner",
+        "review",
+    ],
 }
 #: Each heavy library is imported by these modules and packages only.
 HEAVY = {

@@ -87,7 +87,7 @@ def _group(number: int, rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _picture(row: dict[str, Any]) -> dict[str, Any]:
+def _picture(row: dict[Any, Any]) -> dict[str, Any]:
     """A member for the template. query_id, reference_id: the pair that its link opens, "" for none."""
     if "linked_to" not in row:
         return row | {"said": row["relation"] or "first of the group", "path": "", "facts": ""}

@@ -46,7 +46,7 @@ def _group(results: Results, rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _picture(results: Results, row: dict[str, Any]) -> dict[str, Any]:
+def _picture(results: Results, row: dict[Any, Any]) -> dict[str, Any]:
     image_id, size = row["image_id"], (row["width"], row["height"])
     small = svg.small_jpeg(results.thumbnail("reference", image_id), LONG_SIDE_PX, 75)
     return {
@@ -58,18 +58,18 @@ def _picture(results: Results, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def weakest_in_words(row: Mapping[str, Any]) -> str:
+def weakest_in_words(row: Mapping[Any, Any]) -> str:
     """The link that would split a group first; row: of `Duplicates.members`."""
     names = " to ".join(viz.label(row[name], 60) for name in ("image_id", "linked_to"))
     return f"{names}, score {viz.number(row['score'])}"
 
 
-def file_in_words(row: Mapping[str, Any]) -> str:
+def file_in_words(row: Mapping[Any, Any]) -> str:
     """Size of a picture and of its file; row: of `Duplicates.members`."""
     return f"{row['width']:,} x {row['height']:,} px, {row['file_bytes'] / 1e3:,.0f} kB"
 
 
-def link_in_words(row: Mapping[str, Any]) -> str:
+def link_in_words(row: Mapping[Any, Any]) -> str:
     """What a picture of a group is to the one that it is linked to, "" for the first of the group; row: of
     `Duplicates.members`."""
     if not row["linked_to"]:
