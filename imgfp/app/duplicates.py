@@ -13,13 +13,12 @@ from imgfp.datatypes import files_of
 from imgfp.report.duplicates import file_in_words, link_in_words, weakest_in_words
 from imgfp.results import Results
 from imgfp.results.duplicates import find_duplicates, is_self_search
+from imgfp.store import Groups
 
 #: Groups on one page, and pictures of each that are shown.
 GROUPS_PER_PAGE, PICTURES_SHOWN = 10, 24
 #: Order of the groups -> its words.
 ORDERS = {"": "largest group first", "weakest": "weakest link first"}
-
-_found = lru_cache(maxsize=2)(find_duplicates)
 
 
 def shown(results: Results, order: str, page: int) -> dict[str, Any]:
@@ -28,15 +27,20 @@ def shown(results: Results, order: str, page: int) -> dict[str, Any]:
     if order not in ORDERS:
         raise ValueError(f"order: {order!r} is none of {', '.join(filter(None, ORDERS))}")
     own = is_self_search(results)
-    groups, summary = _of_folder(results, order) if own else _of_library(results)
-    pages = max(1, -(-len(groups) // GROUPS_PER_PAGE))
+    members, summary = _of_folder(results) if own else _of_library(results.groups)
+    numbers = members["group"].drop_duplicates()
+    if order == "weakest":
+        # Groups without any score are sure, so they come last.
+        lowest = members.groupby("group")["score"].min().fillna(1)
+        numbers = lowest.sort_values(kind="stable").index.to_series()
+    pages = max(1, -(-len(numbers) // GROUPS_PER_PAGE))
     page = min(max(page, 1), pages)
-    of_page = groups[(page - 1) * GROUPS_PER_PAGE : page * GROUPS_PER_PAGE]
+    of_page = numbers.iloc[(page - 1) * GROUPS_PER_PAGE : page * GROUPS_PER_PAGE]
     return {
         "own": own,
         "summary": summary,
-        "groups": [_group(number, rows) for number, rows in of_page],
-        "count": len(groups),
+        "groups": [_group(number, members[members["group"] == number]) for number in of_page],
+        "count": len(numbers),
         "order": order,
         "orders": ORDERS,
         "page": page,
@@ -45,34 +49,34 @@ def shown(results: Results, order: str, page: int) -> dict[str, Any]:
     }
 
 
-def _of_folder(results: Results, order: str) -> tuple[list[tuple[int, pd.DataFrame]], str]:
-    """Number and members of each group, with the pair of each link as the run has compared it, and all in a sentence."""
-    found = _found(results)
+@lru_cache(maxsize=2)
+def _of_folder(results: Results) -> tuple[pd.DataFrame, str]:
+    """`Duplicates.members` with query_id and reference_id of each link as the run has compared the two, "" for none, and
+    all in a sentence."""
+    found = find_duplicates(results)
     ids = ["query_id", "reference_id"]
     links = found.links[["image_id", "other_id", *ids]].rename(columns={"other_id": "linked_to"})
     turned = links.rename(columns={"image_id": "linked_to", "linked_to": "image_id"})
     members = found.members.merge(pd.concat([links, turned]), "left", on=["image_id", "linked_to"])
     members[ids] = members[ids].fillna("")
-    if order == "weakest":
-        # Groups without any score are sure, so they come last.
-        lowest = members.groupby("group")["score"].transform("min").fillna(1)
-        members = members.assign(lowest=lowest).sort_values(["lowest", "group"], kind="stable")
-    return [*members.groupby("group", sort=False)], f"{found}."
+    return members, f"{found}."
 
 
-def _of_library(results: Results) -> tuple[list[tuple[int, pd.DataFrame]], str]:
-    """The same of the copies that the library knows, which have no pairs."""
-    members = results.groups.members
-    members = members.assign(image_id=files_of(members["image_id"]), query_id="", weakest=False)
-    members = members.drop_duplicates(["group_id", "image_id"])
-    size = members.groupby("group_id")["image_id"].transform("size")
-    members = members.assign(size=-size).sort_values(["size", "group_id"], kind="stable")
-    groups = [rows for _, rows in members.groupby("group_id", sort=False)]
+@lru_cache(maxsize=2)
+def _of_library(groups: Groups) -> tuple[pd.DataFrame, str]:
+    """The same of the copies that the library knows, which have no pairs and no scores."""
+    known = groups.members
+    known = known.assign(image_id=files_of(known["image_id"]))
+    known = known.drop_duplicates(["group_id", "image_id"])
+    size = known.groupby("group_id")["image_id"].transform("size")
+    known = known.assign(size=-size).sort_values(["size", "group_id"], kind="stable")
+    number = known["group_id"].ne(known["group_id"].shift()).cumsum()
+    members = known.assign(group=number, query_id="", score=float("nan"), weakest=False)
     several = "" if len(groups) == 1 else "s"
     summary = (
         f"{len(members):,} pictures in {len(groups):,} group{several} of the library show the same."
     )
-    return [*enumerate(groups, 1)], summary if groups else ""
+    return members, summary if len(groups) else ""
 
 
 def _group(number: int, rows: pd.DataFrame) -> dict[str, Any]:
