@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 
 import ipywidgets as ipw
@@ -42,19 +43,21 @@ class EvidenceMap(ipw.VBox):
         self._points = points = _points(results)
         self.cells: dict[tuple[int, int], ipw.Button] = {}
         self._next: dict[tuple[int, int], int] = {}
+        x, y, colour = (
+            points[name].to_numpy(float)
+            for name in ("inliers", "ncc_inlier_ratio", "copy_probability")
+        )
         fig, ax = viz.figure(7.5, 3.6)
-        values = (points[name] for name in ("inliers", "ncc_inlier_ratio", "copy_probability"))
-        viz.draw_points(ax, *values, axes=AXES, colour="pair classifier")
+        viz.draw_points(ax, x, y, colour, axes=AXES, colour="pair classifier")
         chart = svg.Chart.of(fig, ax)
         drawn.value = self._STYLE + chart.marked()
-        x, y = (np.asarray(points[name], float) for name in ("inliers", "ncc_inlier_ratio"))
         to_axes = ax.transData + ax.transAxes.inverted()
         at = to_axes.transform(np.column_stack([x, y])) if len(points) else np.empty((0, 2))
         at = np.clip(at * [1, -1] + [0, 1], 0, 1 - 1e-9)  # rows from the top
-        points["cell"] = [*map(tuple, (at * GRID).astype(int).tolist())]
-        for cell, rows in points.groupby("cell", sort=True):
-            self.cells[cell] = self._button(cell, len(rows))
-        columns, rows = GRID
+        held = Counter((int(column), int(row)) for column, row in (at * GRID).tolist())
+        points["column"], points["row"] = (at * GRID).astype(int).T
+        for cell, count in sorted(held.items()):
+            self.cells[cell] = self._button(cell, count)
         (left, top, right, bottom), (width, height) = chart.frame, chart.size
         # CSS margins in per cent are relative to the width, on all four sides.
         margins = (top, width - right, height - bottom, left)
@@ -62,8 +65,8 @@ class EvidenceMap(ipw.VBox):
             [*self.cells.values()],
             layout=ipw.Layout(
                 grid_area="1 / 1",
-                grid_template_columns=f"repeat({columns}, minmax(0, 1fr))",
-                grid_template_rows=f"repeat({rows}, minmax(0, 1fr))",
+                grid_template_columns=f"repeat({GRID[0]}, minmax(0, 1fr))",
+                grid_template_rows=f"repeat({GRID[1]}, minmax(0, 1fr))",
                 margin=" ".join(f"{100 * margin / width:.3f}%" for margin in margins),
             ),
         )
@@ -85,7 +88,8 @@ class EvidenceMap(ipw.VBox):
 
     def _open(self, cell: tuple[int, int], _: object) -> None:
         """Show the next pair of a cell, the highest score first."""
-        rows = self._points[self._points["cell"] == cell]
+        column, line = cell
+        rows = self._points[self._points["column"].eq(column) & self._points["row"].eq(line)]
         place = self._next.get(cell, 0) % len(rows)
         self._next[cell] = place + 1
         row = rows.iloc[place]
