@@ -126,6 +126,14 @@ def calibrated_run(tmp_path_factory) -> Path:
     return small_run.build(folder, hostile=False, rule="calibrated")
 
 
+@pytest.fixture(scope="session")
+def self_search(tmp_path_factory) -> Path:
+    """The folder of a run that has searched a folder in itself; its library is beside it. Look, do not write."""
+    import small_run
+
+    return small_run.build_self_search(tmp_path_factory.mktemp("self"))
+
+
 def blobs(seed: int) -> np.ndarray:
     """A picture that no other shows, (320,480,3) uint8 RGB."""
     import cv2

@@ -35,6 +35,8 @@ HOSTILE = (
     "</script><script>document.title='owned'</script>",
     "NA",
 )
+#: An id that tries to be a picture of the page.
+MARKUP = '<img src=x onerror="boom">'
 
 
 @store.produces("test", formerly=["test"])
@@ -120,6 +122,39 @@ def build(
     Record(values, sources, dict.fromkeys(stages, ran)).write(run / "params.yaml")
     store.write_bytes(run / "status.json", json.dumps({"stages": stages}).encode())
     return run
+
+
+def build_self_search(root: Path) -> Path:
+    """Write `root/library` and `root/run` of a folder that was searched in itself, without features; returns the run
+    folder. "again" has the bytes of "whole", "rose" those of no other."""
+    rng = np.random.default_rng(0)
+
+    def picture(height: int, width: int) -> np.ndarray:
+        return rng.integers(0, 255, (height, width, 3)).astype(np.uint8)
+
+    whole = picture(120, 160)
+    images = {"again": whole, "part": whole[:60, :80], MARKUP: picture(60, 80)}
+    images |= {"red": picture(50, 50), "rose": picture(50, 60), "alone": picture(90, 90)}
+    images["whole"] = whole
+    for side in ("library", "run"):
+        _write_images(root / side, images, root / "originals", True, [])
+    # query, reference, score, relation of the query to the reference.
+    found = [
+        ("whole", "part", 0.9, "contains"),
+        ("part", "whole", 0.95, "part of"),
+        ("again", "part", 0.9, "contains"),
+        ("part", MARKUP, 0.6, "edited copy"),
+        ("red", "rose", 0.99, "re-encoded"),
+        ("alone", "whole", 0.2, "unrelated"),
+    ]
+    columns = ["query_id", "reference_id", "score", "relation"]
+    told = pd.DataFrame(found, columns=columns)
+    told = told.assign(relation_probability=0.9, too_little_structure=False)
+    store.write_sheet(root / "run/predictions.csv", told)
+    names = {"library_dir": str(root / "library"), "run_dir": str(root / "run")}
+    lines = "".join(f"{name}: {json.dumps(value)}\n" for name, value in names.items())
+    store.write_bytes(root / "run/params.yaml", lines.encode())
+    return root / "run"
 
 
 def _queries(pictures: dict[str, np.ndarray], hostile: bool):

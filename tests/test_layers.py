@@ -35,7 +35,7 @@ LAYERS = [
 ]
 #: Modules of a package (or of a package inside one), each may import those before it.
 ORDER = {
-    "app": ["sources", "answers", "views", "tuning", "shell", "pages", "server"],
+    "app": ["sources", "answers", "views", "tuning", "duplicates", "shell", "pages", "server"],
     "benchmarks": [
         "speed",
         "capacity",
@@ -98,6 +98,7 @@ ORDER = {
     "results": [
         "files",
         "explain",
+        "unfinished",
         "compare",
         "duplicates",
         "sheets",
@@ -187,7 +188,17 @@ ORDER = {
         "evidence",
     ],
     "viz": ["base", "bands", "charts", "pictures", "svg", "document"],
-    "widgets": ["base", "crops", "votes", "inspector", "parts", "thresholds", "tuner", "review"],
+    "widgets": [
+        "base",
+        "crops",
+        "votes",
+        "inspector",
+        "points",
+        "parts",
+        "thresholds",
+        "tuner",
+        "review",
+    ],
 }
 #: Each heavy library is imported by these modules and packages only.
 HEAVY = {

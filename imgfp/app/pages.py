@@ -7,7 +7,7 @@ import json
 from urllib.parse import quote, urlencode
 
 from imgfp import store, viz
-from imgfp.app import answers, tuning, views
+from imgfp.app import answers, duplicates, tuning, views
 from imgfp.app.answers import Filter
 from imgfp.app.shell import HERE, OF_KIND, TABS, Page
 from imgfp.app.sources import LOOKS_KEPT, progress
@@ -137,13 +137,14 @@ class Decide(Page):
         log = self.desk.shelf.results(source).decisions_path
         reviewer = self.get_body_argument("reviewer", "")
         decision = self.get_body_argument("decision")
-        # Those that are ticked, else the one that is shown; without ticks the last decision is taken back.
+        # Those that are ticked, else the one that is shown; without ticks the last decision is taken back, on all its
+        # pairs.
         undo = decision == decisions.UNDO
         names = ("pair",) if undo else ("pair", "current")
         pairs = next(filter(None, map(self.get_body_arguments, names)), [])
-        keys = [_key(text) for text in pairs]
-        if undo and not keys and (last := decisions.last_of(decisions.read(log), reviewer)):
-            keys = [last]
+        keys = [*dict.fromkeys(map(_key, pairs))]
+        if undo and not keys:
+            keys = decisions.last_of(decisions.read(log), reviewer)
         if not keys:
             raise ValueError(
                 f"nothing to undo: {reviewer or 'nobody'} has no decision on this run"
@@ -151,8 +152,7 @@ class Decide(Page):
                 else "no pair is selected: tick some, then decide"
             )
         reason = self.get_body_argument("reason", "")
-        for key in keys:
-            decisions.append(log, *key, decision, reviewer=reviewer, reason=reason)
+        decisions.append_all(log, keys, decision, reviewer=reviewer, reason=reason)
         self.set_cookie("imgfp-reviewer", quote(reviewer), expires_days=365, samesite="Lax")
         self.set_status(303)
         self.set_header("Location", _local(self.get_body_argument("back", "/")))
@@ -195,6 +195,28 @@ class Look(Page):
         self.set_status(303)
         self.set_header("Location", f"/look?{urlencode({'of': key})}")
         return ""
+
+
+class Duplicates(Page):
+    """The groups of pictures that are copies of each other."""
+
+    tab = "duplicates"
+
+    def page(self) -> str:
+        results = self.desk.shelf.results(self.source())
+        shown = duplicates.shown(results, self.words.get("order", ""), self.whole("page", 1))
+        return self.render_page("duplicates.html.j2", **shown)
+
+
+class DuplicatesFile(Page):
+    """The table of these groups, as notebook 09 has written it."""
+
+    def page(self) -> bytes:
+        path = self.desk.shelf.results(self.source()).run.duplicates_csv
+        made = store.read_sealed(path)
+        self.set_header("Content-Type", "text/csv; charset=utf-8")
+        self.set_header("Content-Disposition", f'attachment; filename="{path.name}"')
+        return made
 
 
 class Tune(Page):
@@ -307,9 +329,11 @@ ROUTES = [
     (r"/review", Review),
     (r"/decide", Decide),
     (r"/look", Look),
+    (r"/duplicates", Duplicates),
+    (r"/duplicates\.csv", DuplicatesFile),
     (r"/tune", Tune),
     (r"/report", Report),
-    (r"/report.html", ReportFile),
+    (r"/report\.html", ReportFile),
     (r"/picture", Picture),
     (r"/status", Status),
     (r"/static/(app\.css|app\.js)", Asset),

@@ -29,6 +29,7 @@ TABS = {
     "answers": "Answers",
     "pair": "Pair",
     "review": "Review",
+    "duplicates": "Duplicates",
     "tune": "Tune",
     "report": "Report",
 }

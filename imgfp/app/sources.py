@@ -7,15 +7,13 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-
-import pandas as pd
 
 from imgfp import store
 from imgfp.lookup import Found, Library
 from imgfp.results import Results
+from imgfp.results.unfinished import UnfinishedRun
 from imgfp.runner import notebooks, project
 from imgfp.stages.certain import read_certain
 
@@ -31,20 +29,6 @@ class Source:
     kind: Kind
     key: str
     folder: Path
-
-
-class UnfinishedRun(Results):
-    """A run that has no predictions yet: those that its evidence so far gives."""
-
-    @cached_property
-    def predictions(self) -> pd.DataFrame:
-        """As `Results.predictions`, of the pairs verified until now; no row before the first."""
-        return self.fused()
-
-    @cached_property
-    def probabilities(self) -> bool:
-        """As `Results.probabilities`."""
-        return self.fusion_model is not None
 
 
 @dataclass(frozen=True)

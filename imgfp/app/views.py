@@ -125,7 +125,7 @@ def neighbours(keys: list[Key], key: Key) -> dict[str, Any]:
 class Knobs(NamedTuple):
     """How a pair is matched and drawn, see `PairMatcher.matches` and `inspector.drawn_overlay`."""
 
-    ratio: float = 1.15
+    ratio: float = inspector.RATIO
     keypoints: int = 0
     mirrored: str = "as verified"
     outliers: str = "yes"
@@ -187,6 +187,7 @@ def pair(opened: Opened, key: Key, knobs: Knobs) -> dict[str, Any]:
         "branches": branches,
         "hints": inspector.HINTS | hints,
         "knobs": knobs._asdict(),
+        "unset": dict.fromkeys(Knobs._fields, ""),
         "choices": {"mirrored": MIRRORING, "outliers": ("yes", "no"), "mode": inspector.OVERLAYS},
         "decisions": opened.decided_by.get(key, {}),
     }

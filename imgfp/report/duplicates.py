@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -35,58 +36,46 @@ def build_duplicates(results: Results, duplicates: Duplicates) -> str:
 
 
 def _group(results: Results, rows: pd.DataFrame) -> dict[str, Any]:
-    weakest = rows[rows["weakest"]]
-    weak = ""
-    if len(weakest):
-        row = weakest.iloc[0]
-        weak = (
-            f"{viz.label(row['image_id'], 60)} to {viz.label(row['linked_to'], 60)}, "
-            f"score {viz.number(row['score'])}"
-        )
-    columns = [
-        "image_id",
-        "path",
-        "width",
-        "height",
-        "file_bytes",
-        "linked_to",
-        "relation",
-        "score",
-    ]
+    weakest = rows[rows["weakest"]].to_dict("records")
     return {
         "number": int(rows["group"].iloc[0]),
         "count": len(rows),
-        "weakest": weak,
-        "pictures": [
-            _picture(results, *row)
-            for row in rows[columns].head(PICTURES).itertuples(index=False, name=None)
-        ],
+        "weakest": weakest_in_words(weakest[0]) if weakest else "",
+        "pictures": [_picture(results, row) for row in rows.head(PICTURES).to_dict("records")],
         "more": [viz.label(path, 0) for path in rows["path"].iloc[PICTURES:]],
     }
 
 
-def _picture(
-    results: Results,
-    image_id: str,
-    path: str,
-    width: int,
-    height: int,
-    file_bytes: int,
-    linked_to: str,
-    relation: str,
-    score: float,
-) -> dict[str, Any]:
+def _picture(results: Results, row: dict[Any, Any]) -> dict[str, Any]:
+    image_id, size = row["image_id"], (row["width"], row["height"])
     small = svg.small_jpeg(results.thumbnail("reference", image_id), LONG_SIDE_PX, 75)
-    link = ""
-    if linked_to:
-        # Only these two tell which picture was made from which.
-        told = f"{relation} it" if relation in (PART, CONTAINS) else relation
-        link = f"linked to {viz.label(linked_to, 44)}: {told}"
-        link += "" if pd.isna(score) else f" ({viz.number(score)})"
     return {
-        "drawn": Markup(svg.outlined(small, (width, height), None, f"picture {image_id}")),
+        "drawn": Markup(svg.outlined(small, size, None, f"picture {image_id}")),
         "name": viz.label(image_id, 60),
-        "path": viz.label(path, 0),
-        "facts": f"{width:,} x {height:,} px, {file_bytes / 1e3:,.0f} kB",
-        "link": link,
+        "path": viz.label(row["path"], 0),
+        "facts": file_in_words(row),
+        "link": link_in_words(row),
     }
+
+
+def weakest_in_words(row: Mapping[Any, Any]) -> str:
+    """The link that would split a group first; row: of `Duplicates.members`."""
+    names = " to ".join(viz.label(row[name], 60) for name in ("image_id", "linked_to"))
+    return f"{names}, score {viz.number(row['score'])}"
+
+
+def file_in_words(row: Mapping[Any, Any]) -> str:
+    """Size of a picture and of its file; row: of `Duplicates.members`."""
+    return f"{row['width']:,} x {row['height']:,} px, {row['file_bytes'] / 1e3:,.0f} kB"
+
+
+def link_in_words(row: Mapping[Any, Any]) -> str:
+    """What a picture of a group is to the one that it is linked to, "" for the first of the group; row: of
+    `Duplicates.members`."""
+    if not row["linked_to"]:
+        return ""
+    relation, score = row["relation"], row["score"]
+    # Only these two tell which picture was made from which.
+    told = f"{relation} it" if relation in (PART, CONTAINS) else relation
+    said = f"linked to {viz.label(row['linked_to'], 44)}: {told}"
+    return said if pd.isna(score) else f"{said} ({viz.number(score)})"

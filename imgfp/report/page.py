@@ -170,7 +170,7 @@ def _tiles(results: Results, interval: pd.DataFrame | None, target: str) -> list
         limits = zip(interval.index, interval["low"], interval["high"], strict=True)
         spans = {name: f"{low:.3f} to {high:.3f}" for name, low, high in limits}
     wanted = [
-        ("micro_ap", "Average precision", "over one ranked list of all pairs (uAP)"),
+        ("micro_ap", "micro-AP", "average precision over one ranked list of all pairs"),
         ("recall_at_p90", "Recall", f"share of the copies found at {target} precision"),
         ("recall_at_1", "Recall at rank 1", "copies whose best pair is the true one"),
         ("candidate_recall", "Proposed", "share of the copies that any branch proposes"),

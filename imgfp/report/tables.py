@@ -30,7 +30,7 @@ def branch_table(branches: pd.DataFrame) -> dict:
     return {
         "title": "Branches",
         "note": "Pairs that each branch, or exactly one combination of branches, proposes; kept: at or above the threshold.",
-        "head": ["branches", "pairs", "copies", "kept", "kept copies", "uAP of these pairs"],
+        "head": ["branches", "pairs", "copies", "kept", "kept copies", "micro-AP of these pairs"],
         "rows": [
             [
                 row.branches,

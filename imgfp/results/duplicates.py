@@ -33,7 +33,8 @@ class Duplicates:
     """The pictures of a folder that are copies of each other.
 
     links: one row per pair that was verified, each pair once: image_id, other_id, relation (what the image is to the
-    other, of `scoring.relations`, or SAME_PICTURE), score (NaN for the latter), group.
+    other, of `scoring.relations`, or SAME_PICTURE), score (NaN for the latter), query_id and reference_id (the same two
+    as the run has compared them; query_id "" where that image is no query), group.
     members: one row per picture of a group, the groups numbered from 1, the largest first: group, image_id, path,
     width, height, file_bytes, linked_to, relation, score, weakest. The first picture of a group is the one that no
     other contains, and of several the one with most pixels; every other is `linked_to` one before it by its best chain
@@ -92,18 +93,21 @@ def find_duplicates(results: Results) -> Duplicates:
 
 
 def _links(results: Results) -> pd.DataFrame:
-    """The verified pairs, each once: image_id, other_id, relation, score."""
+    """The verified pairs, each once: `Duplicates.links` without `group`."""
     run, library = results.run, results.library
     own = own_pairs(run, library).drop_duplicates("query_id").set_index("query_id")["reference_id"]
     own = own.map(file_of)
-    names = {"query_id": "image_id", "reference_id": "other_id"}
-    same = identical_pairs(run, library).rename(columns=names).assign(relation=IDENTICAL, score=1.0)
-    scored = results.pairs[results.pairs["score"].ge(results.threshold)].rename(columns=names)
-    found = pd.concat([same, scored[[*_PAIR, "relation", "score"]]])
-    found["image_id"] = found["image_id"].map(own)  # a query may have another id as a reference
+    same = identical_pairs(run, library).assign(relation=IDENTICAL, score=1.0)
+    scored = results.pairs[results.pairs["score"].ge(results.threshold)]
+    found = pd.concat([same, scored[["query_id", "reference_id", "relation", "score"]]])
+    # A query may have another id as a reference.
+    found = found.assign(image_id=found["query_id"].map(own), other_id=found["reference_id"])
     members = results.groups.members
     grouped = pd.DataFrame({"image_id": members["image_id"], "other_id": members["group_id"]})
-    found = pd.concat([found, grouped.map(file_of).assign(relation=SAME_PICTURE, score=np.nan)])
+    grouped = grouped.map(file_of).assign(relation=SAME_PICTURE, score=np.nan)
+    query_of = pd.Series(own.index, own.to_numpy()).groupby(level=0).first()
+    grouped["query_id"] = grouped["image_id"].map(query_of).fillna("")
+    found = pd.concat([found, grouped.assign(reference_id=grouped["other_id"])])
     turned = found["image_id"] > found["other_id"]
     found.loc[turned, _PAIR] = found.loc[turned, _PAIR[::-1]].to_numpy()
     found.loc[turned, "relation"] = found.loc[turned, "relation"].replace(_TURNED)

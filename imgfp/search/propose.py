@@ -169,16 +169,23 @@ def from_keypoints(
     return by_votes(found, keypoints, **counted, **rules)
 
 
+def _hits(
+    nearest: Neighbours, keypoints: np.ndarray, rule: str, ratio: float, copies: Copies | None
+) -> dict[str, Any]:
+    """Arguments of `voting.vote`."""
+    distances, ids = nearest
+    places = index.places_of(ids)
+    hits: dict[str, Any] = {"image_rows": places, "squared_distances": distances}
+    hits["group_rows"] = copies.of_places(places) if copies else None
+    if rule == "robust":
+        hits |= {"ratio": ratio, "hit_ids": ids, "cells": voting.cells(keypoints)}
+    return hits
+
+
 def _vote(
     nearest: Neighbours, keypoints: np.ndarray, rule: str, ratio: float, copies: Copies | None
 ) -> voting.Votes:
-    distances, ids = nearest
-    places = index.places_of(ids)
-    groups = copies.of_places(places) if copies else None
-    if rule != "robust":
-        return voting.vote(places, distances, group_rows=groups)
-    cells = voting.cells(keypoints)
-    return voting.vote(places, distances, ratio=ratio, hit_ids=ids, cells=cells, group_rows=groups)
+    return voting.vote(**_hits(nearest, keypoints, rule, ratio, copies))
 
 
 def _decides(votes: voting.Votes, rule: str) -> bool:
@@ -233,6 +240,26 @@ def by_votes(
             "accepted": np.concatenate(accepted)[order].astype(bool),
         }
     )
+
+
+def voters(
+    found: Mapping[str, Neighbours],
+    keypoints: np.ndarray,
+    places: np.ndarray,
+    *,
+    rule: str,
+    ratio: float,
+    copies: Copies | None = None,
+) -> list[np.ndarray]:
+    """The keypoints (m,) int64 of a query whose votes `by_votes` counts for the references at these places (r,) int64, each
+    by the variant that gives it most; found: of `nearest_of_each`, the other arguments as there."""
+    groups = (copies.of_places(places) if copies else places).tolist()
+    most = [np.empty(0, np.int64) for _ in groups]
+    for nearest in found.values():
+        hits = _hits(nearest, keypoints, rule, ratio, copies)
+        each = [voting.voters(group, **hits) for group in groups]
+        most = [max(pair, key=len) for pair in zip(most, each, strict=True)]
+    return most
 
 
 def from_vectors(

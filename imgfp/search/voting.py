@@ -57,6 +57,40 @@ def vote(
 
     Equal distances are resolved by the order of keypoints and neighbours.
     """
+    _, groups, images, distances = _voting_hits(
+        image_rows, squared_distances, ratio, max_squared_distance, hit_ids, cells, group_rows
+    )
+    return _count(groups, distances, images)
+
+
+def voters(
+    group_row: int,
+    image_rows: np.ndarray,
+    squared_distances: np.ndarray,
+    *,
+    ratio: float = 1.0,
+    hit_ids: np.ndarray | None = None,
+    cells: np.ndarray | None = None,
+    group_rows: np.ndarray | None = None,
+) -> np.ndarray:
+    """The query keypoints (m,) int64 whose votes `vote` counts for a group of copies, or without group_rows for an
+    image; the other arguments as there."""
+    keypoints, groups, _, _ = _voting_hits(
+        image_rows, squared_distances, ratio, 0.0, hit_ids, cells, group_rows
+    )
+    return keypoints[groups == group_row]
+
+
+def _voting_hits(
+    image_rows: np.ndarray,
+    squared_distances: np.ndarray,
+    ratio: float,
+    max_squared_distance: float,
+    hit_ids: np.ndarray | None,
+    cells: np.ndarray | None,
+    group_rows: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The hits (m,) that `vote` counts: query keypoint, group, image and squared distance of each."""
     image_rows, squared_distances = np.asarray(image_rows), np.asarray(squared_distances)
     if image_rows.ndim != 2 or image_rows.shape != squared_distances.shape:
         raise ValueError(
@@ -74,7 +108,7 @@ def vote(
     kept = _nearest_of_each(keypoint if cells is None else cells[keypoint], rows, distances)
     if hit_ids is not None:
         kept = kept[_nearest_of_each(hit_ids[allowed][kept], rows[kept], distances[kept])]
-    return _count(rows[kept], distances[kept], image_rows[allowed][kept])
+    return keypoint[kept], rows[kept], image_rows[allowed][kept], distances[kept]
 
 
 def one_member_of_each_group(

@@ -205,6 +205,40 @@ def votes_of(
     return _named(votes, open_owners(library, "local"))
 
 
+def voters_of(
+    run: Run,
+    library: Library,
+    query_id: str,
+    view_id: str,
+    reference_ids: Sequence[str],
+    *,
+    rule: str,
+    ratio: float,
+    variants: Sequence[str],
+    neighbours: int,
+    nprobe: int,
+) -> list[np.ndarray]:
+    """The keypoints (m,4) of a view of a query, the whole or a crop, that vote for each of these references; arguments as
+    of `search_local`. Raises StoreError without an index."""
+    features = (store.FeatureLookup(one) for one in (run.local_features, run.crop_features))
+    keypoints, descriptors = next(found.of(view_id) for found in features if view_id in found)
+    catalogue = store.open_catalogue(library)
+    own = own_pairs(run, library)
+    own_places = catalogue.places_of(own.loc[own["query_id"] == query_id, "reference_id"].tolist())
+    counted: dict[str, Any] = {"rule": rule, "ratio": ratio, "copies": copies_of(library)}
+    (found,) = propose.nearest_of_each(
+        open_index(library, "local").index,
+        [(keypoints, descriptors)],
+        variants=variants,
+        neighbours=neighbours,
+        nprobe=nprobe,
+        own=[own_places.tolist()],
+        **counted,
+    )
+    places = catalogue.places_of(reference_ids)
+    return [keypoints[rows] for rows in propose.voters(found, keypoints, places, **counted)]
+
+
 def _named(votes: pd.DataFrame, owners: Owners) -> pd.DataFrame:
     votes.insert(0, "reference_id", owners.image_ids(votes.pop("reference_row").to_numpy()))
     votes.insert(1, "rank", np.arange(len(votes), dtype=np.int32))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,6 +29,8 @@ DECISIONS: dict[str, bool | None] = {
 }
 UNDO = "undo"
 COLUMNS = ["time", "reviewer", "query_id", "reference_id", "decision", "reason"]
+#: What the lines of one decision on several pairs have in common; "" for a decision on one.
+EVENT = "event"
 
 
 def append(
@@ -43,26 +46,39 @@ def append(
     """Add one decision (a key of DECISIONS) or `UNDO`, which takes back this reviewer's last decision
     on the pair. time: when it was made, with its zone; None: now. Raises ValueError for another word or a blank reviewer, StoreError when the disk
     refuses."""
+    pairs = [(query_id, reference_id)]
+    append_all(path, pairs, decision, reviewer=reviewer, reason=reason, time=time)
+
+
+def append_all(
+    path: Path,
+    pairs: Sequence[tuple[str, str]],
+    decision: str,
+    *,
+    reviewer: str,
+    reason: str = "",
+    time: datetime | None = None,
+) -> None:
+    """`append` for several pairs (query_id, reference_id) at once: a line each, in one write, which `last_of` gives back
+    together."""
     if decision not in DECISIONS and decision != UNDO:
         raise ValueError(f"decision must be one of {[*DECISIONS, UNDO]}, got {decision!r}")
-    if not reviewer.strip():
+    reviewer = reviewer.strip()
+    if not reviewer:
         raise ValueError("a decision needs the reviewer's name; enter one first")
-    values = (
-        written(time or datetime.now(UTC)),
-        reviewer.strip(),
-        query_id,
-        reference_id,
-        decision,
-        reason,
-    )
-    # Escaped to ASCII, so that no character of an id can be taken for a line end.
-    entry = dict(zip(COLUMNS, values, strict=True))
-    line = json.dumps(entry | {"seal": hash_of(entry)}) + "\n"
+    at = written(time or datetime.now(UTC))
+    of_several = {EVENT: hash_of([at, reviewer, decision, *pairs])} if len(pairs) > 1 else {}
+    lines = ""
+    for query_id, reference_id in pairs:
+        values = (at, reviewer, query_id, reference_id, decision, reason)
+        entry = dict(zip(COLUMNS, values, strict=True)) | of_several
+        # Escaped to ASCII, so that no character of an id can be taken for a line end.
+        lines += json.dumps(entry | {"seal": hash_of(entry)}) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.write(handle, (_ends_torn(handle) + line).encode("ascii"))
+            os.write(handle, (_ends_torn(handle) + lines).encode("ascii"))
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -76,12 +92,12 @@ def written(time: datetime) -> str:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Every line of the log in order, with COLUMNS. Lines that are damaged are left out, with a warning that names
+    """Every line of the log in order, with COLUMNS and EVENT. Lines that are damaged are left out, with a warning that names
     them."""
     rows, damaged = _lines(path)
     if damaged:
         warnings.warn(f"{show(path)} {said_of(damaged)}", stacklevel=2)
-    return pd.DataFrame(rows, columns=COLUMNS, dtype="str")
+    return pd.DataFrame(rows, columns=[*COLUMNS, EVENT], dtype="str")
 
 
 def damaged_lines(path: Path) -> list[int]:
@@ -96,17 +112,18 @@ def said_of(damaged: list[int]) -> str:
 
 
 def _lines(path: Path) -> tuple[list[list[str]], list[int]]:
-    """Rows of COLUMNS, and numbers of the damaged lines. Lines of version 0.1 have no seal."""
+    """Rows of COLUMNS and EVENT, and numbers of the damaged lines. Lines of version 0.1 have no seal."""
     rows, damaged = [], []
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line or b"{}")
             seal = entry.pop("seal", None)
-            if entry and ([*entry] != COLUMNS or seal not in (None, hash_of(entry))):
+            known = [*entry] in (COLUMNS, [*COLUMNS, EVENT])
+            if entry and not (known and seal in (None, hash_of(entry))):
                 raise ValueError
             if entry:
-                rows.append([str(entry[name]) for name in COLUMNS])
+                rows.append([str(entry.get(name, "")) for name in (*COLUMNS, EVENT)])
         except (ValueError, TypeError, AttributeError):
             damaged.append(number)
     return rows, damaged
@@ -119,7 +136,7 @@ def consensus(log: pd.DataFrame) -> pd.DataFrame:
     (bool: they decided differently).
     """
     last = [said[-1] for said in _in_force(log).values() if said]
-    now = log.iloc[sorted(last)]
+    now = log[COLUMNS].iloc[sorted(last)]
     opinions = now[now["decision"] != "skip"].groupby(["query_id", "reference_id"])["decision"]
     facts = opinions.agg(reviewers="size", kinds="nunique")
     pairs = now.drop_duplicates(["query_id", "reference_id"], keep="last")
@@ -139,14 +156,19 @@ def by_reviewer(log: pd.DataFrame) -> dict[tuple[str, str], dict[str, str]]:
     return said
 
 
-def last_of(log: pd.DataFrame, reviewer: str) -> tuple[str, str] | None:
-    """(query_id, reference_id) of a reviewer's last decision that was not undone; None where there is none."""
-    last = [
-        (said[-1], query_id, reference_id)
+def last_of(log: pd.DataFrame, reviewer: str) -> list[tuple[str, str]]:
+    """(query_id, reference_id) of a reviewer's last decision that was not undone, of all its pairs that it still holds
+    for; none where there is none."""
+    held = {
+        said[-1]: (query_id, reference_id)
         for (query_id, reference_id, who), said in _in_force(log).items()
         if said and who == reviewer.strip()
-    ]
-    return max(last)[1:] if last else None
+    }
+    rows = sorted(held)
+    events = log[EVENT].iloc[rows].tolist()
+    if not any(events[-1:]):
+        return [held[row] for row in rows[-1:]]
+    return [held[row] for row, event in zip(rows, events, strict=True) if event == events[-1]]
 
 
 def labels(log: pd.DataFrame) -> pd.DataFrame:

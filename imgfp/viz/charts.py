@@ -101,7 +101,7 @@ def draw_score_histogram(
     ax.set_ylabel("pairs")
     ax.margins(x=0.01)
     grid(ax, "y")
-    put_legend(ax, loc="upper right")
+    put_legend(ax, loc="best")
     if title:
         set_title(ax, title)
     return ax

@@ -28,6 +28,8 @@ from imgfp.viz.base import (
 )
 
 Size = tuple[float, float]
+#: Least diameter at which a keypoint is drawn, as a share of the longer side.
+LEAST_DIAMETER = 1 / 80
 _OUTLINE = [withStroke(linewidth=2.4, foreground="#10151c")]
 
 
@@ -172,12 +174,14 @@ def draw_boxes(
 def draw_keypoints(
     ax: Axes, image: np.ndarray, keypoints: np.ndarray, title: str = "", size: Size | None = None
 ) -> Axes:
-    """An image with keypoints (n,4): x, y, diameter px, angle rad; circles with a radius at the angle."""
+    """An image with keypoints (n,4): x, y, diameter px, angle rad; circles with a radius at the angle, the small ones
+    drawn as large as can be seen."""
     draw_image(ax, image, title, size)
     points = np.asarray(keypoints, float).reshape(-1, 4)
     if not len(points):
         return ax
     x, y, diameter, angle = points.T
+    diameter = np.maximum(diameter, max(size or _size(image)) * LEAST_DIAMETER)
     circles = EllipseCollection(
         diameter,
         diameter,
@@ -187,12 +191,12 @@ def draw_keypoints(
         offset_transform=ax.transData,
         facecolors="none",
         edgecolors=SKY,
-        linewidths=0.8,
+        linewidths=1.1,
     )
     ends = np.stack([x + diameter / 2 * np.cos(angle), y + diameter / 2 * np.sin(angle)], axis=1)
     ax.add_collection(circles, autolim=False)
     radii = LineCollection(
-        list(np.stack([points[:, :2], ends], axis=1)), colors=YELLOW, linewidths=0.7, zorder=3
+        list(np.stack([points[:, :2], ends], axis=1)), colors=YELLOW, linewidths=0.9, zorder=3
     )
     ax.add_collection(radii, autolim=False)
     return ax

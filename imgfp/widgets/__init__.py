@@ -5,6 +5,7 @@ needs a model."""
 from imgfp.widgets.base import show
 from imgfp.widgets.crops import CropBrowser
 from imgfp.widgets.inspector import MatchInspector
+from imgfp.widgets.points import EvidenceMap
 from imgfp.widgets.review import ReviewQueue
 from imgfp.widgets.thresholds import ThresholdTuner
 from imgfp.widgets.tuner import PipelineTuner
@@ -12,6 +13,7 @@ from imgfp.widgets.votes import VoteView
 
 __all__ = [
     "CropBrowser",
+    "EvidenceMap",
     "MatchInspector",
     "PipelineTuner",
     "ReviewQueue",

@@ -153,7 +153,8 @@ class DraggableLine(ipw.GridBox):
 
 
 class Pager(ipw.HBox):
-    """Steps through keys: previous, next, a filter, and a text box to jump to an id.
+    """Steps through keys: previous, next, a filter, and a text box to jump to an id. The first filter has all keys: an id
+    that the present one hides is looked for there.
 
     `key` is the current key, None if the filter leaves none; `changed` is called with it.
     """
@@ -233,7 +234,12 @@ class Pager(ipw.HBox):
                 self._position = position
                 self._show()
                 return
-        self.where.value = "no such id here"
+        every = next(iter(self._filters.values()))()
+        outside = next((key for key in every if self._matches(key, text)), None)
+        if outside is None:
+            self.where.value = "no such id"
+        else:
+            self.go(outside)
 
     def _show(self) -> None:
         self.where.value = (

@@ -35,6 +35,8 @@ HINTS = {
     **dict(SHOWN.values()),
 }
 
+#: Least ratio of the squared distances of the second and the first neighbour of a match.
+RATIO = 1.15
 #: Ways to show the query over the reference.
 OVERLAYS = ("blend", "flicker", "difference")
 
@@ -49,7 +51,7 @@ class MatchInspector(ipw.VBox):
         self._matcher: PairMatcher | None = None
         self._matches: MatchedPoints | None = None
         self._aligned: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-        self.ratio = slider("ratio (squared)", 1.15, 1.0, 3.0, 0.05)
+        self.ratio = slider("ratio (squared)", RATIO, 1.0, 3.0, 0.05)
         self.keypoints = ipw.IntSlider(
             value=0, min=0, max=2000, step=50, description="keypoints (0: all)", style=WIDE
         )
@@ -153,7 +155,11 @@ class MatchInspector(ipw.VBox):
     # --------------------------------------------------------------------------------- the pair
 
     def _open(self, key: tuple[str, str] | None) -> None:
-        self._key, self._matcher, self._matches, self._aligned = key, None, None, None
+        self._key, self._matcher, self._matches, self._aligned = None, None, None, None
+        # What was tried on the last pair does not carry over.
+        self.single.value, self.mirroring.index = 0, 0
+        self.ratio.value, self.keypoints.value = RATIO, 0
+        self._key = key
         self.files.value = ""
         self.case.disabled = key is None
         if key is None:
@@ -167,8 +173,6 @@ class MatchInspector(ipw.VBox):
         self._jpegs = svg.small_jpeg(pictures[0], 560), svg.small_jpeg(pictures[1], 560)
         self._evidence = results.best_evidence(*key)
         self._outlines = results.outlines(*key)
-        # The choice of one match, or of mirroring, does not carry over from the last pair.
-        self.single.value, self.mirroring.index = 0, 0
         # The images appear before the explanations, which take longer.
         self._load()
         homography = homography_of(self._evidence)

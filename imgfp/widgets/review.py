@@ -130,22 +130,23 @@ class ReviewQueue(ipw.VBox):
         self.next()
 
     def undo(self) -> None:
-        """Undo this reviewer's last decision on a pair of this run, also of an earlier session, and show
-        the pair again."""
+        """Undo this reviewer's last decision on pairs of this run, also of an earlier session, and show the first of
+        them again."""
         log = decisions.read(self.path)
         ids = zip(log["query_id"], log["reference_id"], strict=True)
         of_run = log[[key in self._score for key in ids]]
-        pair = decisions.last_of(of_run, self.reviewer.value)
-        if pair is None:
+        pairs = decisions.last_of(of_run, self.reviewer.value)
+        if not pairs:
             self.note.value = "nothing to undo: this reviewer has no decision on this run"
             return
         try:
-            decisions.append(self.path, *pair, decisions.UNDO, reviewer=self.reviewer.value)
+            decisions.append_all(self.path, pairs, decisions.UNDO, reviewer=self.reviewer.value)
         except store.StoreError as error:
             self.note.value = str(error)
             return
-        self.note.value = f"undone: {viz.label(pair[0], 40)}"
-        self.next(pair)
+        more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+        self.note.value = f"undone: {viz.label(pairs[0][0], 40)}{more}"
+        self.next(pairs[0])
 
     def next(self, pair: tuple[str, str] | None = None) -> None:
         """Show a pair, by default the first without a decision. The log is read again, so that several

@@ -259,7 +259,9 @@ class ThresholdTuner(ipw.VBox):
             if any(key in one for one in counts):
                 rows.append((label, *(_shown(one.get(key), number_format) for one in counts)))
         if self._micro_ap[0] is not None:
-            rows.append(("uAP of these scores", *(_shown(u, "{:.4f}") for u in self._micro_ap)))
+            rows.append(
+                ("micro-AP of these scores", *(_shown(u, "{:.4f}") for u in self._micro_ap))
+            )
         self.table.value = facts_table(rows)
         self.writer.show()
         if self._curve_chart is None:

@@ -255,7 +255,7 @@ ROWS = {
     "only by local": ("only local", "{:,}"),
     "only by crop": ("only crop", "{:,}"),
     "only by global": ("only global", "{:,}"),
-    "uAP": ("micro_ap", "{:.4f}"),
+    "micro-AP": ("micro_ap", "{:.4f}"),
     "recall at the target precision": ("recall_at_p90", "{:.4f}"),
     "cut": ("cut", "{:.4g}"),
     "precision at the cut": ("precision", "{:.4f}"),

@@ -9,22 +9,28 @@ import ipywidgets as ipw
 import numpy as np
 import pandas as pd
 
-from imgfp import viz
+from imgfp import store, viz
 from imgfp.datatypes import BRANCHES
 from imgfp.results import Results
-from imgfp.results.compare import PairMatcher
+from imgfp.stages.search import voters_of
 from imgfp.viz import svg
 from imgfp.widgets.base import Pager, pane, sentence
 
-#: Number of references whose matched keypoints are shown in the query, and of bars in the chart.
+#: Number of references whose voters are shown in the query, and of bars in the chart.
 COLOURED, BARS = 3, 10
 NO_VOTES = "No keypoint of this query matched any reference."
 #: Parameters of the rule that counts where `candidates_scored` is "accepted".
 RULES = "vote_min_hits", "vote_min_hits_single", "vote_max_mean_squared_distance"
-NOTE = (
-    "A dot is a keypoint that passes the ratio test against this reference alone. "
-    "To vote, it must also be the nearest neighbour in the whole library."
-)
+NOTE = "A dot is a keypoint of the query that voted for the reference, by the rule of this run."
+#: Argument of `voters_of` -> the parameter of the run, and the stage that searched for a branch.
+VOTING = {
+    "rule": "vote_rule",
+    "ratio": "vote_ratio",
+    "variants": "descriptor_variants",
+    "neighbours": "local_neighbours",
+    "nprobe": "local_nprobe",
+}
+STAGES = {"local": "03", "crop": "05"}
 
 
 def explain_vote(candidates: pd.DataFrame, needed: float) -> str:
@@ -76,7 +82,7 @@ def _ahead(candidates: pd.DataFrame) -> str:
 
 
 class VoteView(ipw.VBox):
-    """One query: votes per reference as bars, and the matched keypoints of the best ones."""
+    """One query: votes per reference as bars, and the keypoints that voted for the best ones."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
@@ -146,26 +152,36 @@ class VoteView(ipw.VBox):
         results = self._results
         xy, colours, texts = [np.empty((0, 2))], [], []
         legend = ""
-        # One frame of a query that has several: the one that the best candidate matches.
-        images = candidates["view_id"].map(results.image_of)
-        shown = images.iloc[0] if len(images) else query_id
-        best = candidates.loc[images == shown, ["view_id", "reference_id", "mirrored"]]
-        rows = zip(viz.CYCLE, best.head(COLOURED).itertuples(index=False), strict=False)
-        for colour, (view_id, reference_id, mirrored) in rows:
-            sides = results.features("query", view_id), results.features("reference", reference_id)
-            if not all(len(keypoints) for keypoints, _ in sides):
-                continue
-            matches = PairMatcher(*sides).matches(mirrored=bool(mirrored), at_most=150)
-            count = len(matches.query_xy)
-            xy.append(matches.query_xy)
-            colours += [colour] * count
-            texts += [reference_id] * count
+        # One view of a query that has several: the one that the best candidate was proposed with.
+        views = candidates["view_id"]
+        best = candidates.loc[views == views.iloc[0] if len(views) else [], "reference_id"]
+        shown = results.image_of(views.iloc[0]) if len(views) else query_id
+        try:
+            voters = self._voters(query_id, candidates, best.head(COLOURED).tolist())
+        except store.StoreError as error:
+            voters, legend = [], sentence(f"The votes cannot be drawn: {error}")
+        for colour, reference_id, keypoints in zip(viz.CYCLE, best, voters, strict=False):
+            xy.append(keypoints[:, :2])
+            colours += [colour] * len(keypoints)
+            texts += [reference_id] * len(keypoints)
             legend += (
                 '<div><span style="display:inline-block;width:11px;height:11px;border-radius:6px;'
                 f'background:{colour}"></span> {svg.escaped(reference_id, 40)}: '
-                f"{count} distinct keypoints</div>"
+                f"{len(keypoints)} votes</div>"
             )
         jpeg = svg.small_jpeg(results.picture("query", shown), 520)
         size = results.size("query", shown)
         self.dots.value = svg.dots(jpeg, size, np.concatenate(xy), colours, texts)
-        self.legend.value = legend + sentence(NOTE if legend else "No keypoints to show.")
+        self.legend.value = legend + (sentence(NOTE) if voters else "")
+
+    def _voters(
+        self, query_id: str, candidates: pd.DataFrame, references: list[str]
+    ) -> list[np.ndarray]:
+        """The keypoints that voted for each of these references; none for the branch global, where nothing votes."""
+        if self.branch.value == "global" or not references:
+            return []
+        results, stage = self._results, STAGES[self.branch.value]
+        settings = {name: results.parameter(given, stage) for name, given in VOTING.items()}
+        view_id = candidates["view_id"].iloc[0]
+        sides = results.run, results.library
+        return voters_of(*sides, query_id, view_id, references, **settings)

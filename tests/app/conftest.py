@@ -19,18 +19,20 @@ from tornado.netutil import bind_sockets
 from imgfp import store
 from imgfp.app.server import application
 from imgfp.app.sources import Shelf
+from imgfp.results import Results
+from imgfp.results.duplicates import find_duplicates
 
 TOKEN = "the token of these tests"
 
 
 @pytest.fixture(scope="session")
-def lay_out(tmp_path_factory) -> Callable[[Path], Path]:
-    """Makes a project of the folder of a library and a run: runs/mine, library/mine, runs/lost without a library, and
-    runs/going."""
-    return lambda batch: _project(tmp_path_factory.mktemp("project"), batch)
+def lay_out(tmp_path_factory, self_search) -> Callable[[Path], Path]:
+    """Makes a project of the folder of a library and a run: runs/mine, library/mine, runs/lost without a library,
+    runs/going, and runs/self, which has searched a folder in itself."""
+    return lambda batch: _project(tmp_path_factory.mktemp("project"), batch, self_search)
 
 
-def _project(root: Path, batch: Path) -> Path:
+def _project(root: Path, batch: Path, self_search: Path) -> Path:
     (root / "params").mkdir()
     (root / "params/mine.yaml").write_text("seed: 0  # of every random choice\n")
     shutil.copytree(batch / "library", root / "library/mine")
@@ -39,6 +41,9 @@ def _project(root: Path, batch: Path) -> Path:
     for name, library in (("mine", "library/mine"), ("lost", "library/elsewhere")):
         values = f"library_dir: {library}\nrun_dir: runs/{name}\n"
         store.write_sealed(root / f"runs/{name}/params.yaml", values.encode())
+    shutil.copytree(self_search, root / "runs/self")
+    found = find_duplicates(Results(self_search)).members
+    store.write_sheet(root / "runs/self/duplicates.csv", found)
     stages = {"01_images": {"state": "ok"}, "02_local_features": {"state": "running"}}
     going = store.Run(root / "runs/going")
     going.notebooks.mkdir(parents=True)

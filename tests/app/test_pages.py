@@ -13,7 +13,9 @@ from types import SimpleNamespace
 from urllib.parse import urlencode
 
 import numpy as np
+import pandas as pd
 import pytest
+from small_run import MARKUP
 
 from imgfp import store
 from imgfp.app import answers
@@ -92,6 +94,8 @@ def test_only_who_has_the_token_is_heard_and_no_other_site(ask, served):
             "expected a number from 1 to 3",
         ),
         (page("/tune", score_threshold="5"), "score_threshold"),
+        (page("/duplicates", of="runs/self", order="age"), "order: 'age' is none of weakest"),
+        (page("/duplicates.csv", of="runs/mine"), "duplicates.csv cannot be read"),
         (page("/picture", side="query", id="nobody"), "there is no query 'nobody'"),
     ],
 )
@@ -114,6 +118,41 @@ def test_a_run_that_goes_on_tells_how_far_it_is(ask, project):
     assert told["going"]
     assert "02 local features goes on; 1 of 9 stages are done (11 %); about" in told["text"]
     assert re.search("about [12] h [05]. min left", told["text"])
+
+
+def test_duplicates_are_groups_whose_links_open_pairs(ask):
+    status, _, text = ask(page("/duplicates", of="runs/self"))
+    assert status == 200 and "6 pictures in 2 groups are copies of each other" in text
+    assert text.index("Group 1: 4 pictures") < text.index("Group 2: 2 pictures")
+    assert "linked to whole: part of it (0.95)" in text and "linked to rose: re-encoded" in text
+    assert f"{MARKUP} to part, score 0.6" in text[text.index("Weakest link") :][:400]
+    # As the run has compared the two: the query is the part, though the row is that of the other picture.
+    opens = re.findall('href="(/pair[^"]*)"', text)
+    assert page("/pair", of="runs/self", query="part", reference=MARKUP) in opens
+    assert all(ask(address)[0] == 200 for address in set(opens))
+    turned = ask(page("/duplicates", of="runs/self", order="weakest"))[2]
+    assert turned.index("Group 1:") < turned.index("Group 2:"), "0.6 before 0.99"
+    status, headers, table = ask(page("/duplicates.csv", of="runs/self"))
+    assert headers["Content-Disposition"] == 'attachment; filename="duplicates.csv"'
+    assert status == 200 and table.startswith("group,image_id,path") and table.count("\n") == 7
+
+
+def test_another_run_tells_how_to_find_duplicates_and_what_its_library_knows(ask, monkeypatch):
+    status, _, text = ask(page("/duplicates", of="runs/mine"))
+    assert status == 200 and "`imgfp duplicates DIR`" in text.replace("<code>", "`").replace(
+        "</code>", "`"
+    )
+    assert "knows no two of its pictures as the same" in text
+    members = {
+        "image_id": ["cat", "china"],
+        "group_id": ["cat"] * 2,
+        "relation": ["", "same picture"],
+    }
+    references = Results("runs/mine").references
+    monkeypatch.setattr(Results, "groups", store.Groups(pd.DataFrame(members), references))
+    text = ask(page("/duplicates", of="runs/mine"))[2]
+    assert "2 pictures in 1 group of the library show the same" in text
+    assert text.count('src="/picture') == 2 and "query=" not in text
 
 
 def test_ids_are_text_in_the_pages(ask, hostile_run):
@@ -144,15 +183,16 @@ def test_decisions_are_stored_bulk_undone_and_never_lead_elsewhere(ask, project)
         form = [("decision", decision), ("reviewer", reviewer), ("back", back)]
         return ask(at, urlencode([*form, *(("pair", json.dumps(key)) for key in chosen)]))
 
-    status, headers, _ = decide("copy", keys)
+    assert decide("copy", keys[:1])[0] == 303
+    status, headers, _ = decide("same_scene", keys)
     assert status == 303 and headers["Location"] == "/review"
     assert decide("unrelated", keys[:1], "Ada")[0] == 303
-    assert decide("undo", [])[0] == 303  # Bob's last, the third
+    assert decide("undo", [])[0] == 303  # Bob's last, on all three
     for elsewhere in ("//evil.example", "https://evil.example", "/\\evil.example"):
         assert decide("skip", keys[:1], "Eve", elsewhere)[1]["Location"] == "/"
     held = decisions.consensus(decisions.read(log))
-    assert set(zip(held["query_id"], held["reference_id"], strict=True)) == set(keys[:2])
-    assert held["conflicting"].sum() == 1
+    assert list(zip(held["query_id"], held["reference_id"], strict=True)) == keys[:1]
+    assert held["conflicting"].all(), "what Bob said before, and Ada"
     for decision, chosen, reviewer, sentence in (
         ("copy", [], "Bob", "no pair is selected"),
         ("copy", keys, " ", "needs the reviewer's name"),

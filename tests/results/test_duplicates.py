@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
-import small_run
+from small_run import MARKUP
 
 from imgfp import report, store
 from imgfp.__main__ import main
@@ -13,41 +11,10 @@ from imgfp.results.duplicates import Duplicates, find_duplicates, is_self_search
 from imgfp.runner import project
 from imgfp.store import Library, Run
 
-HOSTILE = '<img src=x onerror="boom">'
-#: query, reference, score, relation of the query to the reference.
-FOUND = [
-    ("whole", "part", 0.9, "contains"),
-    ("part", "whole", 0.95, "part of"),
-    ("again", "part", 0.9, "contains"),
-    ("part", HOSTILE, 0.6, "edited copy"),
-    ("red", "rose", 0.99, "re-encoded"),
-    ("alone", "whole", 0.2, "unrelated"),
-]
-
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Results:
-    """A folder that was searched in itself: "again" has the bytes of "whole", "rose" those of no other."""
-    root = tmp_path_factory.mktemp("self")
-    rng = np.random.default_rng(0)
-
-    def picture(height: int, width: int) -> np.ndarray:
-        return rng.integers(0, 255, (height, width, 3)).astype(np.uint8)
-
-    whole = picture(120, 160)
-    images = {"again": whole, "part": whole[:60, :80], HOSTILE: picture(60, 80)}
-    images |= {"red": picture(50, 50), "rose": picture(50, 60), "alone": picture(90, 90)}
-    images["whole"] = whole
-    for side in ("library", "run"):
-        small_run._write_images(root / side, images, root / "originals", True, [])
-    columns = ["query_id", "reference_id", "score", "relation"]
-    told = pd.DataFrame(FOUND, columns=columns)
-    told = told.assign(relation_probability=0.9, too_little_structure=False)
-    store.write_sheet(root / "run/predictions.csv", told)
-    names = {"library_dir": str(root / "library"), "run_dir": str(root / "run")}
-    lines = "".join(f"{name}: {json.dumps(value)}\n" for name, value in names.items())
-    store.write_bytes(root / "run/params.yaml", lines.encode())
-    return Results(root / "run")
+def results(self_search) -> Results:
+    return Results(self_search)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +30,7 @@ def test_each_pair_stands_once_and_no_picture_matches_itself(found):
 
 def test_groups_are_joined_by_verified_pairs_the_largest_first(found):
     groups = found.members.groupby("group")["image_id"].agg(set).to_dict()
-    assert groups == {1: {"whole", "again", "part", HOSTILE}, 2: {"red", "rose"}}
+    assert groups == {1: {"whole", "again", "part", MARKUP}, 2: {"red", "rose"}}
     assert found.links["group"].tolist() == [1, 1, 1, 1, 2]
     assert len(found) == 2 and str(found).startswith("6 pictures in 2 groups are copies")
 
@@ -73,6 +40,9 @@ def test_the_direction_is_that_of_the_pair_whichever_was_the_query(found):
     assert links.loc[("part", "whole"), ["relation", "score"]].tolist() == ["part of", 0.95]
     assert links.loc[("again", "part"), "relation"] == "contains"
     assert links.loc[("again", "whole"), ["relation", "score"]].tolist() == ["identical file", 1.0]
+    compared = links[["query_id", "reference_id"]]
+    assert compared.loc[("part", "whole")].tolist() == ["part", "whole"], "the better of the two"
+    assert compared.loc[(MARKUP, "part")].tolist() == ["part", MARKUP]
 
 
 def test_every_member_is_linked_to_one_before_it_and_the_weakest_link_is_marked(found):
@@ -85,8 +55,8 @@ def test_every_member_is_linked_to_one_before_it_and_the_weakest_link_is_marked(
         "part of",
         0.95,
     ]
-    assert rows.loc[HOSTILE, "linked_to"] == "part" and rows.loc[HOSTILE, "score"] == 0.6
-    assert rows.index[rows["weakest"]].tolist() == [HOSTILE]
+    assert rows.loc[MARKUP, "linked_to"] == "part" and rows.loc[MARKUP, "score"] == 0.6
+    assert rows.index[rows["weakest"]].tolist() == [MARKUP]
     before = found.members.groupby("group")["image_id"].agg(list)
     for row in found.members.itertuples():
         members = before[row.group]

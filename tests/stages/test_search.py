@@ -25,7 +25,7 @@ from imgfp.stages.crops import read_crops
 from imgfp.stages.descriptors import first_views, read_descriptors
 from imgfp.stages.index import open_index
 from imgfp.stages.inventory import read_images
-from imgfp.stages.search import read_candidates, search_tasks, votes_of
+from imgfp.stages.search import read_candidates, search_tasks, voters_of, votes_of
 from imgfp.store import formats
 
 VOTE = {
@@ -138,6 +138,22 @@ def test_votes_of_one_query_are_its_candidates(indexed, address):
     votes = votes_of(run.local_features, library, MIRRORED, **VOTE)
     pd.testing.assert_frame_equal(stored[list(votes.columns)], votes)
     assert votes_of(run.local_features, library, "nobody", **VOTE).empty
+
+
+def test_the_voters_of_a_query_are_as_many_as_its_votes(indexed, address, monkeypatch):
+    run, library = indexed
+    itself = pd.DataFrame({"query_id": [WHOLE], "reference_id": [CHINA]})
+    monkeypatch.setattr("imgfp.stages.search.own_pairs", lambda run, library: itself)
+    stages.local_search(run, library, **VOTE, cluster=address)
+    asked = ("rule", "ratio", "variants", "neighbours", "nprobe")
+    settings = {name: VOTE[name] for name in asked}
+    for query_id in (MIRRORED, WHOLE):
+        rows = of(read_candidates(run, "local"), query_id)
+        ids = rows["reference_id"].tolist()
+        voters = voters_of(run, library, query_id, query_id, ids, **settings)
+        assert [len(keypoints) for keypoints in voters] == rows["score"].tolist() != []
+    known = store.FeatureLookup(run.local_features).of(WHOLE)[0]
+    assert all((known == keypoint).all(axis=1).any() for keypoint in voters[0])
 
 
 def test_a_new_index_or_other_features_search_again(indexed):

@@ -37,9 +37,27 @@ def test_the_last_decision_of_a_reviewer_is_the_one_to_take_back(tmp_path):
         decisions.append(path, query_id, "r", word, reviewer="Ada")
     decisions.append(path, "q3", "r", "copy", reviewer="Bob")
     log = decisions.read(path)
-    assert decisions.last_of(log, "Ada") == ("q1", "r")
-    assert decisions.last_of(log, "Bob") == ("q3", "r")
-    assert decisions.last_of(log, "Eve") is None
+    assert decisions.last_of(log, "Ada") == [("q1", "r")]
+    assert decisions.last_of(log, "Bob") == [("q3", "r")]
+    assert decisions.last_of(log, "Eve") == []
+
+
+def test_a_decision_on_several_pairs_is_taken_back_whole(tmp_path):
+    path = tmp_path / "d.jsonl"
+    pairs = [(f"q{number}", "r") for number in range(4)]
+    decisions.append(path, *pairs[0], "skip", reviewer="Ada")
+    decisions.append(path, *pairs[1], "same_scene", reviewer="Bob")
+    decisions.append_all(path, pairs, "copy", reviewer="Ada")
+    decisions.append(path, *pairs[2], decisions.UNDO, reviewer="Ada")
+    decisions.append(path, *pairs[3], "unrelated", reviewer="Ada")
+    assert decisions.last_of(decisions.read(path), "Ada") == [pairs[3]], "decided again since"
+    decisions.append(path, *pairs[3], decisions.UNDO, reviewer="Ada")
+    left = decisions.last_of(decisions.read(path), "Ada")
+    assert left == [pairs[0], pairs[1], pairs[3]], "one was taken back alone"
+    decisions.append_all(path, left, decisions.UNDO, reviewer="Ada")
+    held = decisions.by_reviewer(decisions.read(path))
+    assert held == {pairs[0]: {"Ada": "skip"}, pairs[1]: {"Bob": "same_scene"}}
+    assert decisions.last_of(decisions.read(path), "Ada") == [pairs[0]]
 
 
 def test_reviewers_who_differ_are_conflicting_and_train_nothing(tmp_path):

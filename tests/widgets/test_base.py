@@ -35,12 +35,13 @@ def test_a_pager_steps_around_the_ends_and_jumps_to_the_next_match():
     pager.jump.value = "a"
     assert pager.key == "a2"
     pager.jump.value = "x"
-    assert pager.key == "a2" and pager.where.value == "no such id here"
+    assert pager.key == "a2" and pager.where.value == "no such id"
     pager.filter.value = "none"
     assert pager.key is None and pager.where.value == "none"
-    pager.jump.value = "a2"
     pager.step(1)
     assert pager.key is None
+    pager.jump.value = "a2"
+    assert pager.key == "a2" and pager.filter.value == "all", "an id that the filter hides"
 
 
 def test_a_pager_resets_a_filter_that_hides_the_wanted_key_and_shows_it_once():

@@ -167,10 +167,10 @@ def drag(page, by_px: int, chart: int = 1) -> None:
 
 
 def figures(page) -> list[str]:
-    """Copies that any branch proposes and uAP under the settings that are shown, as the page has them."""
+    """Copies that any branch proposes and micro-AP under the settings that are shown, as the page has them."""
     rows = [
         page.get_by_role("row").filter(has_text=name).first.inner_text().split("\t")
-        for name in ("copies proposed by any", "uAP")
+        for name in ("copies proposed by any", "micro-AP")
     ]
     return [row[2].strip() for row in rows]
 
@@ -240,7 +240,7 @@ def test_every_browser_answers_in_jupyterlab(page, workplace, tmp_path):
         page.get_by_role("button", name="difference").click()
         page.locator("svg animate").wait_for(state="detached")
         photograph(page, "overlay")
-        # Branches: drag the least votes, see recall and uAP change, find them in what is written.
+        # Branches: drag the least votes, see recall and micro-AP change, find them in what is written.
         page.get_by_text("A run with these settings gives these figures.").wait_for()
         page.get_by_role("button", name="global", exact=True).first.click()
         page.get_by_label("global_min_similarity").fill("1")

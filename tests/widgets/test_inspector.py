@@ -92,6 +92,18 @@ def test_a_pair_that_was_never_proposed_can_be_shown(results):
     assert "No transform" in inspector.overlay.value
 
 
+def test_what_was_tried_on_one_pair_does_not_carry_over(results, calls_of):
+    inspector = widgets.MatchInspector(results)
+    inspector.look_at("q-pasted", "china")
+    inspector.ratio.value, inspector.keypoints.value, inspector.single.value = 2.0, 100, 1
+    inspector.mirroring.value = True
+    matched = calls_of(module, "pair_matcher")
+    inspector.look_at("q-whole", "china")
+    assert (inspector.ratio.value, inspector.keypoints.value) == (module.RATIO, 0)
+    assert (inspector.single.value, inspector.mirroring.value) == (0, "verified")
+    assert len(matched) == 1, "the pair is matched once"
+
+
 def test_without_a_pair_the_inspector_stays_empty(results):
     inspector = widgets.MatchInspector(results)
     inspector.pager._filters["nearest to the threshold"] = list

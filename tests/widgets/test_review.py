@@ -36,7 +36,7 @@ def test_each_decision_is_written_at_once_and_can_be_undone(own_run):
 
 def test_undo_reaches_back_before_a_restart_but_not_into_another_run(own_run):
     widgets.ReviewQueue(own_run, "Ada").decide("copy")
-    first = decisions.last_of(decisions.read(own_run.decisions_path), "Ada")
+    (first,) = decisions.last_of(decisions.read(own_run.decisions_path), "Ada")
     decisions.append(own_run.decisions_path, "elsewhere", "r", "copy", reviewer="Ada")
     again = widgets.ReviewQueue(own_run, "Bob")
     again.undo()

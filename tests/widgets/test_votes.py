@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
+import numpy as np
 import pandas as pd
 
 from imgfp import widgets
@@ -36,10 +37,27 @@ def test_why_the_rule_accepts_a_reference_or_none():
     assert "No keypoint" in explain_rule(ROWS.head(0), RULES)
 
 
+def test_the_voters_are_drawn_not_other_keypoints(results, monkeypatch):
+    asked = []
+
+    def voters_of(run, library, *about, **settings):
+        asked.append((*about, settings))
+        return [np.full((2 + row, 4), 9.0) for row, _ in enumerate(about[2])]
+
+    monkeypatch.setattr("imgfp.widgets.votes.voters_of", voters_of)
+    view = widgets.VoteView(results)
+    query_id, view_id, references, settings = asked[0]
+    assert query_id == view_id and len(references) == 2 and settings["rule"] == "robust"
+    assert view.dots.value.count("<circle") == 2 + 3 and NOTE in view.legend.value
+    assert f"{references[1]}: 3 votes" in view.legend.value
+    view.branch.value = "global"
+    assert "<circle" not in view.dots.value and len(asked) == 1, "nothing votes there"
+
+
 def test_the_view_speaks_of_the_rule_that_the_run_used(results, finished_run):
     view = widgets.VoteView(results)
     assert "verified with" in view.explanation.value and view.bars.value[:4] == b"\x89PNG"
-    assert "<circle" in view.dots.value and NOTE in view.legend.value
+    assert "The votes cannot be drawn" in view.legend.value, "a library without an index"
     view.pager.filter.value = "no reference verified"
     assert view.pager.key is not None and "verified with" not in view.explanation.value
     view.branch.value = "global"

@@ -67,10 +67,10 @@ def by_query(
 def compare(
     methods: Mapping[str, pd.DataFrame], truth: pd.DataFrame, groups: Mapping[str, Iterable[str]]
 ) -> pd.DataFrame:
-    """One row per group of queries, with micro AP, recall at 90 % precision and recall at 1 of each method.
+    """One row per group of queries, with micro-AP, recall at 90 % precision and recall at 1 of each method.
 
     methods: predictions by name; groups: the queries with a true reference that count, by name; the
-    queries without one count in every group. Columns: group, positives, then "<method> uAP",
+    queries without one count in every group. Columns: group, positives, then "<method> micro-AP",
     "<method> RP90" and "<method> R1".
     """
     absent = set(truth["query_id"]) - set(metrics.true_pairs(truth)["query_id"])
@@ -82,7 +82,7 @@ def compare(
         for name, predictions in methods.items():
             figures = metrics.evaluate(predictions[predictions["query_id"].isin(kept)], part)
             row |= {
-                f"{name} uAP": figures.micro_ap,
+                f"{name} micro-AP": figures.micro_ap,
                 f"{name} RP90": figures.recall_at_p90 or 0.0,
                 f"{name} R1": figures.recall_at_1,
             }

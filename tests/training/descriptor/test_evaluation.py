@@ -47,7 +47,7 @@ def test_groups_and_their_metrics():
         {"query_id": ["q1", "q2", "q3"], "reference_id": ["r1", "r9", "r1"], "score": [3, 2, 1.0]}
     )
     table = evaluation.compare({"mine": right}, TRUTH, groups).set_index("group")
-    assert table.loc["crop", "mine uAP"] == 1 and table.loc["blur", "mine uAP"] == 0.5
+    assert table.loc["crop", "mine micro-AP"] == 1 and table.loc["blur", "mine micro-AP"] == 0.5
     assert table.loc["all", "mine R1"] == 0.5 and table.loc["crop", "positives"] == 1
 
 
