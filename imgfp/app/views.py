@@ -176,13 +176,16 @@ def pair(opened: Opened, key: Key, knobs: Knobs) -> dict[str, Any]:
     )
     homography = homography_of(evidence)
     aligned = None if homography is None else warp_query(*pictures, *sizes, homography)
+    differing = None
+    if knobs.mode == "difference":
+        differing = inspector.differing_of(evidence, pictures, sizes, aligned)
     branches, hints = inspector.explained(results, key)
     return {
         "summary": inspector.summary_of(results, key),
         "drawn": drawn,
         "matches": found,
         "in_words": inspector.matches_in_words(matches, matcher),
-        "overlay": inspector.drawn_overlay(aligned, knobs.mode, knobs.blend),
+        "overlay": inspector.drawn_overlay(aligned, knobs.mode, knobs.blend, differing),
         "facts": inspector.fact_rows(results, key),
         "branches": branches,
         "hints": inspector.HINTS | hints,

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 
 from imgfp.results import Results
+from imgfp.verify.correlation import Alignment, to_grey
+from imgfp.verify.differences import compare_blocks
 from imgfp.verify.estimation import REFUSALS, Verification, estimate_homography
 from imgfp.verify.matching import Nearest, nearest_two, tentative_matches, variant_spectrum
 
@@ -122,6 +124,33 @@ def warp_query(
     full = np.full(query.shape[:2], 255, np.uint8)
     inside = cv2.warpPerspective(full, matrix, size, flags=cv2.INTER_NEAREST) > 0
     return warped, target, inside
+
+
+def differing_pixels(
+    query: np.ndarray,
+    reference: np.ndarray,
+    query_size: tuple[int, int],
+    reference_size: tuple[int, int],
+    homography: np.ndarray,
+    shape: tuple[int, int],
+) -> np.ndarray:
+    """The blocks in which two pictures show something else, see `verify.differences`, as pixels (h,w) bool of the reference
+    at this shape. The others: see `warp_query`."""
+    given = zip((query, reference), (query_size, reference_size), strict=True)
+    to_query, to_reference = (
+        np.diag([image.shape[1] / width, image.shape[0] / height, 1])
+        for image, (width, height) in given
+    )
+    aligned = to_reference @ homography @ np.linalg.inv(to_query)
+    blocks = compare_blocks(Alignment(to_grey(query), to_grey(reference), aligned))
+    found = np.zeros(shape, np.uint8)
+    if blocks is None:
+        return found > 0
+    scale = np.array(shape[::-1]) / reference.shape[1::-1]
+    x, y = (blocks.reference_xy[blocks.differing] * scale).astype(int).T
+    found[np.clip(y, 0, shape[0] - 1), np.clip(x, 0, shape[1] - 1)] = 1
+    side = max(1, round(blocks.side_px * scale[0]))
+    return cv2.dilate(found, np.ones((side, side), np.uint8)) > 0
 
 
 def pair_matcher(

@@ -305,13 +305,20 @@ def overlay(
     *,
     blend: float = 0.5,
     difference: bool = False,
+    differing: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The image that `draw_overlay` draws, (H,W,3) uint8 RGB. Raises ValueError for unequal sizes."""
+    """The image that `draw_overlay` draws, (H,W,3) uint8 RGB. differing (H,W) bool: pixels that show something else; where it
+    is given, these are the difference, and not what tones and noise add. Raises ValueError for unequal sizes."""
     if warped.shape != reference.shape:
         raise ValueError(f"warped {warped.shape} and reference {reference.shape} differ in size")
     above, below = warped.astype(np.float32), reference.astype(np.float32)
     covered = np.ones(above.shape[:2], bool) if inside is None else np.asarray(inside, bool)
-    if difference:
+    if difference and differing is not None:
+        faded = 255 - 0.5 * (255 - above.mean(axis=2, keepdims=True))
+        red = np.array([255, 150, 140], np.float32) * (faded / 255)
+        mixed = np.where(differing[:, :, None], red, faded)
+        outside = 255 - 0.15 * (255 - below)
+    elif difference:
         change = np.abs(above - below).mean(axis=2, keepdims=True) / 255
         change = np.clip(change * 2.0, 0, 1)
         dark_red = np.array([140, 30, 0], np.float32)
