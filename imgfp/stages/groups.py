@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,9 +102,11 @@ def group_copies(library: Library, *, cluster: str = "local", workers: int = 0) 
     where: dict[str, Any] = {"cluster": cluster, "workers": workers, "lock_dir": library.root}
     where |= {"title": "copies among references", "output_dir": library.links}
     map_shards(find_links, tasks, {}, **where)
-    sharing = store.origin(shared_of, {}, _state(library, tasks))
-    current = store.is_current(library.groups, _grouping(library, tasks))
-    if not (current and store.is_current(library.shared, sharing)):
+    made: dict[Path, Callable[..., pd.DataFrame]] = {
+        library.groups: groups_of,
+        library.shared: shared_of,
+    }
+    if not all(store.is_current(p, _origin_of(made[p], library, tasks)) for p in made):
         # A reference that was linked to one which has gone may have other copies.
         catalogue = store.open_catalogue(library)
         for task in tasks:
@@ -113,23 +116,21 @@ def group_copies(library: Library, *, cluster: str = "local", workers: int = 0) 
         links = table("links", pd.concat([store.load(task.path) for task in tasks]))
         is_part = links["relation"].eq(SHARED_PART)
         with store.lock(library.root):
-            groups = groups_of(library, links[~is_part])
-            shared = shared_of(library, links[is_part], groups)
-            store.save(library.shared, shared, store.origin(shared_of, {}, _state(library, tasks)))
-            store.save(library.groups, groups, _grouping(library, tasks))
+            members = groups_of(library, links[~is_part])
+            shared = shared_of(library, links[is_part], members)
+            store.save(library.shared, shared, _origin_of(shared_of, library, tasks))
+            store.save(library.groups, members, _origin_of(groups_of, library, tasks))
     groups = store.open_groups(library)
     identical = groups.members["relation"].eq(IDENTICAL).sum()
     sharing = len(store.open_shared(library))
     return GroupReport(len(groups), len(groups.members), int(identical), sharing)
 
 
-def _grouping(library: Library, tasks: list[Task]) -> store.Origin:
-    return store.origin(groups_of, {}, _state(library, tasks))
-
-
-def _state(library: Library, tasks: list[Task]) -> list[str]:
+def _origin_of(
+    function: Callable[..., pd.DataFrame], library: Library, tasks: list[Task]
+) -> store.Origin:
     paths = [*(task.path for task in tasks), library.catalogue]
-    return [store.describe(path)["sha256"] for path in paths]
+    return store.origin(function, {}, [store.describe(path)["sha256"] for path in paths])
 
 
 def name_copies(predictions: pd.DataFrame, run: Run, library: Library) -> pd.DataFrame:
@@ -229,28 +230,25 @@ def shared_of(library: Library, links: pd.DataFrame, groups: pd.DataFrame) -> pd
     """The table `shared` of a library, from its links of shared parts. groups: its table `groups`; what two members of one
     have in common is not shared."""
     catalogue = store.open_catalogue(library)
-    ends = links[["image_id", "other_id"]]
     leader = dict(zip(groups["image_id"], groups["group_id"], strict=True))
-    of_each = ends.apply(lambda ids: ids.map(lambda one: leader.get(one, one)))
-    known = (catalogue.rows_of(ends.stack().tolist()) >= 0).reshape(-1, 2).all(axis=1)
-    known &= of_each["image_id"].ne(of_each["other_id"]).to_numpy()
-    links, of_each = links[known], of_each[known]
-    names, numbers = np.unique(of_each.to_numpy(object).astype(str), return_inverse=True)
-    graph = coo_array((np.ones(len(of_each)), tuple(numbers.reshape(-1, 2).T)), (len(names),) * 2)
+    ends = [links[name].map(lambda one: leader.get(one, one)) for name in ("image_id", "other_id")]
+    known = ends[0].ne(ends[1]).to_numpy()
+    for name in ("image_id", "other_id"):
+        known = known & (catalogue.rows_of(links[name].tolist()) >= 0)
+    links, ends = links[known], [end[known] for end in ends]
+    numbers, names = pd.factorize(pd.concat(ends))
+    graph = coo_array((np.ones(len(links)), numbers.reshape(2, -1)), shape=(len(names),) * 2)
     component = connected_components(graph, directed=False)[1]
-    members = groups["group_id"].value_counts()
-    sizes = members.reindex(names, fill_value=1).to_numpy()
-    total = np.bincount(component, sizes, minlength=1) if len(names) else sizes
-    others = pd.Series(total[component] - sizes, names, dtype="int32")
+    sizes = groups["group_id"].value_counts().reindex(names, fill_value=1).to_numpy()
+    total = np.bincount(component, sizes, minlength=1).astype(np.int64)
+    others = dict(zip(names, total[component] - sizes, strict=True))
     sides = [("image_id", "image_part"), ("other_id", "other_part")]
     parts = pd.concat(
         pd.DataFrame({"image_id": links[name], "part": links[part]}) for name, part in sides
     )
-    merged = parts.groupby("image_id", sort=False)["part"].agg(_union).reset_index()
-    of_group = merged["image_id"].map(lambda one: others[leader.get(one, one)])
-    return table("shared", merged.assign(references=of_group)).sort_values(
-        "image_id", ignore_index=True
-    )
+    merged = parts.groupby("image_id")["part"].agg(_union).reset_index()
+    references = [others[leader.get(one, one)] for one in merged["image_id"]]
+    return table("shared", merged.assign(references=references))
 
 
 def _union(parts: pd.Series) -> str:
@@ -295,7 +293,7 @@ class _Comparison:
         if row["refused"] or row["guided_inliers"] < _MIN_INLIERS:
             return nothing
         with suppress(ImageError):  # what cannot be looked at has nothing in common
-            sides = [full_grey(self._library, name) for name in (image_id, other)]
+            sides = full_grey(self._library, image_id), full_grey(self._library, other)
             blocks = compare_blocks(Alignment(*sides, homography_of_row(row)))
             if blocks is None:
                 return nothing
@@ -304,6 +302,7 @@ class _Comparison:
             if whole and differences.share <= _MAX_DIFFERENT:
                 return SAME_PICTURE, "", ""
             if differences.share > OTHER_CONTENT or are_rewritten(row | differences.columns):
-                cells = blocks.shared_cells(*(side.shape[::-1] for side in sides))
-                return SHARED_PART, *(store.part_of(part) for part in cells)
+                sizes = [(side.shape[1], side.shape[0]) for side in sides]
+                own, others = map(store.part_of, blocks.shared_cells(*sizes))
+                return SHARED_PART, own, others
         return nothing
