@@ -42,3 +42,16 @@ def test_a_query_is_warped_by_the_homography(photograph):
     assert warped.shape == target.shape == (214, 320, 3)
     assert not inside[:, :48].any() and inside[5:-5, 55:].all()
     assert abs(warped[:, 60:].astype(int) - target[:, 10:-50]).mean() < 12
+
+
+def test_what_differs_is_found_in_pixels_of_the_reference(other_photograph):
+    edited = np.ascontiguousarray(other_photograph[:, ::-1])
+    edited[100:200, 400:500] = (
+        np.random.default_rng(0).integers(0, 256, (10, 10, 3)).repeat(10, 0).repeat(10, 1)
+    )
+    mirror = np.array([[-1.0, 0, 639], [0, 1, 0], [0, 0, 1]])
+    sizes = (640, 427), (640, 427)
+    found = compare.differing_pixels(edited, other_photograph, *sizes, mirror, (214, 320))
+    where = np.zeros((214, 320), bool)
+    where[50:100, 70:120] = True  # the patch as the reference has it, at half the size
+    assert found[where].mean() > 0.9 and found[~where].mean() < 0.05
