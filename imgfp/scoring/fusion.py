@@ -172,10 +172,10 @@ def _scored(evidence: pd.DataFrame, model: Model) -> tuple[pd.DataFrame, np.ndar
 def have_other_content(evidence: pd.DataFrame) -> pd.Series:
     """Which rows of evidence, of all pairs of their queries, show the same form as the reference with other content: bool.
 
-    The inliers of the row, or of any pair of its query, lie in parts that other references share, and the pictures differ
-    at full resolution: in more than `OTHER_CONTENT` of their blocks, or in most of those outside the marked parts. Or
-    nothing is known to share the form, and what differs has the ground and the contrast of what the reference shows there.
-    This holds in every view that was compared.
+    The inliers of the row lie in parts that the library has marked as shared, and at full resolution most blocks outside
+    these differ. Or there are no such marks, but somewhere in the query other references share the inliers of a pair, and
+    more than `OTHER_CONTENT` of all blocks of the row differ. Or what differs has the ground and the contrast of what the
+    reference shows there, whoever shares the form. This holds in every view that was compared.
     """
     compared = evidence["compared_blocks"].gt(0).to_numpy()
     if not compared.any():
@@ -192,8 +192,8 @@ def have_other_content(evidence: pd.DataFrame) -> pd.Series:
     rest_differs = rest.ge(_UNSHARED_BLOCKS) & (
         rest > _UNSHARED_DIFFER * (rest + known["unshared_agreeing"])
     )
-    other = (differ.to_numpy() & of_form[pairs.query][pairs.of_row]) | (marked & rest_differs)
-    other |= are_rewritten(known)
+    differ &= of_form[pairs.query][pairs.of_row]
+    other = rest_differs.where(marked, differ) | are_rewritten(known)
     held = pairs.with_a_row(compared & other.to_numpy())
     held &= ~pairs.with_a_row(compared & ~other.to_numpy())
     return pd.Series(held[pairs.of_row], evidence.index)

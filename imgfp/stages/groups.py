@@ -303,6 +303,7 @@ class _Comparison:
                 return SAME_PICTURE, "", ""
             if differences.share > OTHER_CONTENT or are_rewritten(row | differences.columns):
                 sizes = [(side.shape[1], side.shape[0]) for side in sides]
-                own, others = map(store.part_of, blocks.shared_cells(*sizes))
-                return SHARED_PART, own, others
+                own, others = blocks.shared_cells(*sizes)
+                if own.any() and others.any():
+                    return SHARED_PART, store.part_of(own), store.part_of(others)
         return nothing
