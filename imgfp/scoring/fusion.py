@@ -38,7 +38,7 @@ SHARED, OTHER_CONTENT = 0.4, 0.08
 _UNSHARED_BLOCKS, _UNSHARED_DIFFER = 12, 0.5
 #: Share of rewritten blocks, of these and the agreeing ones, and their number, from which a form has other contents
 #: though no other reference is known to share it; and share of exact inliers, which a bent or blurred copy has not.
-_REWRITTEN, _REWRITTEN_BLOCKS, _EXACT = 0.03, 15, 0.5
+_REWRITTEN, _REWRITTEN_BLOCKS, _EXACT = 0.05, 20, 0.7
 #: Inliers of a pair, in one view, that may lie in such a form.
 FORM_INLIERS = 20
 
@@ -200,11 +200,12 @@ def have_other_content(evidence: pd.DataFrame) -> pd.Series:
 
 
 def are_rewritten(evidence: Any) -> Any:
-    """Whether a row of evidence, or which rows, show a form with other contents by themselves: what differs has the ground and
-    the contrast of what the reference shows there. Bool."""
+    """Whether a row of evidence, or which rows, show a form with other contents by themselves: what differs from a page, a
+    screen or a drawing has the ground and the contrast of what that shows there. Bool."""
     rewritten = evidence["rewritten_blocks"]
     both = rewritten + evidence["agreeing_blocks"]
     exact = evidence["exact_inliers"] >= _EXACT * evidence["inliers"]
+    exact &= evidence["drawn"] == 1
     return exact & (rewritten >= _REWRITTEN_BLOCKS) & (rewritten > _REWRITTEN * both)
 
 

@@ -54,8 +54,8 @@ _NEAR = 15_000
 #: Share of the sampled keypoints that an earlier reference must have near, and references compared at most.
 _MIN_SHARE, _COMPARED = 0.2, 4
 #: Of a form that many references share, every keypoint has some of them near, and no reference is near many: neighbours
-#: of different references that make a keypoint crowded, and references then compared.
-_CROWDED, _COMPARED_OF_MANY = 8, 2
+#: of different references that make a keypoint crowded. Two that share a part are enough to mark it.
+_CROWDED, _SHARING = 8, 2
 #: What two references must reach to be copies: the overlap's share of both, guided inliers, and the largest share of
 #: blocks that differ at full resolution.
 _MIN_AREA, _MIN_INLIERS, _MAX_DIFFERENT = 0.8, 20, 0.002
@@ -168,14 +168,15 @@ def find_links(library: Library, features: Path) -> ShardResult:
 
 
 def _near_places(places: np.ndarray, own: int) -> list[int]:
-    """Places of the references that may show the same as the one at `own`, or have a part in common with it; earlier ones, so
-    that no pair is compared twice. places (s,k) int64: of the near neighbours of each sampled keypoint, -1: none."""
+    """Places of the references that may show the same as the one at `own`, or have a part in common with it, most likely
+    first; earlier ones, so that no pair is compared twice. places (s,k) int64: of the near neighbours of each sampled keypoint, -1: none."""
     of_each = [{*row} - {-1, own} for row in places.tolist()]
     counts = Counter(place for found in of_each for place in found if place < own)
     enough = max(4, _MIN_SHARE * len(places))
-    near = sorted(place for place, count in counts.items() if count >= enough)
+    order = sorted(counts, key=lambda place: (-counts[place], place))
+    near = [place for place in order if counts[place] >= enough]
     if not near and sum(len(found) >= _CROWDED for found in of_each) >= enough:
-        near = sorted(place for place, _ in counts.most_common(_COMPARED_OF_MANY))
+        near = order[:_SHARING]
     return near
 
 
@@ -264,8 +265,8 @@ class _Comparison:
         self._classifier = load_classifier("")
 
     def links(self, image_id: str, others: list[str]) -> list[tuple[str, ...]]:
-        """Rows of the table `links` that begin with a reference: those that have a part in common with it, up to the first
-        of the others that shows the same picture."""
+        """Rows of the table `links` that begin with a reference: those of the others that have a part in common with it, until
+        one shows the same picture."""
         if not others:
             return []
         digest, *digests = self._catalogue.digests_of([image_id, *others])
@@ -277,7 +278,7 @@ class _Comparison:
             relation, *parts = self._relation(image_id, other)
             if relation:
                 found.append((image_id, other, relation, *parts))
-            if relation == SAME_PICTURE:
+            if relation == SAME_PICTURE or len(found) == _SHARING:
                 break
         return found
 

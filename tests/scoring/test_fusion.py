@@ -406,6 +406,9 @@ def test_a_form_with_other_content_is_held_back(pairs_of_a_form):
     assert not fusion.have_other_content(alone).any()
 
 
+REWRITTEN = {"drawn": 1.0, "rewritten_blocks": 40.0, "agreeing_blocks": 600.0}
+
+
 @pytest.mark.parametrize(
     ("change", "held"),
     [
@@ -414,10 +417,11 @@ def test_a_form_with_other_content_is_held_back(pairs_of_a_form):
         ({"shared_inliers": 60.0, "unshared_differing": 9.0, "unshared_agreeing": 1.0}, False),
         # A sticker over what others share: 150 blocks differ, few of them outside.
         ({"shared_inliers": 60.0, "unshared_differing": 25.0, "unshared_agreeing": 200.0}, False),
-        ({"rewritten_blocks": 40.0, "agreeing_blocks": 600.0}, True),
-        ({"rewritten_blocks": 40.0, "agreeing_blocks": 600.0, "exact_inliers": 20.0}, False),
-        ({"rewritten_blocks": 10.0, "agreeing_blocks": 100.0}, False),
-        ({"rewritten_blocks": 40.0, "agreeing_blocks": 600.0, "compared_blocks": 0.0}, False),
+        (REWRITTEN, True),
+        (REWRITTEN | {"drawn": 0.0}, False),
+        (REWRITTEN | {"exact_inliers": 20.0}, False),
+        (REWRITTEN | {"rewritten_blocks": 10.0, "agreeing_blocks": 100.0}, False),
+        (REWRITTEN | {"compared_blocks": 0.0}, False),
     ],
 )
 def test_a_form_is_known_by_its_marks_or_by_what_is_rewritten(pairs_of_a_form, change, held):

@@ -89,7 +89,10 @@ def faint(page: np.ndarray) -> np.ndarray:
 )
 def test_another_text_on_the_same_ground_is_rewritten(edited, rewritten):
     found = find_differences(Alignment(to_grey(edited), to_grey(receipt(LINES)), np.eye(3)))
-    assert are_rewritten(found.columns | {"inliers": 30, "exact_inliers": 28}) == rewritten
+    assert (
+        are_rewritten(found.columns | {"inliers": 30, "exact_inliers": 28, "drawn": True})
+        == rewritten
+    )
 
 
 def test_what_two_forms_share_is_marked_and_left_out():
