@@ -34,11 +34,14 @@ COLOURS_DIFFER, MOST_IN_DOUBT = 10.0, 0.2
 #: shop differed in 0.11 and more, copies of them in none.
 SHARED, OTHER_CONTENT = 0.4, 0.08
 #: Blocks that differ outside the parts that other references share, and their share of these and the agreeing ones, from
-#: which what is there is something else.
-_UNSHARED_BLOCKS, _UNSHARED_DIFFER = 12, 0.5
-#: Share of rewritten blocks, of these and the agreeing ones, and their number, from which a form has other contents
-#: though no other reference is known to share it; and share of exact inliers, which a bent or blurred copy has not.
-_REWRITTEN, _REWRITTEN_BLOCKS, _EXACT = 0.05, 20, 0.7
+#: which what is there is something else: by itself, for an edit that lays stripes or a text over a copy reaches 0.66, or
+#: where some of it is rewritten as well.
+_UNSHARED_BLOCKS, _UNSHARED_DIFFER, _UNSHARED_REWRITTEN = 12, 0.75, 0.35
+#: Share of rewritten blocks, of these and the agreeing ones, and their number, from which a form has other contents: where
+#: other references are known to share it, and where none is.
+_REWRITTEN_OF_FORM, _REWRITTEN_ALONE = (0.03, 15), (0.06, 20)
+#: Share of exact inliers of a form that nothing else is known to share; a bent or blurred copy has less.
+_EXACT = 0.6
 #: Inliers of a pair, in one view, that may lie in such a form.
 FORM_INLIERS = 20
 
@@ -172,8 +175,8 @@ def _scored(evidence: pd.DataFrame, model: Model) -> tuple[pd.DataFrame, np.ndar
 def have_other_content(evidence: pd.DataFrame) -> pd.Series:
     """Which rows of evidence, of all pairs of their queries, show the same form as the reference with other content: bool.
 
-    The inliers of the row lie in parts that the library has marked as shared, and at full resolution most blocks outside
-    these differ. Or there are no such marks, but somewhere in the query other references share the inliers of a pair, and
+    The inliers of the row lie in parts that the library has marked as shared, and at full resolution blocks outside these
+    differ: nearly all, or many of which some are rewritten. Or there are no such marks, but somewhere in the query other references share the inliers of a pair, and
     more than `OTHER_CONTENT` of all blocks of the row differ. Or what differs has the ground and the contrast of what the
     reference shows there, whoever shares the form. This holds in every view that was compared.
     """
@@ -189,9 +192,9 @@ def have_other_content(evidence: pd.DataFrame) -> pd.Series:
     of_form[pairs.query[pairs.of_row[shared.to_numpy()]]] = True
     differ = known["differing_blocks"] > OTHER_CONTENT * known["compared_blocks"]
     rest = known["unshared_differing"]
-    rest_differs = rest.ge(_UNSHARED_BLOCKS) & (
-        rest > _UNSHARED_DIFFER * (rest + known["unshared_agreeing"])
-    )
+    rest_share = rest / (rest + known["unshared_agreeing"]).clip(lower=1)
+    rest_differs = rest.ge(_UNSHARED_BLOCKS) & rest_share.gt(_UNSHARED_DIFFER)
+    rest_differs |= rest_share.gt(_UNSHARED_REWRITTEN) & _have_rewritten(known, _REWRITTEN_OF_FORM)
     differ &= of_form[pairs.query][pairs.of_row]
     other = rest_differs.where(marked, differ) | are_rewritten(known)
     held = pairs.with_a_row(compared & other.to_numpy())
@@ -202,11 +205,16 @@ def have_other_content(evidence: pd.DataFrame) -> pd.Series:
 def are_rewritten(evidence: Any) -> Any:
     """Whether a row of evidence, or which rows, show a form with other contents by themselves: what differs from a page, a
     screen or a drawing has the ground and the contrast of what that shows there. Bool."""
+    exact = evidence["exact_inliers"] >= _EXACT * evidence["inliers"]
+    return exact & _have_rewritten(evidence, _REWRITTEN_ALONE)
+
+
+def _have_rewritten(evidence: Any, least: tuple[float, int]) -> Any:
+    """Whether a row of evidence, or which rows, of a drawn reference have this share and this number of rewritten blocks."""
+    share, number = least
     rewritten = evidence["rewritten_blocks"]
     both = rewritten + evidence["agreeing_blocks"]
-    exact = evidence["exact_inliers"] >= _EXACT * evidence["inliers"]
-    exact &= evidence["drawn"] == 1
-    return exact & (rewritten >= _REWRITTEN_BLOCKS) & (rewritten > _REWRITTEN * both)
+    return (evidence["drawn"] == 1) & (rewritten >= number) & (rewritten > share * both)
 
 
 def lie_in_shared_parts(evidence: Any) -> Any:
