@@ -34,6 +34,8 @@ _SAME_GROUND, _SAME_CONTRAST = 25.0, 1.67
 #: Agreeing blocks, also as a share of those with texture in both pictures, without which nothing counts as rewritten:
 #: too few tell the tones, and a blurred copy has none.
 _LEAST_AGREEING, _LEAST_AGREEING_SHARE = 20, 0.15
+#: Contrast of a rewritten block over the noise of the query, which is its contrast where the reference is flat.
+_ABOVE_NOISE = 3.0
 #: Standard deviation of a few pixels, grey levels, below which they are flat, and share of flat pixels from which a
 #: picture counts as drawn: half of the pixels of most pages, screens and drawings, 0.15 of the median photograph.
 _FLAT, _DRAWN = 2.0, 0.3
@@ -149,6 +151,9 @@ def _rewritten(overlay: Overlay, strength: np.ndarray, differing: np.ndarray) ->
     grid = np.ix_(overlay.rows, overlay.columns)
     means, spreads = ([side[grid] for side in pair] for pair in (overlay.means, overlay.spreads))
     both = (overlay.weight >= _TEXTURED) & (np.minimum(*spreads) >= _TEXTURED)
+    flat = overlay.covered & (spreads[1] < _FLAT)
+    if flat.any():  # what noise hides is not something else
+        both &= spreads[0] >= _ABOVE_NOISE * np.median(spreads[0][flat])
     agreeing = both & (strength > _AGREES)
     if agreeing.sum() < max(_LEAST_AGREEING, _LEAST_AGREEING_SHARE * both.sum()):
         return 0

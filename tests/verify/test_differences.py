@@ -85,7 +85,14 @@ def faint(page: np.ndarray) -> np.ndarray:
         (covered(receipt(LINES)), False),
         (cv2.GaussianBlur(receipt(LINES), (0, 0), 4), False),
     ],
-    ids=["other text", "other text, faint", "other text, negative", "faint", "sticker", "blurred"],
+    ids=[
+        "other text",
+        "other text, faint",
+        "other text, negative",
+        "faint",
+        "sticker",
+        "blurred",
+    ],
 )
 def test_another_text_on_the_same_ground_is_rewritten(edited, rewritten):
     found = find_differences(Alignment(to_grey(edited), to_grey(receipt(LINES)), np.eye(3)))
@@ -93,6 +100,22 @@ def test_another_text_on_the_same_ground_is_rewritten(edited, rewritten):
         are_rewritten(found.columns | {"inliers": 30, "exact_inliers": 28, "drawn": True})
         == rewritten
     )
+
+
+def test_faint_text_under_noise_is_not_rewritten():
+    page = np.full((760, 380), 245, np.uint8)
+    for row, line in enumerate(["MERIDIAN"] * 4):
+        cv2.putText(
+            page, line, (40, 50 + 50 * row), cv2.FONT_HERSHEY_DUPLEX, 1.5, 0, 3, cv2.LINE_AA
+        )
+    for row, line in enumerate(LINES):
+        cv2.putText(
+            page, line, (20, 260 + 32 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 170, 1, cv2.LINE_AA
+        )
+    noise = np.random.default_rng(0).normal(0, 50, page.shape)
+    noisy = np.clip(page + noise, 0, 255).astype(np.uint8)
+    found = find_differences(Alignment(to_grey(noisy), to_grey(page), np.eye(3)))
+    assert found.differing > 300 and found.rewritten == 0
 
 
 def test_what_two_forms_share_is_marked_and_left_out():
