@@ -205,8 +205,13 @@ def have_other_content(evidence: pd.DataFrame) -> pd.Series:
 def are_rewritten(evidence: Any) -> Any:
     """Whether a row of evidence, or which rows, show a form with other contents by themselves: what differs from a page, a
     screen or a drawing has the ground and the contrast of what that shows there. Bool."""
-    exact = evidence["exact_inliers"] >= _EXACT * evidence["inliers"]
-    return exact & _have_rewritten(evidence, _REWRITTEN_ALONE)
+    return are_exact(evidence) & _have_rewritten(evidence, _REWRITTEN_ALONE)
+
+
+def are_exact(evidence: Any) -> Any:
+    """Whether most inliers of a row of evidence, or of which rows, are exact, as in a form or a logo that two pictures share
+    and not between two kinds of print that resemble each other: bool."""
+    return evidence["exact_inliers"] >= _EXACT * evidence["inliers"]
 
 
 def _have_rewritten(evidence: Any, least: tuple[float, int]) -> Any:

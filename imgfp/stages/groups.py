@@ -31,7 +31,7 @@ from imgfp import store
 from imgfp.datatypes import TABLES, table
 from imgfp.images import ImageError
 from imgfp.runner.cluster import ShardResult, Task, map_shards
-from imgfp.scoring.fusion import OTHER_CONTENT, are_rewritten
+from imgfp.scoring.fusion import OTHER_CONTENT, are_exact, are_rewritten
 from imgfp.search import index
 from imgfp.stages.identical import own_pairs
 from imgfp.stages.index import open_index
@@ -302,7 +302,8 @@ class _Comparison:
             whole = min(row["query_area"], row["reference_area"]) >= _MIN_AREA
             if whole and differences.share <= _MAX_DIFFERENT:
                 return SAME_PICTURE, "", ""
-            if differences.share > OTHER_CONTENT or are_rewritten(row | differences.columns):
+            differ = differences.share > OTHER_CONTENT or are_rewritten(row | differences.columns)
+            if differ and are_exact(row):
                 sizes = [(side.shape[1], side.shape[0]) for side in sides]
                 own, others = blocks.shared_cells(*sizes)
                 if own.any() and others.any():
