@@ -14,7 +14,7 @@ import skimage.data
 
 from imgfp import stages, store
 from imgfp.datatypes import table
-from imgfp.stages.groups import groups_of, name_copies
+from imgfp.stages.groups import _near_places, groups_of, name_copies
 from imgfp.stages.search import read_candidates
 from imgfp.stages.verification import read_evidence
 
@@ -190,3 +190,15 @@ def test_what_references_share_is_marked_and_looked_at(tmp_path, address):
     assert other["shared_by"] == 1 and other["shared_inliers"] > 0.7 * other["inliers"]
     assert copy["differing_blocks"] == 0 < copy["unshared_agreeing"]
     assert other["unshared_differing"] > other["unshared_agreeing"]
+
+
+def test_of_a_form_that_many_share_two_references_are_compared():
+    """None of 200 is near to many keypoints, though each keypoint has ten of them near."""
+    rng = np.random.default_rng(0)
+    places = np.stack([rng.choice(200, 10, replace=False) for _ in range(48)])
+    counts = np.bincount(places[places < 100], minlength=100)
+    near = _near_places(places, 100)
+    assert len(near) == 2 and counts[near[0]] == counts.max() >= counts[near[1]]
+    assert _near_places(places[:, :5], 100) == [], "chance resemblances"
+    copies = np.where(np.arange(10) == 0, 7, places)
+    assert _near_places(copies, 100) == [7]
