@@ -92,6 +92,22 @@ SHOWN = {
 }
 #: The other columns of the evidence but the homography and the numbers of keypoints: name -> label, meaning.
 OTHERS = {
+    "drawn": (
+        "reference drawn",
+        "flat in large parts, as pages, screens and drawings are: always compared at full resolution",
+    ),
+    "agreeing_blocks": (
+        "blocks that agree",
+        "blocks that certainly show the same at full resolution",
+    ),
+    "unshared_agreeing": (
+        "… outside shared parts",
+        "agreeing blocks outside the parts that other references share",
+    ),
+    "unshared_differing": (
+        "blocks that differ outside shared parts",
+        "blocks that show something else outside the parts that other references share",
+    ),
     "matches": (
         "ratio-test matches",
         "matches that pass the ratio test of the 2021 system, one per rounded position: the larger of the next two",

@@ -9,7 +9,8 @@ propose is verified as any pair is, and then compared at full resolution, becaus
 all keypoints. Nothing but format, size, quality, tone or handedness may differ: a copy with another text on it stays by itself.
 
 The same comparison marks what two different references have in common: a form, a letterhead, a logo, the frame of an app.
-What a query shares with a reference there tells little, see `imgfp.scoring.fusion`.
+What a query shares with a reference there tells little, see `imgfp.scoring.fusion`; in the search a keypoint that is as near
+to more groups than it has neighbours has no vote, see `imgfp.search.voting`.
 """
 
 from __future__ import annotations
