@@ -21,7 +21,7 @@ from imgfp.report.case_tables import Table, case_tables
 from imgfp.report.pairs import evidence_in_words
 from imgfp.report.parts import render
 from imgfp.results import Results, Side, homography_of
-from imgfp.results.compare import MatchedPoints, differing_pixels, pair_matcher, warp_query
+from imgfp.results.compare import MatchedPoints, marks_of, pair_matcher, warp_query
 from imgfp.viz import svg
 from imgfp.viz.document import Document
 from imgfp.viz.pictures import overlay
@@ -196,11 +196,8 @@ class Case:
         if homography is None:
             return []
         laid = warp_query(*self._images, *self._sizes, homography, LONG_SIDE_PX)
-        found = None
-        if self._evidence is not None and self._evidence.get("compared_blocks"):
-            shape = laid[1].shape[:2]
-            found = differing_pixels(*self._images, *self._sizes, homography, shape)
-        return [overlay(*laid), overlay(*laid, difference=True, differing=found)]
+        marks = marks_of(self._results, self._ids, self._images, laid[1].shape[:2])
+        return [overlay(*laid), overlay(*laid, difference=True, marks=marks)]
 
     @cached_property
     def _scored(self) -> pd.Series | None:

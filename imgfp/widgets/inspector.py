@@ -16,7 +16,7 @@ from imgfp.results import Results, homography_of
 from imgfp.results.compare import (
     MatchedPoints,
     PairMatcher,
-    differing_pixels,
+    marks_of,
     pair_matcher,
     warp_query,
 )
@@ -55,7 +55,7 @@ class MatchInspector(ipw.VBox):
         self._matcher: PairMatcher | None = None
         self._matches: MatchedPoints | None = None
         self._aligned: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-        self._differing: np.ndarray | None = None
+        self._marks: np.ndarray | None = None
         self.ratio = slider("ratio (squared)", 1.15, 1.0, 3.0, 0.05)
         self.keypoints = ipw.IntSlider(
             value=0, min=0, max=2000, step=50, description="keypoints (0: all)", style=WIDE
@@ -161,7 +161,7 @@ class MatchInspector(ipw.VBox):
 
     def _open(self, key: tuple[str, str] | None) -> None:
         self._key, self._matcher, self._matches, self._aligned = key, None, None, None
-        self._differing = None
+        self._marks = None
         self.files.value = ""
         self.case.disabled = key is None
         if key is None:
@@ -182,7 +182,7 @@ class MatchInspector(ipw.VBox):
         homography = homography_of(self._evidence)
         if homography is not None:
             self._aligned = warp_query(*pictures, *self._sizes, homography)
-            self._differing = differing_of(self._evidence, pictures, self._sizes, self._aligned)
+            self._marks = marks_of(results, key, pictures, self._aligned[1].shape[:2])
         self._draw_overlay()
         self._explain(key)
 
@@ -222,7 +222,7 @@ class MatchInspector(ipw.VBox):
     def _draw_overlay(self, _: object = None) -> None:
         if self._key is None:
             return
-        drawn = drawn_overlay(self._aligned, self.mode.value, self.blend.value, self._differing)
+        drawn = drawn_overlay(self._aligned, self.mode.value, self.blend.value, self._marks)
         self.overlay.value = drawn or sentence("No transform between the images, so no overlay.")
 
     def _explain(self, key: tuple[str, str]) -> None:
@@ -231,30 +231,14 @@ class MatchInspector(ipw.VBox):
         self.branches.value = facts_table(*explained(self._results, key))
 
 
-def differing_of(
-    evidence: pd.Series | None,
-    pictures: tuple[np.ndarray, np.ndarray],
-    sizes: tuple[tuple[int, int], tuple[int, int]],
-    aligned: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
-) -> np.ndarray | None:
-    """`compare.differing_pixels` of a pair that was compared at full resolution; None for any other. aligned: of
-    `compare.warp_query`."""
-    homography = homography_of(evidence)
-    if evidence is None or homography is None or aligned is None:
-        return None
-    if not evidence.get("compared_blocks"):
-        return None
-    return differing_pixels(*pictures, *sizes, homography, aligned[1].shape[:2])
-
-
 def drawn_overlay(
     aligned: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
     mode: str,
     blend: float,
-    differing: np.ndarray | None = None,
+    marks: np.ndarray | None = None,
 ) -> str:
     """The aligned images of `compare.warp_query` as SVG text; "" for None. mode: one of `OVERLAYS`; blend: share of the
-    query, 0 to 1; differing: of `differing_of`."""
+    query, 0 to 1; marks: of `compare.marks_of`."""
     if aligned is None:
         return ""
     warped, reference, inside = aligned
@@ -264,9 +248,7 @@ def drawn_overlay(
         jpegs = svg.small_jpeg(reference, 420), svg.small_jpeg(above, 420)
         return svg.layers(*jpegs, size, 1.0, flicker=True)
     difference = mode == "difference"
-    mixed = overlay(
-        warped, reference, inside, blend=blend, difference=difference, differing=differing
-    )
+    mixed = overlay(warped, reference, inside, blend=blend, difference=difference, marks=marks)
     return svg.picture(svg.small_jpeg(mixed, 420), size)
 
 
