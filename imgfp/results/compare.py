@@ -17,6 +17,7 @@ from imgfp.verify.matching import Nearest, nearest_two, tentative_matches, varia
 
 #: Values of `marked_pixels`, as `viz.pictures.overlay` takes them.
 SHARED, DIFFERS = 1, 2
+MARKS_MEANING = "red: differs at full resolution; blue: others share it"
 
 
 @dataclass(frozen=True)

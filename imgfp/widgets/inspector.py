@@ -14,6 +14,7 @@ from imgfp.report import Case, evidence_in_words
 from imgfp.report.evidence import SHOWN, branch_rows, log_odds_added, measured
 from imgfp.results import Results, homography_of
 from imgfp.results.compare import (
+    MARKS_MEANING,
     MatchedPoints,
     PairMatcher,
     marks_of,
@@ -249,7 +250,8 @@ def drawn_overlay(
         return svg.layers(*jpegs, size, 1.0, flicker=True)
     difference = mode == "difference"
     mixed = overlay(warped, reference, inside, blend=blend, difference=difference, marks=marks)
-    return svg.picture(svg.small_jpeg(mixed, 420), size)
+    drawn = svg.picture(svg.small_jpeg(mixed, 420), size)
+    return drawn + sentence(MARKS_MEANING) if difference and marks is not None else drawn
 
 
 def matches_in_words(matches: MatchedPoints, matcher: PairMatcher) -> str:
