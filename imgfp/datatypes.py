@@ -82,8 +82,18 @@ TABLES: dict[str, dict[str, str]] = {
         "query_area": "float32",
     },
     # Two references that show the same picture, the second earlier in the library. `relation`: "identical" for files
-    # of the same bytes, "same picture" for one that was encoded again, scaled, toned or mirrored.
-    "links": {"image_id": "str", "other_id": "str", "relation": "str"},
+    # of the same bytes, "same picture" for one that was encoded again, scaled, toned or mirrored. "shared part" for two
+    # different pictures that have a form, a logo or a frame in common: `image_part` and `other_part` of each, see
+    # `store.groups.Shared`; else blank.
+    "links": {
+        "image_id": "str",
+        "other_id": "str",
+        "relation": "str",
+        "image_part": "str",
+        "other_part": "str",
+    },
+    # A reference of which other references, no copies of it, share a part. `references`: how many do, by way of others, too.
+    "shared": {"image_id": "str", "part": "str", "references": "int32"},
     # A reference that has copies in its library. `group_id`: the first of them; `relation` to it, as of links.
     "groups": {"image_id": "str", "group_id": "str", "relation": "str"},
     "predictions": {"query_id": "str", "reference_id": "str", "score": "float64"},

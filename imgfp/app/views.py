@@ -15,7 +15,7 @@ from imgfp.app import answers
 from imgfp.app.answers import Filter
 from imgfp.report import evidence_in_words
 from imgfp.results import Results, Side, homography_of
-from imgfp.results.compare import pair_matcher, warp_query
+from imgfp.results.compare import marks_of, pair_matcher, warp_query
 from imgfp.store import decisions
 from imgfp.viz import svg
 from imgfp.widgets import inspector
@@ -176,13 +176,16 @@ def pair(opened: Opened, key: Key, knobs: Knobs) -> dict[str, Any]:
     )
     homography = homography_of(evidence)
     aligned = None if homography is None else warp_query(*pictures, *sizes, homography)
+    marks = None
+    if knobs.mode == "difference" and aligned is not None:
+        marks = marks_of(results, key, pictures, aligned[1].shape[:2])
     branches, hints = inspector.explained(results, key)
     return {
         "summary": inspector.summary_of(results, key),
         "drawn": drawn,
         "matches": found,
         "in_words": inspector.matches_in_words(matches, matcher),
-        "overlay": inspector.drawn_overlay(aligned, knobs.mode, knobs.blend),
+        "overlay": inspector.drawn_overlay(aligned, knobs.mode, knobs.blend, marks),
         "facts": inspector.fact_rows(results, key),
         "branches": branches,
         "hints": inspector.HINTS | hints,

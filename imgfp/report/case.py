@@ -21,7 +21,7 @@ from imgfp.report.case_tables import Table, case_tables
 from imgfp.report.pairs import evidence_in_words
 from imgfp.report.parts import render
 from imgfp.results import Results, Side, homography_of
-from imgfp.results.compare import MatchedPoints, pair_matcher, warp_query
+from imgfp.results.compare import MARKS_MEANING, MatchedPoints, marks_of, pair_matcher, warp_query
 from imgfp.viz import svg
 from imgfp.viz.document import Document
 from imgfp.viz.pictures import overlay
@@ -30,7 +30,10 @@ from imgfp.viz.pictures import overlay
 LONG_SIDE_PX = 800
 #: Height of a row of pictures in the PDF, inches.
 _BAND_IN = 2.25
-_LAID = ("the query laid on the reference", "their difference: dark red where they differ")
+_LAID = (
+    "the query laid on the reference, half of each",
+    "their difference: dark red where they differ",
+)
 _NO_OVERLAY = "No transform between the images, so they cannot be laid on each other."
 
 
@@ -108,8 +111,8 @@ class Case:
                 )
             ),
             "overlays": [
-                Markup(svg.picture(svg.small_jpeg(laid, LONG_SIDE_PX), sizes[1]))
-                for laid in self._overlays
+                (Markup(svg.picture(svg.small_jpeg(laid, LONG_SIDE_PX), sizes[1])), text)
+                for laid, text in self._overlays
             ],
             "no_overlay": _NO_OVERLAY,
             "tables": self.tables,
@@ -145,7 +148,7 @@ class Case:
         if not laid:
             paper.paragraph(_NO_OVERLAY)
         else:
-            for ax, image, text in zip(paper.axes(_BAND_IN, 2), laid, _LAID, strict=True):
+            for ax, (image, text) in zip(paper.axes(_BAND_IN, 2), laid, strict=True):
                 viz.draw_image(ax, image, text, sizes[1])
         for table in self.tables:
             paper.heading(table.title)
@@ -190,13 +193,16 @@ class Case:
         return pair_matcher(self._results, *self._ids).matches(mirrored=mirrored)
 
     @cached_property
-    def _overlays(self) -> list[np.ndarray]:
-        """The query laid on the reference, and their difference; none without a transform."""
+    def _overlays(self) -> list[tuple[np.ndarray, str]]:
+        """The query laid on the reference, and their difference, each with what it shows; none without a transform."""
         homography = homography_of(self._evidence)
         if homography is None:
             return []
         laid = warp_query(*self._images, *self._sizes, homography, LONG_SIDE_PX)
-        return [overlay(*laid, difference=difference) for difference in (False, True)]
+        marks = marks_of(self._results, self._ids, self._images, laid[1].shape[:2])
+        texts = _LAID if marks is None else (_LAID[0], MARKS_MEANING)
+        pictures = overlay(*laid), overlay(*laid, difference=True, marks=marks)
+        return list(zip(pictures, texts, strict=True))
 
     @cached_property
     def _scored(self) -> pd.Series | None:

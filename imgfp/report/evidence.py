@@ -61,12 +61,22 @@ SHOWN = {
     ),
     "compared_blocks": (
         "blocks compared",
-        "textured blocks compared at full resolution, where several references match one view",
+        "textured blocks compared at full resolution, where references share what matches, or the reference is a page, a "
+        "screen or a drawing",
     ),
     "differing_blocks": (
         "blocks that differ",
         "blocks that show something else at full resolution: many in a form with other content",
     ),
+    "rewritten_blocks": (
+        "… rewritten",
+        "differing blocks on the same ground in the same contrast, as another text in a form, less those on another",
+    ),
+    "shared_inliers": (
+        "inliers in shared parts",
+        "inliers in a form, a logo or a frame that other references have, too: they tell little",
+    ),
+    "shared_by": ("… shared by", "references that have such a part in common with this one"),
     "tilt_deg": (
         "tilt, degrees",
         "rotation against the nearest image axis; 0 after most edits",
@@ -82,6 +92,22 @@ SHOWN = {
 }
 #: The other columns of the evidence but the homography and the numbers of keypoints: name -> label, meaning.
 OTHERS = {
+    "drawn": (
+        "reference drawn",
+        "flat in large parts, as pages, screens and drawings are: always compared at full resolution",
+    ),
+    "agreeing_blocks": (
+        "blocks that agree",
+        "blocks that certainly show the same at full resolution",
+    ),
+    "unshared_agreeing": (
+        "… outside shared parts",
+        "agreeing blocks outside the parts that other references share",
+    ),
+    "unshared_differing": (
+        "blocks that differ outside shared parts",
+        "blocks that show something else outside the parts that other references share",
+    ),
     "matches": (
         "ratio-test matches",
         "matches that pass the ratio test of the 2021 system, one per rounded position: the larger of the next two",

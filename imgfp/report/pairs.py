@@ -181,6 +181,10 @@ def _in_words(evidence: pd.Series | None) -> str:
         words.append(
             f"{int(evidence['inliers'])} of {int(evidence['tentative'])} matches are inliers"
         )
+    if evidence.get("shared_by", 0) > 0:
+        inside, others = int(evidence["shared_inliers"]), int(evidence["shared_by"])
+        share = "reference shares" if others == 1 else "references share"
+        words.append(f"{inside:,} of them lie in a part that {others:,} more {share}")
     if pd.notna(evidence.get("ncc_inlier_ratio")):
         chance = (
             f" (chance {100 * evidence['ncc_chance']:.0f} %)" if "ncc_chance" in evidence else ""
@@ -192,6 +196,9 @@ def _in_words(evidence: pd.Series | None) -> str:
     if evidence.get("compared_blocks"):
         differing, compared = int(evidence["differing_blocks"]), int(evidence["compared_blocks"])
         words.append(f"{differing:,} of {compared:,} blocks differ at full resolution")
+        if evidence.get("unshared_differing", 0) > 0:
+            outside = int(evidence["unshared_differing"])
+            words[-1] += f", {outside:,} of them outside the shared part"
     if evidence.get("copy_probability"):
         words.append(f"pair classifier: {evidence['copy_probability']:.2f} probability of a copy")
     if "colour_difference" in evidence and lacks_structure(evidence):

@@ -33,7 +33,6 @@ from imgfp.stages.groups import name_copies
 from imgfp.stages.inventory import limits_of, read_column, read_thumbnails, resolved_paths
 from imgfp.stages.listed import MEASURED_ELSEWHERE
 from imgfp.stages.verification import ViewReader, frame_short_side_px, join_evidence
-from imgfp.verify.evidence import COLUMNS
 from imgfp.verify.view import View
 
 __all__ = ["Results", "Side", "homography_of"]
@@ -203,7 +202,7 @@ class Results(Files):
     def scores_without(self, query_id: str, reference_id: str) -> dict[str, float | None]:
         """The pair's score, and its score without each branch, see `explain.scores_without`. Empty for a
         run of an older version, whose evidence lacks columns that fusion needs."""
-        if not set(COLUMNS) <= set(self.evidence):
+        if not {*fusion.REQUIRED} <= set(self.evidence):
             return {}
         rows = join_evidence(self.candidates_of(query_id), self.evidence_of(query_id))
         return explain.scores_without(rows, reference_id, self._fusion_rule, self.fusion_model)
@@ -211,7 +210,7 @@ class Results(Files):
     def contributions(self, query_id: str, reference_id: str) -> dict[str, float]:
         """The contribution of each feature to the pair's log-odds, largest first. Empty for fusion by
         sum, for a pair that was not verified and for a run of an older version."""
-        if self.fusion_model is None or not set(COLUMNS) <= set(self.evidence):
+        if self.fusion_model is None or not {*fusion.REQUIRED} <= set(self.evidence):
             return {}
         rows = join_evidence(self.candidates_of(query_id), self.evidence_of(query_id))
         return explain.contributions(rows, reference_id, self.fusion_model)

@@ -9,9 +9,15 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from imgfp.results import Results
+from imgfp.results import Results, homography_of
+from imgfp.verify.correlation import Alignment, to_grey
+from imgfp.verify.differences import compare_blocks
 from imgfp.verify.estimation import REFUSALS, Verification, estimate_homography
 from imgfp.verify.matching import Nearest, nearest_two, tentative_matches, variant_spectrum
+
+#: Values of `marked_pixels`, as `viz.pictures.overlay` takes them.
+SHARED, DIFFERS = 1, 2
+MARKS_MEANING = "red: differs at full resolution; blue: others share it"
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,60 @@ def warp_query(
     full = np.full(query.shape[:2], 255, np.uint8)
     inside = cv2.warpPerspective(full, matrix, size, flags=cv2.INTER_NEAREST) > 0
     return warped, target, inside
+
+
+def marked_pixels(
+    query: np.ndarray,
+    reference: np.ndarray,
+    query_size: tuple[int, int],
+    reference_size: tuple[int, int],
+    homography: np.ndarray,
+    shape: tuple[int, int],
+    shared: np.ndarray | None = None,
+) -> np.ndarray:
+    """What a comparison at full resolution shows, (h,w) uint8 in pixels of the reference at this shape: DIFFERS in the blocks
+    that show something else, see `verify.differences`, SHARED in the parts that other references share, else 0.
+
+    shared: cells (n,n) bool, see `store.Shared`; None: none. The others: see `warp_query`.
+    """
+    given = zip((query, reference), (query_size, reference_size), strict=True)
+    to_query, to_reference = (
+        np.diag([image.shape[1] / width, image.shape[0] / height, 1])
+        for image, (width, height) in given
+    )
+    aligned = to_reference @ homography @ np.linalg.inv(to_query)
+    blocks = compare_blocks(Alignment(to_grey(query), to_grey(reference), aligned))
+    marks = np.zeros(shape, np.uint8)
+    if shared is not None:
+        cells = cv2.resize(shared.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST)
+        marks[cells > 0] = SHARED
+    if blocks is None:
+        return marks
+    scale = np.array(shape[::-1]) / reference.shape[1::-1]
+    x, y = (blocks.reference_xy[blocks.differing] * scale).astype(int).T
+    centres = np.zeros(shape, np.uint8)
+    centres[np.clip(y, 0, shape[0] - 1), np.clip(x, 0, shape[1] - 1)] = 1
+    side = max(1, round(blocks.side_px * scale[0]))
+    marks[cv2.dilate(centres, np.ones((side, side), np.uint8)) > 0] = DIFFERS
+    return marks
+
+
+def marks_of(
+    results: Results,
+    key: tuple[str, str],
+    pictures: tuple[np.ndarray, np.ndarray],
+    shape: tuple[int, int],
+) -> np.ndarray | None:
+    """`marked_pixels` of a pair (query_id, reference_id) that was compared at full resolution; None for any other. pictures:
+    of its images; shape: of the reference as it is drawn."""
+    evidence = results.best_evidence(*key)
+    homography = homography_of(evidence)
+    if evidence is None or homography is None or not evidence.get("compared_blocks"):
+        return None
+    query, reference = results.images_of(*key)
+    sizes = results.size("query", query), results.size("reference", reference)
+    part = results.shared.of(reference)
+    return marked_pixels(*pictures, *sizes, homography, shape, part and part[0])
 
 
 def pair_matcher(

@@ -220,6 +220,11 @@ class Files:
         """The references that show the same picture, by group."""
         return store.open_groups(self.library)
 
+    @property
+    def shared(self) -> store.Shared:
+        """The parts of references that other references share."""
+        return store.open_shared(self.library)
+
     @cached_property
     def detections(self) -> pd.DataFrame:
         """Every box that the detector found, most confident first within its image."""

@@ -281,13 +281,15 @@ class Replay(Tables):
         return distinct.astype(np.float32), (self._refused & ~self._shared_by_many) | crowded
 
     def _compared(self, first: np.ndarray, later: np.ndarray, refused: np.ndarray) -> np.ndarray:
-        """Which rows of evidence (n+1,) are compared at full resolution: where several references match one view."""
+        """Which rows of evidence (n+1,) are compared at full resolution, see `stages.verification.score_pairs`."""
         guided = self._evidence["guided_inliers"].to_numpy()
         matching = ((first | later) & ~refused & (guided >= fusion.FORM_INLIERS))[:-1]
         together = 2 * self._evidence_view + later[:-1]
         count = np.bincount(together, matching, minlength=2 * len(self._view_ids))
         before = count[2 * self._evidence_view] > 0
-        return np.append(matching & ((count[together] > 1) | (later[:-1] & before)), False)
+        several = (count[together] > 1) | (later[:-1] & before)
+        alone = fusion.are_always_compared(self._evidence).to_numpy()[:-1]
+        return np.append(matching & (several | alone), False)
 
     def _other_status(self, certain: pd.DataFrame) -> np.ndarray:
         """The queries (q,) bool that are certain or explained here and not in the run, or the other way round."""

@@ -33,10 +33,20 @@ COLOURS_DIFFER, MOST_IN_DOUBT = 10.0, 0.2
 #: share of the blocks at full resolution from which two pictures with the same form have other contents. Receipts of one
 #: shop differed in 0.11 and more, copies of them in none.
 SHARED, OTHER_CONTENT = 0.4, 0.08
+#: Blocks that differ outside the parts that other references share, and their share of these and the agreeing ones, from
+#: which what is there is something else: by itself, for an edit that lays stripes or a text over a copy reaches 0.66, or
+#: where some of it is rewritten as well.
+_UNSHARED_BLOCKS, _UNSHARED_DIFFER, _UNSHARED_REWRITTEN = 12, 0.75, 0.35
+#: Share of rewritten blocks, of these and the agreeing ones, and their number, from which a form has other contents: where
+#: other references are known to share it, and where none is.
+_REWRITTEN_OF_FORM, _REWRITTEN_ALONE = (0.03, 15), (0.06, 20)
+#: Share of exact inliers of a form that nothing else is known to share; a bent or blurred copy has less.
+_EXACT = 0.6
 #: Inliers of a pair, in one view, that may lie in such a form.
 FORM_INLIERS = 20
 
-_NUMERIC = (
+#: Columns of numbers that the evidence of every version has.
+REQUIRED = (
     "inliers", "guided_inliers", "exact_inliers", "distinct_inliers", "inlier_ratio", "consistency",
     "reprojection_error_px", "angle_error_deg", "tilt_deg", "shear_deg", "perspective",
     "ncc_inlier_ratio", "ncc_chance", "ncc_best_rectangle", "ncc_fine", "ncc_edges", "ncc_stable",
@@ -45,7 +55,10 @@ _NUMERIC = (
 )  # fmt: skip
 
 #: Columns of numbers of the evidence that the calibrated score reads.
-EVIDENCE = (*_NUMERIC, "colour_difference", "compared_blocks", "differing_blocks")
+EVIDENCE = (
+    *REQUIRED, "colour_difference", "compared_blocks", "differing_blocks", "shared_inliers", "shared_by",
+    "agreeing_blocks", "rewritten_blocks", "unshared_agreeing", "unshared_differing", "drawn",
+)  # fmt: skip
 
 #: Features of the calibrated score. Each rises with the similarity of the pair and is about 0..1.
 FEATURES: dict[str, str] = {
@@ -162,23 +175,63 @@ def _scored(evidence: pd.DataFrame, model: Model) -> tuple[pd.DataFrame, np.ndar
 def have_other_content(evidence: pd.DataFrame) -> pd.Series:
     """Which rows of evidence, of all pairs of their queries, show the same form as the reference with other content: bool.
 
-    Somewhere in the query the inliers of a pair are shared by other references, and those of the row lie in a picture
-    that differs at full resolution in more than `OTHER_CONTENT` of its blocks, in every view that was compared.
+    The inliers of the row lie in parts that the library has marked as shared, and at full resolution blocks outside these
+    differ: nearly all, or many of which some are rewritten. Or there are no such marks, but somewhere in the query other references share the inliers of a pair, and
+    more than `OTHER_CONTENT` of all blocks of the row differ. Or what differs has the ground and the contrast of what the
+    reference shows there, whoever shares the form. This holds in every view that was compared.
     """
-    blocks = evidence["compared_blocks"].to_numpy(np.float64)
-    compared = np.flatnonzero(blocks > 0)
-    if not len(compared):
+    compared = evidence["compared_blocks"].gt(0).to_numpy()
+    if not compared.any():
         return pd.Series(False, evidence.index)
+    known = evidence.reindex(columns=EVIDENCE, fill_value=0)  # older versions have fewer
     pairs = _Pairs.of(evidence)
-    shared = evidence["inliers"].ge(FORM_INLIERS)
-    shared &= evidence["distinct_inliers"] < (1 - SHARED) * evidence["inliers"]
+    marked = lie_in_shared_parts(known)
+    shared = known["inliers"].ge(FORM_INLIERS)
+    shared &= marked | (evidence["distinct_inliers"] < (1 - SHARED) * known["inliers"])
     of_form = np.zeros(pairs.query.max() + 1, bool)
     of_form[pairs.query[pairs.of_row[shared.to_numpy()]]] = True
-    share = evidence["differing_blocks"].to_numpy(np.float64)[compared] / blocks[compared]
-    least = np.full(len(pairs.query), np.inf)
-    np.minimum.at(least, pairs.of_row[compared], share)
-    other = of_form[pairs.query] & np.isfinite(least) & (least > OTHER_CONTENT)
-    return pd.Series(other[pairs.of_row], evidence.index)
+    differ = known["differing_blocks"] > OTHER_CONTENT * known["compared_blocks"]
+    rest = known["unshared_differing"]
+    rest_share = rest / (rest + known["unshared_agreeing"]).clip(lower=1)
+    rest_differs = rest.ge(_UNSHARED_BLOCKS) & rest_share.gt(_UNSHARED_DIFFER)
+    rest_differs |= rest_share.gt(_UNSHARED_REWRITTEN) & _have_rewritten(known, _REWRITTEN_OF_FORM)
+    differ &= of_form[pairs.query][pairs.of_row]
+    other = rest_differs.where(marked, differ) | are_rewritten(known)
+    held = pairs.with_a_row(compared & other.to_numpy())
+    held &= ~pairs.with_a_row(compared & ~other.to_numpy())
+    return pd.Series(held[pairs.of_row], evidence.index)
+
+
+def are_rewritten(evidence: Any) -> Any:
+    """Whether a row of evidence, or which rows, show a form with other contents by themselves: what differs from a page, a
+    screen or a drawing has the ground and the contrast of what that shows there. Bool."""
+    return are_exact(evidence) & _have_rewritten(evidence, _REWRITTEN_ALONE)
+
+
+def are_exact(evidence: Any) -> Any:
+    """Whether most inliers of a row of evidence, or of which rows, are exact, as in a form or a logo that two pictures share
+    and not between two kinds of print that resemble each other: bool."""
+    return evidence["exact_inliers"] >= _EXACT * evidence["inliers"]
+
+
+def _have_rewritten(evidence: Any, least: tuple[float, int]) -> Any:
+    """Whether a row of evidence, or which rows, of a drawn reference have this share and this number of rewritten blocks."""
+    share, number = least
+    rewritten = evidence["rewritten_blocks"]
+    both = rewritten + evidence["agreeing_blocks"]
+    return (evidence["drawn"] == 1) & (rewritten >= number) & (rewritten > share * both)
+
+
+def lie_in_shared_parts(evidence: Any) -> Any:
+    """Whether the inliers of a row of evidence, or of which rows, lie in parts that other references share: bool."""
+    shared = evidence["shared_inliers"]
+    return (shared > 0) & (shared >= SHARED * evidence["inliers"])
+
+
+def are_always_compared(evidence: Any) -> Any:
+    """Whether a row of evidence with `FORM_INLIERS`, or which rows, are compared at full resolution though no other reference
+    matches its view: bool."""
+    return (evidence["drawn"] == 1) | lie_in_shared_parts(evidence)
 
 
 def lacks_structure(evidence: pd.DataFrame | pd.Series) -> Any:
@@ -261,12 +314,12 @@ def _features(evidence: pd.DataFrame, pairs: _Pairs) -> pd.DataFrame:
 
 def _row_features(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     """The features of each verified row (n,) by name, and its `strength`, by which the best view of a pair is chosen."""
-    known = {name: rows[name].to_numpy(np.float64) for name in _NUMERIC}
+    known = {name: rows[name].to_numpy(np.float64) for name in REQUIRED}
     kept = (rows["refused"].fillna("") == "").to_numpy().astype(float)
     placed = kept * (known["inliers"] >= 3)  # fewer determine no homography
     found: dict[str, np.ndarray] = {}
     found["inliers"] = kept * _log_share(
-        np.minimum(known["guided_inliers"], 2 * known["distinct_inliers"])
+        np.minimum(known["guided_inliers"], 2 * _distinct_inliers(rows))
     )
     found["inlier_ratio"] = placed * known["inlier_ratio"]
     found["consistency"] = placed * known["consistency"]
@@ -300,6 +353,16 @@ def _row_features(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     exact = placed * _log_share(known["exact_inliers"])
     found["strength"] = found["ncc_excess"] * found["stability"] + exact
     return found
+
+
+def _distinct_inliers(rows: pd.DataFrame) -> np.ndarray:
+    """`distinct_inliers` (n,), where those in a part that k other references share count 1/(1 + k) at most."""
+    distinct, inliers = (
+        rows[name].to_numpy(np.float64) for name in ("distinct_inliers", "inliers")
+    )
+    marks = rows.reindex(columns=["shared_inliers", "shared_by"], fill_value=0).fillna(0)
+    shared, by = marks.to_numpy(np.float64).T
+    return np.minimum(distinct, inliers - shared * by / (1 + by))
 
 
 def _numbers(column: pd.Series) -> np.ndarray:

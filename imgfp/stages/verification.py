@@ -20,10 +20,18 @@ from imgfp import store
 from imgfp.datatypes import BRANCHES, Branch, files_of, frame_of, table
 from imgfp.decoding import read_image
 from imgfp.descriptors.registry import resolved
+from imgfp.geometry import project
 from imgfp.images import ImageError
 from imgfp.runner.cluster import MapReport, ShardResult, Task, map_shards
 from imgfp.runner.params import check_choice
-from imgfp.scoring.fusion import FORM_INLIERS, Model, calibrated, load_model, to_json
+from imgfp.scoring.fusion import (
+    FORM_INLIERS,
+    Model,
+    are_always_compared,
+    calibrated,
+    load_model,
+    to_json,
+)
 from imgfp.search.propose import within_limits
 from imgfp.stages.certain import explained_queries
 from imgfp.stages.crops import box_of_each, read_crops
@@ -35,7 +43,7 @@ from imgfp.stages.search import read_candidates
 from imgfp.store import Collection, Library, Run
 from imgfp.verify.classifier import load_classifier
 from imgfp.verify.correlation import Alignment, to_grey
-from imgfp.verify.differences import find_differences
+from imgfp.verify.differences import cell_of, find_differences
 from imgfp.verify.evidence import COLUMNS, evidence_table, score_rows
 from imgfp.verify.view import View
 
@@ -193,9 +201,11 @@ def pair_tasks(run: Run, library: Library, candidates: pd.DataFrame, folder: Pat
     first = _read(run.first_evidence) if folder != run.first_evidence else _no_evidence()
     may_lie_in_a_form = first["guided_inliers"].ge(FORM_INLIERS) & first["refused"].eq("")
     matched = {*first.loc[may_lie_in_a_form, "view_id"]}
+    shared = store.open_shared(library)
     tasks = []
     for number, rows in pairs.groupby(shards, sort=True):
         of_form = sorted(matched.intersection(rows["view_id"]))
+        marks = shared.rows[shared.rows["image_id"].isin(rows["reference_id"])]
         inputs = (
             *rows[KEYS].agg("|".join, axis=1),
             *queries.digests_of(rows["query_id"].tolist()),
@@ -203,6 +213,7 @@ def pair_tasks(run: Run, library: Library, candidates: pd.DataFrame, folder: Pat
             extracted,
             *COLUMNS,
             *of_form,
+            *marks.astype(str).agg("|".join, axis=1),
         )
         arguments = {
             "run": run,
@@ -252,6 +263,7 @@ def score_pairs(
     views, references = (_view_reader(side, frame_short_side_px, state) for side in (run, library))
     same = pairs.loc[are_identical(run, library, pairs), ["query_id", "reference_id"]]
     identical = {*same.itertuples(index=False, name=None)}
+    shared = store.open_shared(library)
     scored: list[dict[str, Any]] = []
     ids = sorted(set(pairs["query_id"]))
     # A few queries at a time, so that memory does not grow with the number of their references.
@@ -264,11 +276,14 @@ def score_pairs(
             among = {image_id: reference_of[image_id] for image_id in reference_ids}
             named = {"query_id": query_id, "view_id": view_id}
             found = score_rows(view_of[view_id], among, ratio=ratio, classifier=classifier)
+            _mark_shared(found, view_of[view_id], among, shared)
             matching = [
                 row for row in found if row["guided_inliers"] >= FORM_INLIERS and not row["refused"]
             ]
-            if len(matching) > 1 or view_id in matched:
-                _compare_in_full(run, views.image_of(view_id), library, matching)
+            if len(matching) < 2 and view_id not in matched:
+                matching = [row for row in matching if are_always_compared(row)]
+            if matching:
+                _compare_in_full(run, views.image_of(view_id), library, matching, shared)
             scored += [
                 {**named, **row, "identical": (query_id, row["reference_id"]) in identical}
                 for row in found
@@ -276,7 +291,24 @@ def score_pairs(
     return ShardResult(evidence_table(scored) if scored else _no_evidence())
 
 
-def _compare_in_full(run: Run, image_id: str, library: Library, rows: list[dict[str, Any]]) -> None:
+def _mark_shared(
+    rows: list[dict[str, Any]], query: View, references: Mapping[str, View], shared: store.Shared
+) -> None:
+    """Add to rows of evidence of one view which of its inliers lie in parts that other references share."""
+    for row in rows:
+        inliers = np.array(row["inlier_keypoints"].split(), np.int64)
+        part = shared.of(row["reference_id"]) if len(inliers) else None
+        if part is None:
+            continue
+        reference = references[row["reference_id"]]
+        at = project(homography_of_row(row), query.keypoints[inliers, :2].astype(np.float64))
+        inside = int(part[0][cell_of(at, (reference.width, reference.height))].sum())
+        row |= {"shared_inliers": inside, "shared_by": part[1] if inside else 0}
+
+
+def _compare_in_full(
+    run: Run, image_id: str, library: Library, rows: list[dict[str, Any]], shared: store.Shared
+) -> None:
     """Add to rows of evidence the columns of a comparison at full resolution; none where a file cannot be read any
     more."""
     with suppress(ImageError):
@@ -284,8 +316,9 @@ def _compare_in_full(run: Run, image_id: str, library: Library, rows: list[dict[
         for row in rows:
             with suppress(ImageError):
                 reference = full_grey(library, row["reference_id"])
-                found = find_differences(Alignment(query, reference, homography_of_row(row)))
-                row |= {"compared_blocks": found.compared, "differing_blocks": found.differing}
+                alignment = Alignment(query, reference, homography_of_row(row))
+                part = shared.of(row["reference_id"])
+                row |= find_differences(alignment, part and part[0]).columns
 
 
 def full_grey(collection: Collection, image_id: str) -> np.ndarray:

@@ -48,7 +48,7 @@ from imgfp.store.files import (
     write_sealed,
     write_sheet,
 )
-from imgfp.store.groups import Groups, open_groups
+from imgfp.store.groups import Groups, Shared, cells_of, open_groups, open_shared, part_of
 from imgfp.store.integrity import Damage, find_damage, repair
 from imgfp.store.layout import Collection, IndexFolder, IndexKind, Lab, Library, Run
 from imgfp.store.locks import is_locked, lock, temporary_folder
@@ -78,11 +78,13 @@ __all__ = [
     "Library",
     "Origin",
     "Run",
+    "Shared",
     "SnapshotGone",
     "StoreError",
     "begin",
     "begun_with",
     "catalogue_table",
+    "cells_of",
     "check_seal",
     "columns_of",
     "describe",
@@ -106,9 +108,11 @@ __all__ = [
     "open_catalogue",
     "open_groups",
     "open_h5",
+    "open_shared",
     "open_sides",
     "origin",
     "origin_of",
+    "part_of",
     "place_of",
     "produces",
     "project_path",

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Which references of a library show the same picture, by id and by place."""
+"""Which references of a library show the same picture, by id and by place, and which have a part in common."""
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -70,3 +71,50 @@ def open_groups(library: Library) -> Groups:
 def _opened(library: Library, *digests: str) -> Groups:
     members = load(library.groups) if library.groups.exists() else table("groups")
     return Groups(members, open_catalogue(library))
+
+
+class Shared:
+    """Parts of references that other references, no copies of them, share: forms, letterheads, logos, frames.
+
+    rows: the `shared` table. A part is a grid of square cells over the picture, (n,n) bool, as a hexadecimal number of its
+    bits row by row.
+    """
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        self.rows = rows
+        self._row_of = {image_id: at for at, image_id in enumerate(rows["image_id"])}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def of(self, image_id: str) -> tuple[np.ndarray, int] | None:
+        """The part of a reference, (n,n) bool, and how many references share it; None where none do."""
+        at = self._row_of.get(image_id)
+        if at is None:
+            return None
+        row = self.rows.iloc[at]
+        return cells_of(row["part"]), int(row["references"])
+
+
+def cells_of(part: str) -> np.ndarray:
+    """The cells (n,n) bool of a part."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(part), np.uint8))
+    side = math.isqrt(len(bits))
+    return bits.reshape(side, side).astype(bool)
+
+
+def part_of(cells: np.ndarray) -> str:
+    """A part from its cells (n,n) bool, n a multiple of 4."""
+    return np.packbits(cells).tobytes().hex()
+
+
+def open_shared(library: Library) -> Shared:
+    """The shared parts of a library, opened once while it does not change; none before notebook 03."""
+    if not library.shared.exists():
+        return Shared(table("shared"))
+    return _opened_shared(library, describe(library.shared)["sha256"])
+
+
+@lru_cache(maxsize=4)
+def _opened_shared(library: Library, digest: str) -> Shared:
+    return Shared(load(library.shared))

@@ -133,13 +133,18 @@ class Library(Collection):
 
     @property
     def links(self) -> Path:
-        """Shards of pairs of references that show the same picture."""
+        """Shards of pairs of references that show the same picture, or have a part in common."""
         return self.root / "groups"
 
     @property
     def groups(self) -> Path:
         """The references that have copies in the library, by group."""
         return self.root / "groups/groups.parquet"
+
+    @property
+    def shared(self) -> Path:
+        """The references that have a part in common with others, and which part."""
+        return self.root / "groups/shared.parquet"
 
     @property
     def plan_json(self) -> Path:

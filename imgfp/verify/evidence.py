@@ -13,6 +13,7 @@ import pandas as pd
 from imgfp.geometry import camera_signs, overlap_of, polygon_area, project
 from imgfp.verify.classifier import pair_planes
 from imgfp.verify.describe import direction, in_words
+from imgfp.verify.differences import is_drawn
 from imgfp.verify.estimation import INLIER_PX
 from imgfp.verify.hypotheses import Hypothesis, Matches, best_hypothesis
 from imgfp.verify.matching import (
@@ -64,8 +65,16 @@ COLUMNS: dict[str, str] = {
     "model_consistency": "float32",  # fraction of the matching blocks consistent with the model
     "copy_probability": "float32",  # of the pair classifier, 0..1; 0: it did not run
     "colour_difference": "float32",  # mean of the aligned colours, grey levels; NaN: not refined
-    "compared_blocks": "int32",  # textured blocks at full resolution, where several references match one view
-    "differing_blocks": "int32",  # those of them that show something else; set by the stage, which reads the files
+    "drawn": "bool",  # the reference is flat in large parts, as pages, screens and drawings are
+    "shared_inliers": "int32",  # inliers in parts of the reference that other references share; set by the stage
+    "shared_by": "int32",  # references that share parts with this one, where it has such inliers; set by the stage
+    # Set by the stage, which reads the files, where pictures are compared at full resolution.
+    "compared_blocks": "int32",  # textured blocks; 0: not compared
+    "differing_blocks": "int32",  # those of them that show something else
+    "agreeing_blocks": "int32",  # those of them that certainly show the same
+    "rewritten_blocks": "int32",  # differing blocks on the same ground, less those on another
+    "unshared_agreeing": "int32",  # agreeing blocks outside the parts that other references share
+    "unshared_differing": "int32",  # differing blocks outside them
     "hypothesis_source": "str",  # what gave the transform: matches, frame, or "" for no transform
     "model": "str",  # the simplest that fits: axis_aligned, similarity, affine, homography, or ""
     "identical": "bool",  # the files have the same bytes; set by the stage, which knows the files
@@ -253,6 +262,7 @@ def _alignment_columns(hypothesis: Hypothesis, classifier: Classifier | None) ->
         "reference_area": reference_area,
         **{f"ncc_{name}": value for name, value in asdict(hypothesis.correlation).items()},
         **_refinement_columns(hypothesis, classifier),
+        "drawn": is_drawn(reference.grey),
         "hypothesis_source": hypothesis.source,
         "model": hypothesis.model,
         "direction": direction(extent, reference_area),

@@ -30,6 +30,8 @@ from imgfp.viz.base import (
 Size = tuple[float, float]
 #: Least diameter at which a keypoint is drawn, as a share of the longer side.
 LEAST_DIAMETER = 1 / 80
+#: Tints of an overlay: of nothing, of what other references share, of what differs.
+_MARKS = np.array([[255, 255, 255], [190, 215, 255], [255, 150, 140]], np.float32)
 _OUTLINE = [withStroke(linewidth=2.4, foreground="#10151c")]
 
 
@@ -309,13 +311,20 @@ def overlay(
     *,
     blend: float = 0.5,
     difference: bool = False,
+    marks: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The image that `draw_overlay` draws, (H,W,3) uint8 RGB. Raises ValueError for unequal sizes."""
+    """The image that `draw_overlay` draws, (H,W,3) uint8 RGB. marks (H,W) uint8: 2 where something else is shown, in red,
+    1 in what other references share, in blue, else 0; where they are given, they are the difference, and not what tones and
+    noise add. Raises ValueError for unequal sizes."""
     if warped.shape != reference.shape:
         raise ValueError(f"warped {warped.shape} and reference {reference.shape} differ in size")
     above, below = warped.astype(np.float32), reference.astype(np.float32)
     covered = np.ones(above.shape[:2], bool) if inside is None else np.asarray(inside, bool)
-    if difference:
+    if difference and marks is not None:
+        faded = 255 - 0.5 * (255 - above.mean(axis=2, keepdims=True))
+        mixed = faded * _MARKS[marks] / 255
+        outside = 255 - 0.15 * (255 - below)
+    elif difference:
         change = np.abs(above - below).mean(axis=2, keepdims=True) / 255
         change = np.clip(change * 2.0, 0, 1)
         dark_red = np.array([140, 30, 0], np.float32)

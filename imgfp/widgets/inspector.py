@@ -13,7 +13,14 @@ from imgfp import viz
 from imgfp.report import Case, evidence_in_words
 from imgfp.report.evidence import SHOWN, branch_rows, log_odds_added, measured
 from imgfp.results import Results, homography_of
-from imgfp.results.compare import MatchedPoints, PairMatcher, pair_matcher, warp_query
+from imgfp.results.compare import (
+    MARKS_MEANING,
+    MatchedPoints,
+    PairMatcher,
+    marks_of,
+    pair_matcher,
+    warp_query,
+)
 from imgfp.scoring.relations import RELATIONS
 from imgfp.viz import svg
 from imgfp.viz.pictures import overlay
@@ -51,6 +58,7 @@ class MatchInspector(ipw.VBox):
         self._matcher: PairMatcher | None = None
         self._matches: MatchedPoints | None = None
         self._aligned: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._marks: np.ndarray | None = None
         self.ratio = slider("ratio (squared)", RATIO, 1.0, 3.0, 0.05)
         self.keypoints = ipw.IntSlider(
             value=0, min=0, max=2000, step=50, description="keypoints (0: all)", style=WIDE
@@ -156,6 +164,7 @@ class MatchInspector(ipw.VBox):
 
     def _open(self, key: tuple[str, str] | None) -> None:
         self._key, self._matcher, self._matches, self._aligned = None, None, None, None
+        self._marks = None
         # What was tried on the last pair does not carry over.
         self.single.value, self.mirroring.index = 0, 0
         self.ratio.value, self.keypoints.value = RATIO, 0
@@ -178,6 +187,7 @@ class MatchInspector(ipw.VBox):
         homography = homography_of(self._evidence)
         if homography is not None:
             self._aligned = warp_query(*pictures, *self._sizes, homography)
+            self._marks = marks_of(results, key, pictures, self._aligned[1].shape[:2])
         self._draw_overlay()
         self._explain(key)
 
@@ -217,7 +227,7 @@ class MatchInspector(ipw.VBox):
     def _draw_overlay(self, _: object = None) -> None:
         if self._key is None:
             return
-        drawn = drawn_overlay(self._aligned, self.mode.value, self.blend.value)
+        drawn = drawn_overlay(self._aligned, self.mode.value, self.blend.value, self._marks)
         self.overlay.value = drawn or sentence("No transform between the images, so no overlay.")
 
     def _explain(self, key: tuple[str, str]) -> None:
@@ -227,10 +237,13 @@ class MatchInspector(ipw.VBox):
 
 
 def drawn_overlay(
-    aligned: tuple[np.ndarray, np.ndarray, np.ndarray] | None, mode: str, blend: float
+    aligned: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+    mode: str,
+    blend: float,
+    marks: np.ndarray | None = None,
 ) -> str:
     """The aligned images of `compare.warp_query` as SVG text; "" for None. mode: one of `OVERLAYS`; blend: share of the
-    query, 0 to 1."""
+    query, 0 to 1; marks: of `compare.marks_of`."""
     if aligned is None:
         return ""
     warped, reference, inside = aligned
@@ -239,8 +252,10 @@ def drawn_overlay(
         above = np.where(inside[:, :, None], warped, reference)
         jpegs = svg.small_jpeg(reference, 420), svg.small_jpeg(above, 420)
         return svg.layers(*jpegs, size, 1.0, flicker=True)
-    mixed = overlay(warped, reference, inside, blend=blend, difference=mode == "difference")
-    return svg.picture(svg.small_jpeg(mixed, 420), size)
+    difference = mode == "difference"
+    mixed = overlay(warped, reference, inside, blend=blend, difference=difference, marks=marks)
+    drawn = svg.picture(svg.small_jpeg(mixed, 420), size)
+    return drawn + sentence(MARKS_MEANING) if difference and marks is not None else drawn
 
 
 def matches_in_words(matches: MatchedPoints, matcher: PairMatcher) -> str:

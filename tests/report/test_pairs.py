@@ -53,6 +53,20 @@ def test_too_little_structure_is_said():
     assert not any("structure" in word for word in words[2:])
 
 
+def test_a_shared_part_and_what_differs_outside_it_are_said():
+    form = EVIDENCE | {"shared_by": 214, "shared_inliers": 70, "compared_blocks": 1500}
+    form |= {"differing_blocks": 160, "unshared_differing": 130}
+    words = report.evidence_in_words(pd.Series(form))
+    assert (
+        "90 of 120 matches are inliers; 70 of them lie in a part that 214 more references share"
+        in words
+    )
+    assert (
+        "160 of 1,500 blocks differ at full resolution, 130 of them outside the shared part"
+        in words
+    )
+
+
 @pytest.mark.parametrize(
     ("refused", "words"),
     [

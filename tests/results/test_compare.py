@@ -2,6 +2,7 @@
 import numpy as np
 
 from imgfp.results import Results, compare
+from imgfp.results.compare import DIFFERS, SHARED
 
 
 def test_an_image_matches_itself_and_an_empty_one_nothing(finished_run):
@@ -42,3 +43,19 @@ def test_a_query_is_warped_by_the_homography(photograph):
     assert warped.shape == target.shape == (214, 320, 3)
     assert not inside[:, :48].any() and inside[5:-5, 55:].all()
     assert abs(warped[:, 60:].astype(int) - target[:, 10:-50]).mean() < 12
+
+
+def test_what_differs_and_what_others_share_are_marked_in_the_reference(other_photograph):
+    edited = np.ascontiguousarray(other_photograph[:, ::-1])
+    edited[100:200, 400:500] = (
+        np.random.default_rng(0).integers(0, 256, (10, 10, 3)).repeat(10, 0).repeat(10, 1)
+    )
+    mirror = np.array([[-1.0, 0, 639], [0, 1, 0], [0, 0, 1]])
+    sizes = (640, 427), (640, 427)
+    cells = np.zeros((32, 32), bool)
+    cells[:4] = True
+    marks = compare.marked_pixels(edited, other_photograph, *sizes, mirror, (214, 320), cells)
+    where = np.zeros((214, 320), bool)
+    where[50:100, 70:120] = True  # the patch as the reference has it, at half the size
+    assert (marks[where] == DIFFERS).mean() > 0.9 and (marks[~where] == DIFFERS).mean() < 0.05
+    assert (marks[:20] == SHARED).all() and not (marks[30:] == SHARED).any()

@@ -406,6 +406,50 @@ def test_a_form_with_other_content_is_held_back(pairs_of_a_form):
     assert not fusion.have_other_content(alone).any()
 
 
+REWRITTEN = {"drawn": 1.0, "rewritten_blocks": 40.0, "agreeing_blocks": 600.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "held"),
+    [
+        ({"shared_inliers": 60.0, "unshared_differing": 25.0, "unshared_agreeing": 5.0}, True),
+        ({"shared_inliers": 20.0, "unshared_differing": 25.0, "unshared_agreeing": 5.0}, False),
+        ({"shared_inliers": 60.0, "unshared_differing": 9.0, "unshared_agreeing": 1.0}, False),
+        # A sticker over what others share: 150 blocks differ, few of them outside. Stripes over everything.
+        ({"shared_inliers": 60.0, "unshared_differing": 25.0, "unshared_agreeing": 200.0}, False),
+        ({"shared_inliers": 60.0, "unshared_differing": 120.0, "unshared_agreeing": 80.0}, False),
+        (
+            {"shared_inliers": 60.0, "unshared_differing": 120.0, "unshared_agreeing": 80.0}
+            | {"drawn": 1.0, "rewritten_blocks": 20.0, "agreeing_blocks": 500.0},
+            True,
+        ),
+        (REWRITTEN, True),
+        (REWRITTEN | {"drawn": 0.0}, False),
+        (REWRITTEN | {"exact_inliers": 50.0}, False),
+        (REWRITTEN | {"rewritten_blocks": 10.0, "agreeing_blocks": 100.0}, False),
+        (REWRITTEN | {"compared_blocks": 0.0}, False),
+    ],
+)
+def test_a_form_is_known_by_its_marks_or_by_what_is_rewritten(pairs_of_a_form, change, held):
+    alone = pairs_of_a_form[pairs_of_a_form["query_id"] == "alone"].assign(**change)
+    assert fusion.have_other_content(alone).tolist() == [held]
+    # Another view of the same pair in which nothing differs.
+    agreeing = alone.assign(differing_blocks=0.0, unshared_differing=0.0, rewritten_blocks=0.0)
+    both = pd.concat([alone, agreeing.assign(compared_blocks=500.0)], ignore_index=True)
+    assert not fusion.have_other_content(both).any()
+
+
+def test_inliers_in_shared_parts_count_little(pairs_of_a_form):
+    alone = pairs_of_a_form[pairs_of_a_form["query_id"] == "alone"]
+    marked = alone.assign(shared_inliers=90, shared_by=9)
+    before, after = (fusion.features(rows)["inliers"].item() for rows in (alone, marked))
+    # Ten outside, and 90 of which each counts a tenth.
+    assert before == pytest.approx(np.log1p(100) / np.log(201))
+    assert after == pytest.approx(np.log1p(2 * 19) / np.log(201))
+    old = alone.drop(columns=["shared_inliers", "shared_by", "rewritten_blocks"])
+    assert fusion.features(old)["inliers"].item() == before, "of an older version"
+
+
 @pytest.fixture
 def pairs_of_a_form() -> pd.DataFrame:
     """A query with a copy, the same form with other content, one that was not compared; and another query."""

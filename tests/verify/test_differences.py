@@ -6,9 +6,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import skimage.data
 
+from imgfp.scoring.fusion import are_rewritten
 from imgfp.verify.correlation import Alignment, to_grey
-from imgfp.verify.differences import find_differences
+from imgfp.verify.differences import CELLS, compare_blocks, find_differences, is_drawn
 
 
 def receipt(lines: list[str]) -> np.ndarray:
@@ -54,3 +56,81 @@ def test_what_cannot_be_compared_differs():
     apart = np.array([[1, 0, 500], [0, 1, 0], [0, 0, 1.0]])
     assert find_differences(Alignment(flat, flat, np.eye(3))).share == 1
     assert find_differences(Alignment(flat, flat, apart)).share == 1
+
+
+OTHER = [f"{n * 3} x copper harbour {n * 3.91:.2f}" for n in range(1, 16)]
+
+
+def covered(page: np.ndarray) -> np.ndarray:
+    """The page with a patterned sticker over a sixth of it."""
+    edited = page.copy()
+    edited[250:420, 20:320] = (
+        np.random.default_rng(0).integers(0, 160, (17, 30)).repeat(10, 0).repeat(10, 1)
+    )
+    return edited
+
+
+def faint(page: np.ndarray) -> np.ndarray:
+    """The page as a darker scan of less contrast."""
+    return (20 + 0.6 * page).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("edited", "rewritten"),
+    [
+        (receipt(OTHER), True),
+        (faint(receipt(OTHER)), True),
+        (255 - receipt(OTHER), True),
+        (faint(receipt(LINES)), False),
+        (covered(receipt(LINES)), False),
+        (cv2.GaussianBlur(receipt(LINES), (0, 0), 4), False),
+    ],
+    ids=[
+        "other text",
+        "other text, faint",
+        "other text, negative",
+        "faint",
+        "sticker",
+        "blurred",
+    ],
+)
+def test_another_text_on_the_same_ground_is_rewritten(edited, rewritten):
+    found = find_differences(Alignment(to_grey(edited), to_grey(receipt(LINES)), np.eye(3)))
+    assert (
+        are_rewritten(found.columns | {"inliers": 30, "exact_inliers": 28, "drawn": True})
+        == rewritten
+    )
+
+
+def test_faint_text_under_noise_is_not_rewritten():
+    page = np.full((760, 380), 245, np.uint8)
+    for row, line in enumerate(["MERIDIAN"] * 4):
+        cv2.putText(
+            page, line, (40, 50 + 50 * row), cv2.FONT_HERSHEY_DUPLEX, 1.5, 0, 3, cv2.LINE_AA
+        )
+    for row, line in enumerate(LINES):
+        cv2.putText(
+            page, line, (20, 260 + 32 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 170, 1, cv2.LINE_AA
+        )
+    noise = np.random.default_rng(0).normal(0, 50, page.shape)
+    noisy = np.clip(page + noise, 0, 255).astype(np.uint8)
+    found = find_differences(Alignment(to_grey(noisy), to_grey(page), np.eye(3)))
+    assert found.differing > 300 and found.rewritten == 0
+
+
+def test_what_two_forms_share_is_marked_and_left_out():
+    """At half the size, so that the cells of each side are found in its own pixels."""
+    small = cv2.resize(receipt(OTHER), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    alignment = Alignment(to_grey(small), to_grey(receipt(LINES)), np.diag([2.0, 2.0, 1.0]))
+    query, reference = compare_blocks(alignment).shared_cells((190, 380), (380, 760))
+    assert (query == reference).mean() > 0.99
+    head = np.arange(CELLS) < 80 / 760 * CELLS
+    assert reference[head].sum() > 20 and reference[~head].mean() < 0.1
+    found = find_differences(alignment, reference)
+    assert found.unshared_differing > max(150, 4 * found.unshared_agreeing)
+    assert find_differences(alignment).unshared_differing == 0
+
+
+def test_pages_are_drawn_and_photographs_are_not():
+    assert is_drawn(to_grey(receipt(LINES)))
+    assert not is_drawn(to_grey(skimage.data.chelsea()))
