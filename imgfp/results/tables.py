@@ -31,7 +31,7 @@ class Tables:
         run, for a run without evidence of this version."""
         self.results = results
         candidates, evidence = stored_candidates(results.run), read_evidence(results.run)
-        if not {*fusion.EVIDENCE[:-3]} <= set(evidence) or not len(evidence):
+        if not {*fusion.ALWAYS_MEASURED} <= set(evidence) or not len(evidence):
             notebooks = "notebook 08" if len(candidates) else "notebooks 03 to 08"
             raise store.StoreError(
                 f"{store.show(results.run.root)} has no evidence of this version; run {notebooks}"
