@@ -47,6 +47,7 @@ ORDER = {
         "million",
         "keypoint_budget",
         "distractors",
+        "collages",
         "relations",
         "edited_queries",
     ],

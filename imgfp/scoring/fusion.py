@@ -45,6 +45,9 @@ _EXACT = 0.6
 #: Inliers of a pair, in one view, that may lie in such a form.
 FORM_INLIERS = 20
 
+#: Cells of the query that a pair must explain, of 49, to have a part of its own there: fewer correlate by chance.
+OWN_CELLS = 4
+
 #: Columns of numbers that the evidence of every version has.
 REQUIRED = (
     "inliers", "guided_inliers", "exact_inliers", "distinct_inliers", "inlier_ratio", "consistency",
@@ -57,7 +60,7 @@ REQUIRED = (
 #: Columns of numbers of the evidence that the calibrated score reads.
 EVIDENCE = (
     *REQUIRED, "colour_difference", "compared_blocks", "differing_blocks", "shared_inliers", "shared_by",
-    "agreeing_blocks", "rewritten_blocks", "unshared_agreeing", "unshared_differing", "drawn",
+    "agreeing_blocks", "rewritten_blocks", "unshared_agreeing", "unshared_differing", "drawn", "explained_cells",
 )  # fmt: skip
 
 #: Features of the calibrated score. Each rises with the similarity of the pair and is about 0..1.
@@ -80,7 +83,7 @@ FEATURES: dict[str, str] = {
     "undisplaced": "1 - displaced blocks / localisable blocks",
     "copy_probability": "classifier log-odds, clipped to [-6, 6] and scaled to 0..1; 0 if it did not run",
     "second_view": "ncc_excess of the second best view of the query with this reference",
-    "margin": "stable NCC excess plus exact inliers, less that of the best other reference, -2..2",
+    "margin": "stable NCC excess plus exact inliers, less that of the best other in the same pixels, -2..2",
     "query_area": "share of the query that the overlap covers",
     "reference_area": "share of the reference that the overlap covers",
     "votes": "keypoint votes in the search, whole query or crop, as log(1 + n) / log(201), at most 1",
@@ -307,7 +310,11 @@ def _features(evidence: pd.DataFrame, pairs: _Pairs) -> pd.DataFrame:
     table["votes"] = _votes(evidence, pairs, verified)[numbers]
     table["confirmation"] = 1 - table["votes"] * (1 - table["stability"])
     table["likeness"] = _likeness(evidence, pairs)[numbers]
-    table["margin"] = table["strength"] - _best_other(table["strength"], pairs.query[numbers])
+    cells = np.zeros(len(rows["strength"]), np.int64)
+    if "explained_cells" in evidence:  # tables of older versions have none
+        cells = evidence.loc[verified, "explained_cells"].fillna(0).to_numpy(np.int64)
+    other = _best_other(table["strength"], cells[best], pairs.query[numbers])
+    table["margin"] = table["strength"] - other
     named = pd.DataFrame({name: table[name] for name in FEATURES}, numbers, dtype="float64")
     return pd.concat([pairs.ids.iloc[numbers], named], axis=1)
 
@@ -403,16 +410,22 @@ def _likeness(evidence: pd.DataFrame, pairs: _Pairs) -> np.ndarray:
     return likeness
 
 
-def _best_other(strength: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """For each pair, the highest strength among its query's other pairs (n,), 0 without any; query (n,) ascending."""
-    order = np.lexsort((-strength, query))
-    _, first, of_pair, counts = np.unique(
-        query, return_index=True, return_inverse=True, return_counts=True
-    )
-    other = strength[order[first]][of_pair]
-    several = counts > 1
-    other[order[first]] = 0
-    other[order[first[several]]] = strength[order[first[several] + 1]]
+def _best_other(strength: np.ndarray, cells: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """For each pair, the highest strength among its query's other pairs (n,), 0 without any; query (n,) ascending.
+
+    cells (n,) int64: of the query, those that each pair explains. References compete for the same pixels only: the
+    strength of another counts with the share of the pair's cells that it explains too, in full where these are fewer
+    than `OWN_CELLS`.
+    """
+    other = np.zeros_like(strength)
+    _, first, counts = np.unique(query, return_index=True, return_counts=True)
+    for start, stop in zip(first, first + counts, strict=True):
+        own = cells[start:stop]
+        size = np.bitwise_count(own)[:, None]
+        shared = np.bitwise_count(own[:, None] & own) / np.maximum(size, 1)
+        against = np.where(size >= OWN_CELLS, shared, 1) * strength[start:stop]
+        np.fill_diagonal(against, 0)
+        other[start:stop] = against.max(axis=1)
     return other
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Queries that their first candidates answer, so that later stages spend less on them.
 
-A query is *certain* when notebook 03 has found a reference with a score of at least `certain_score`: it is then
-described in one view. It is *explained* when that reference also covers at least `EXPLAINED` of it: nothing else can
-be inside, so that no crops are searched and no more pairs verified. An unexplained one may be a collage, or have another
-frame.
+A query is *certain* when notebook 03 has found a reference with a score of at least `certain_score`, and no other that
+may be in it as well: it is then described in one view. It is *explained* when that reference also covers at least
+`EXPLAINED` of it: nothing else can be inside, so that no crops are searched and no more pairs verified. An unexplained
+one may be a collage, or have another frame.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from imgfp import store
 from imgfp.datatypes import file_of, table
 from imgfp.store import Run
 
+#: Score of another reference from which a query may be a collage of both.
+ANOTHER = 0.5
 #: Share of the query that the overlap with its certain reference covers.
 EXPLAINED = 0.5
 

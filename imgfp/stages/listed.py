@@ -139,7 +139,7 @@ def _evidence(rows: pd.DataFrame) -> pd.DataFrame:
             wrong = f"expected the score that another branch has for these images, got {row['matches']:g}"
             raise FormatError(row["path"], int(row["line"]), wrong)
         rows = rows.drop_duplicates(keys, ignore_index=True)
-    zero = {"int32": 0, "bool": False, "str": "", "float32": np.nan, "float64": np.nan}
+    zero = {"int32": 0, "int64": 0, "bool": False, "str": "", "float32": np.nan, "float64": np.nan}
     made = pd.DataFrame({name: zero[kind] for name, kind in COLUMNS.items()}, rows.index)
     counts = {"matches": rows["matches"], "matches_plain": rows["matches"]}
     made = made.assign(**counts, refused=MEASURED_ELSEWHERE).astype(COLUMNS)

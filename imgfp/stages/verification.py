@@ -33,7 +33,7 @@ from imgfp.scoring.fusion import (
     to_json,
 )
 from imgfp.search.propose import within_limits
-from imgfp.stages.certain import explained_queries
+from imgfp.stages.certain import ANOTHER, explained_queries
 from imgfp.stages.crops import box_of_each, read_crops
 from imgfp.stages.features import feature_settings, stored_features
 from imgfp.stages.identical import are_identical
@@ -102,15 +102,18 @@ def verify_first(
 
 @store.produces("certain")
 def certain_of(proposals: pd.DataFrame, certain_score: float, model: Model) -> pd.DataFrame:
-    """The best pair of each query that scores at least `certain_score`, as the `certain` table."""
+    """The only pair of each query that scores at least `certain_score`, as the `certain` table."""
     certain = table("certain", certain_pairs(proposals, certain_score, model))
     return certain.sort_values("query_id", ignore_index=True)
 
 
 def certain_pairs(proposals: pd.DataFrame, certain_score: float, model: Model) -> pd.DataFrame:
-    """The columns of `certain_of`, by query; the ids may be numbers. proposals: of `join_evidence`."""
+    """The columns of `certain_of`, by query; the ids may be numbers. proposals: of `join_evidence`. A query that another
+    reference may be in as well is not certain, see `ANOTHER`."""
     scored = calibrated(proposals, model)
-    best = scored[scored["score"] >= certain_score].drop_duplicates("query_id")
+    likely = scored[scored["score"] >= min(certain_score, ANOTHER)]
+    alone = ~likely["query_id"].duplicated(keep=False) | likely["score"].eq(1)  # 1: the same file
+    best = likely[alone & likely["score"].ge(certain_score)].drop_duplicates("query_id")
     identical = proposals["identical"].eq(True)
     shown = proposals.assign(query_area=proposals["query_area"].where(~identical, 1.0))
     areas = shown.groupby(["query_id", "reference_id"], as_index=False)["query_area"].max()

@@ -197,6 +197,12 @@ class Overlay:
         values, weights = self.correlations(_MISALIGNED)
         return _ratio(weights * (abs(values) > NCC_INLIER), weights)
 
+    def inlier_centres(self) -> np.ndarray:
+        """Centres (n,2) of the inlier blocks, x, y in working pixels."""
+        strength, weight = self._undisplaced
+        row, column = np.nonzero((strength > NCC_INLIER) & (weight > 0))
+        return np.stack([self.columns[column], self.rows[row]], axis=1).astype(np.float64)
+
     def displacements(self, reach_px: int) -> Displacements:
         """Where each block correlates best with the reference moved by up to `reach_px`."""
         reach = range(-reach_px, reach_px + 1)

@@ -75,6 +75,7 @@ COLUMNS: dict[str, str] = {
     "rewritten_blocks": "int32",  # differing blocks on the same ground, less those on another
     "unshared_agreeing": "int32",  # agreeing blocks outside the parts that other references share
     "unshared_differing": "int32",  # differing blocks outside them
+    "explained_cells": "int64",  # cells of a 7 x 7 grid on the query where pixels or inliers agree, by bit
     "hypothesis_source": "str",  # what gave the transform: matches, frame, or "" for no transform
     "model": "str",  # the simplest that fits: axis_aligned, similarity, affine, homography, or ""
     "identical": "bool",  # the files have the same bytes; set by the stage, which knows the files
@@ -84,6 +85,8 @@ COLUMNS: dict[str, str] = {
     **{f"h{row}{column}": "float64" for row in range(3) for column in range(3)},
 }
 
+#: Cells on a side of the grid of `explained_cells`; cell (x, y) is bit x + CELLS y. A float64 holds 49 bits exactly.
+CELLS = 7
 #: Ratio test of the match count: second over first squared distance.
 MATCH_RATIO = 1.8
 #: An exact inlier, and the largest error of a match that is consistent with the transform, frame
@@ -199,7 +202,7 @@ def _score(
 
 
 def _empty_row() -> dict:
-    zeros = {"bool": False, "str": "", "float32": 0.0, "int32": 0, "float64": np.nan}
+    zeros = {"bool": False, "str": "", "float32": 0.0, "int32": 0, "int64": 0, "float64": np.nan}
     return {name: zeros[kind] for name, kind in COLUMNS.items()} | {
         "reprojection_error_px": np.nan,
         "angle_error_deg": np.nan,
@@ -263,12 +266,27 @@ def _alignment_columns(hypothesis: Hypothesis, classifier: Classifier | None) ->
         **{f"ncc_{name}": value for name, value in asdict(hypothesis.correlation).items()},
         **_refinement_columns(hypothesis, classifier),
         "drawn": is_drawn(reference.grey),
+        "explained_cells": _explained_cells(hypothesis, inliers),
         "hypothesis_source": hypothesis.source,
         "model": hypothesis.model,
         "direction": direction(extent, reference_area),
         "transform": in_words(homography, size, overlap, extent, reference_area),
         **{f"h{i}{j}": float(homography[i, j]) for i in range(3) for j in range(3)},
     }
+
+
+def _explained_cells(hypothesis: Hypothesis, inliers: np.ndarray) -> int:
+    """The cells of `explained_cells` in which an inlier lies, or the centre of a block that correlates."""
+    query, overlay = hypothesis.query, hypothesis.alignment.overlay()
+    places = [query.keypoints[hypothesis.matches.pairs[inliers, 0], :2].astype(np.float64)]
+    if overlay is not None:
+        to_query_px = np.linalg.inv(overlay.to_work @ hypothesis.alignment.homography)
+        to_query_px = np.linalg.inv(query.to_grey_px) @ to_query_px
+        places.append(project(to_query_px, overlay.inlier_centres()))
+    size = np.array([query.width, query.height])
+    cells = (np.concatenate(places) + 0.5) * CELLS / size
+    cells = np.clip(cells, 0, CELLS - 1).astype(int)
+    return sum(1 << int(cell) for cell in np.unique(cells @ [1, CELLS]))
 
 
 def _refinement_columns(hypothesis: Hypothesis, classifier: Classifier | None) -> dict:

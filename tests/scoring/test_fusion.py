@@ -14,7 +14,7 @@ from imgfp.descriptors.registry import load_model
 from imgfp.scoring import fusion
 from imgfp.verify.evidence import COLUMNS
 
-ZEROS = {"bool": False, "str": "", "float32": 0.0, "int32": 0, "float64": np.nan}
+ZEROS = {"bool": False, "str": "", "float32": 0.0, "int32": 0, "int64": 0, "float64": np.nan}
 COPY = {
     "matches": 80,
     "inliers": 80,
@@ -216,6 +216,30 @@ def test_margin_is_to_the_best_other_reference():
     found = table.set_index(["query_id", "reference_id"])["margin"]
     assert found["q", "A"] == pytest.approx(0) and found["q", "C"] == pytest.approx(0)
     assert found["q", "B"] < 0 < found["p", "A"]
+
+
+def test_references_compete_for_the_same_pixels_only():
+    """A lies in eight cells of the query, B in eight others, C in four of A's; D in too few of its own."""
+    cells = {"A": 0xFF, "B": 0xFF00, "C": 0x0F, "D": 0x70000}
+    strong, weak = COPY | {"ncc_inlier_ratio": 0.9}, COPY | {"ncc_inlier_ratio": 0.5}
+    found = {}
+    for names in ("A", "AB", "AC", "AD"):
+        rows = [
+            (
+                "q",
+                name,
+                "local",
+                1,
+                (strong if name in "AB" else weak) | {"explained_cells": cells[name]},
+            )
+            for name in names
+        ]
+        table = fusion.features(evidence(*rows)).set_index("reference_id")
+        found[names] = table["margin"].to_dict()
+    alone = found["A"]["A"]
+    assert found["AB"]["A"] == pytest.approx(alone) and found["AB"]["B"] == pytest.approx(alone)
+    assert alone > found["AC"]["A"] > alone / 2 and found["AD"]["A"] == pytest.approx(alone)
+    assert found["AC"]["C"] < 0 and found["AD"]["D"] == pytest.approx(found["AC"]["C"])
 
 
 def test_likeness_is_measured_from_the_last_candidate():

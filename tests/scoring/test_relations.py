@@ -11,7 +11,7 @@ from imgfp.scoring import relations as kinds
 from imgfp.scoring.relations import TOLD_RIGHTLY, relations
 from imgfp.verify.evidence import COLUMNS
 
-ZEROS = {"bool": False, "str": "", "float32": 0.0, "int32": 0, "float64": np.nan}
+ZEROS = {"bool": False, "str": "", "float32": 0.0, "int32": 0, "int64": 0, "float64": np.nan}
 #: The same picture, saved again at half its size.
 SAVED = {
     "inliers": 90, "guided_inliers": 90, "exact_inliers": 70, "distinct_inliers": 90.0, "localisable_blocks": 80,

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import small_run
 
 from imgfp import stages, store
+from imgfp.scoring import fusion
 from imgfp.stages import certain, crops, descriptors, verification
 from imgfp.stages.search import read_candidates
 
@@ -33,6 +35,22 @@ def test_a_copy_is_certain_and_one_that_fills_the_query_explains_it(answered, ad
     assert {WHOLE, CROPPED} <= explained < certain.certain_queries(run)
     again = stages.verify_first(run, library, certain_score=0.9, cluster=address)
     assert again.computed == 0 and certain.read_certain(run).set_index("query_id").equals(found)
+
+
+def test_a_query_that_two_references_are_in_is_not_certain(answered):
+    run, _ = answered
+    first = verification.read_evidence(run)
+    candidates = read_candidates(run).merge(first[verification.KEYS])
+    proposals = verification.join_evidence(candidates, first)
+    whole = proposals[proposals["query_id"] == WHOLE].assign(
+        identical=False, explained_cells=2**21 - 1
+    )
+    below = whole.assign(reference_id="r-below", explained_cells=2**49 - 2**28)
+    model = fusion.load_model()
+    assert len(verification.certain_pairs(whole, 0.9, model)) == 1
+    both = pd.concat([whole, below], ignore_index=True)
+    assert (fusion.calibrated(both, model)["score"] >= 0.9).sum() == 2
+    assert verification.certain_pairs(both, 0.9, model).empty
 
 
 def test_what_is_explained_has_no_crops_and_what_is_certain_one_vector(answered, address):

@@ -15,7 +15,7 @@ from flat_drawings import ring
 from imgfp.geometry import project
 from imgfp.scoring.relations import relations
 from imgfp.verify.classifier import SIDE_PX
-from imgfp.verify.evidence import COLUMNS, evidence_table, score_pair, score_query
+from imgfp.verify.evidence import CELLS, COLUMNS, evidence_table, score_pair, score_query
 from imgfp.verify.view import View
 
 
@@ -70,6 +70,24 @@ def test_a_pasted_image_is_found_in_its_box(make_view, photograph, other_photogr
     assert row["direction"] == "query contains reference"
     assert row["transform"] == "pasted top right"
     assert row["query_area"] == pytest.approx(267 * 178 / (427 * 640), abs=0.02)
+
+
+def cells_of(row: dict) -> np.ndarray:
+    """(CELLS,CELLS) bool of `explained_cells`, by row and column of the query."""
+    number = np.int64(row["explained_cells"])
+    return (number >> np.arange(CELLS**2) & 1).astype(bool).reshape(CELLS, CELLS)
+
+
+def test_the_explained_cells_lie_where_the_copy_was_pasted(make_view, photograph, other_photograph):
+    """Both references explain their own part of the query."""
+    ground = cv2.resize(other_photograph, (700, 700))
+    pasted = ground.copy()
+    pasted[100:400, 300:700] = cv2.resize(photograph, (400, 300))
+    query = make_view(pasted)
+    inside = cells_of(score_pair(query, make_view(photograph)))
+    around = cells_of(score_pair(query, make_view(ground)))
+    assert inside[1:4, 3:7].mean() > 0.9 and inside.sum() == inside[1:4, 3:7].sum()
+    assert around.sum() > 20 and around[1:4, 4:7].sum() <= 3
 
 
 @pytest.mark.parametrize(
