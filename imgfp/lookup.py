@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imgfp import stages, store, viz
+from imgfp import stages, store, text
 from imgfp.decoding import Limits
 from imgfp.images import encode_png
 from imgfp.results import Results
@@ -189,7 +189,7 @@ class Found:
         """The copies, a line each, the pictures without any, and those that could not be read."""
         answers: dict[str, list[str]] = {path: [] for path in sorted(self.results.queries["path"])}
         for row in self.table[self.table["copy"]].to_dict("records"):
-            line = f"{viz.number(row['score'])}  {viz.label(row['reference'], 0)}"
+            line = f"{text.score(row['score'])}  {text.label(row['reference'], 0)}"
             if count := len(row["other_copies"]):
                 line += f" (and {count:,} with the same picture)"
             answers[row["query"]].append(line + f": {row['transform']}" * bool(row["transform"]))
@@ -197,7 +197,7 @@ class Found:
             answers[row["path"]] = [f"not searched: {row['reason']}"]
         lines = []
         for path, found in answers.items():
-            lines += [viz.label(path, 0), *(f"  {line}" for line in found or ["no copy is known"])]
+            lines += [text.label(path, 0), *(f"  {line}" for line in found or ["no copy is known"])]
         return "\n".join(lines)
 
     def to_json(self) -> str:

@@ -85,7 +85,7 @@ def gallery(opened: Opened, wanted: Filter, page: int) -> dict[str, Any]:
         "pairs": len(pairs),
         "page": page,
         "pages": pages,
-        "threshold": _number(results.threshold),
+        "threshold": "" if results.threshold is None else viz.number(results.threshold),
         "rejects": results.rejects.to_dict("records"),
     }
 
@@ -96,7 +96,7 @@ def _candidates(opened: Opened, rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {
             **{name: row[name] for name in names},
-            "score": _number(row["score"], 3),
+            "score": "" if pd.isna(row["score"]) else viz.score(row["score"]),
             "decisions": opened.decided_by.get((row["query_id"], row["reference_id"]), {}),
         }
         for row in rows.to_dict("records")
@@ -213,7 +213,7 @@ def side_by_side(opened: Opened, key: Key) -> dict[str, Any]:
             )
             for side, image_id, outline in zip(sides, images, outlines, strict=True)
         },
-        "score": _number(score.iloc[0], 4) if len(score) else "not scored",
+        "score": viz.score(score.iloc[0]) if len(score) else "not scored",
         "relation": results.relation_of(*key),
         "evidence": evidence,
         "decisions": opened.decided_by.get(key, {}),
@@ -262,7 +262,3 @@ def _one_of(words: Mapping[str, str], name: str, choices: tuple[str, ...]) -> st
     if value not in choices:
         raise ValueError(f"{name}: {value!r} is none of {', '.join(choices)}")
     return value
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "" if value is None or pd.isna(value) else viz.number(value, digits)

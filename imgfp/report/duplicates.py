@@ -41,7 +41,7 @@ def _group(results: Results, rows: pd.DataFrame) -> dict[str, Any]:
         row = weakest.iloc[0]
         weak = (
             f"{viz.label(row['image_id'], 60)} to {viz.label(row['linked_to'], 60)}, "
-            f"score {viz.number(row['score'])}"
+            f"score {viz.score(row['score'])}"
         )
     columns = [
         "image_id",
@@ -82,7 +82,7 @@ def _picture(
         # Only these two tell which picture was made from which.
         told = f"{relation} it" if relation in (PART, CONTAINS) else relation
         link = f"linked to {viz.label(linked_to, 44)}: {told}"
-        link += "" if pd.isna(score) else f" ({viz.number(score)})"
+        link += "" if pd.isna(score) else f" ({viz.score(score)})"
     return {
         "drawn": Markup(svg.outlined(small, (width, height), None, f"picture {image_id}")),
         "name": viz.label(image_id, 60),

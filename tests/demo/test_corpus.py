@@ -52,7 +52,9 @@ def test_what_is_not_installed_is_left_out(monkeypatch):
     """A small installation, without the extra `train`, makes the demo, too."""
     folder_of = corpus._folder_of
     monkeypatch.setattr(
-        corpus, "_folder_of", lambda package: folder_of(package) if package != "ultralytics" else None
+        corpus,
+        "_folder_of",
+        lambda package: folder_of(package) if package != "ultralytics" else None,
     )
     assert len(corpus.photographs()) == len(corpus.PHOTOGRAPHS) - 2
     assert "bus" not in dict(corpus.references(3, 0))
