@@ -6,7 +6,7 @@
     library = Library("library/mine")
     found = library.look("picture.jpg")
     found.table  # a row per answer: reference, score, edit in words, region
-    found.save("case.html")
+    found.save("answers.html")
 
 Index, descriptors and models stay in memory, so that the second look is fast.
 """
@@ -16,13 +16,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,10 @@ from imgfp.runner.schema import Parameters
 from imgfp.stages.features import sift_settings
 from imgfp.stages.inventory import list_files, save_rejects
 from imgfp.store import formats
+
+if TYPE_CHECKING:
+    from imgfp.report import Case
+    from imgfp.widgets import ReviewQueue
 
 #: A picture to look up: a file or a folder of them, its bytes, or its pixels (H,W,3) uint8 RGB.
 Picture = str | os.PathLike[str] | bytes | np.ndarray
@@ -65,7 +70,8 @@ class Library:
                 f"{made_with[fixed[0]]!r}, and what is looked up must be made in the same way; leave it out"
             )
         defaults = {name: entry.default for name, entry in Parameters.model_fields.items()}
-        self._values = defaults | made_with | given
+        self._changed = made_with | given
+        self._values = defaults | self._changed
 
     def look(self, *pictures: Picture) -> Found:
         """Look up one picture or several. Raises StoreError for a file that does not exist; what is no picture
@@ -76,15 +82,13 @@ class Library:
         manifest = folder / "queries.csv"
         store.write_sheet(manifest, pd.DataFrame(rows, columns=["image_id", "path"]))
         run = store.Run(folder / "look")
-        with redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()), store.short_lived():
             library = self._search(run, str(manifest))
-        results = Results(run, library, **self._fusion())
+        log = str(library.decisions_jsonl)
+        results = _Looked(run, library, **self._changed, decisions_log=log)
         formats.write_predictions(run.predictions_csv, results.fused())
         save_rejects(run, library)
         return Found(results, place)
-
-    def _fusion(self) -> dict[str, Any]:
-        return {name: self._values[name] for name in ("fusion", "fusion_model", "expected_copies")}
 
     def _search(self, run: store.Run, manifest: str) -> store.Library:
         """Notebooks 01 to 08 on the queries of a manifest; returns the snapshot of the library that they saw."""
@@ -141,9 +145,17 @@ class Library:
         return library
 
 
+class _Looked(Results):
+    """Answers to pictures that were looked up: what is not among the changed parameters had its default."""
+
+    looked_up = True
+    unrecorded = ""
+
+
 @dataclass
 class Found:
-    """What a look found. It holds a temporary folder, which is deleted with it.
+    """What a look found. It holds a temporary folder, which is deleted with it; decisions on its pairs are kept with the
+    library.
 
     results: the run of these pictures, for `imgfp.report` and the widgets.
     """
@@ -215,6 +227,20 @@ class Found:
 
         store.write_bytes(Path(path), report.build(self.results, rounds=0).encode())
 
+    def case(self, row: int = 0) -> Case:
+        """The case file of the answer in a row of `table`: `found.case(0).save("case.pdf")`."""
+        from imgfp.report import Case
+
+        pair = self.results.pairs.iloc[row]
+        return Case(self.results, pair["query_id"], pair["reference_id"])
+
+    def review(self, reviewer: str = "") -> ReviewQueue:
+        """The pairs to decide, in a notebook; `decisions.jsonl` of the library keeps each decision. reviewer: blank for
+        `IMGFP_REVIEWER` of the environment."""
+        from imgfp import widgets
+
+        return widgets.ReviewQueue(self.results, reviewer or os.environ.get("IMGFP_REVIEWER", ""))
+
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write `table` for a spreadsheet, without the regions."""
         store.write_sheet(Path(path), self.table.drop(columns=["query_region", "reference_region"]))
@@ -283,8 +309,18 @@ def _manifest(folder: Path, pictures: tuple[Picture, ...]) -> Iterator[tuple[str
                 f"{store.show(path)} does not exist; name a picture or a folder of pictures"
             )
         for file in map(Path, list_files(path)["path"]) if path.is_dir() else [path]:
-            # "a#0" would be the first crop of "a", "a@mirror" a view of it.
-            short = file.name if {"#", "@"} & set(file.stem) else file.stem
-            image_id = short if short not in taken else f"{len(taken):04d}-{file.name}"
+            # The contents are part of the id, so that no decision is taken for one on another picture of that name. "a#0"
+            # would be the first crop of "a", "a@mirror" a view of it.
+            image_id = f"{re.sub('[#@]', '_', file.stem)} {_contents(file)}".strip()
+            if image_id in taken:
+                image_id = f"{len(taken):04d}-{image_id}"
             taken.add(image_id)
             yield image_id, str(file)
+
+
+def _contents(path: Path) -> str:
+    """Eight characters that tell the bytes of a file; "" for what cannot be read, which is refused later."""
+    try:
+        return store.sha256_of(path)[:8] if path.is_file() else ""
+    except OSError:
+        return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ from imgfp.widgets import inspector
 
 #: Queries on one page of the gallery, and candidates of each that are shown.
 QUERIES_PER_PAGE, CANDIDATES_SHOWN = 20, 4
+#: Reported queries, and others, that the page of look-ups offers to press.
+EXAMPLES = 4, 2
 #: Longer side of the two pictures of a pair, in pixels.
 LONG_SIDE_PX = 640
 
@@ -101,6 +104,28 @@ def _candidates(opened: Opened, rows: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for row in rows.to_dict("records")
     ]
+
+
+def examples(results: Results) -> list[str]:
+    """Queries of a run to try a look-up with: reported ones and others, of all scores from high to low."""
+    best = results.pairs[results.pairs["rank"] == 0]
+    reported = best["query_id"].isin(results.reported["query_id"])
+    chosen = []
+    for rows, count in zip((best[reported], best[~reported]), EXAMPLES, strict=True):
+        places = np.unique(np.linspace(0, max(len(rows) - 1, 0), count).round().astype(int))
+        chosen += rows["query_id"].iloc[places[: len(rows)]].tolist()
+    return chosen
+
+
+def file_of_query(results: Results, query_id: str) -> tuple[str, bytes]:
+    """Name and bytes of the file of a query. Raises ValueError where the run has none of this id, or it has gone."""
+    if query_id not in results.queries.index:
+        raise ValueError(f"there is no query {viz.label(query_id)!r} here")
+    path = results.path("query", query_id)
+    try:
+        return Path(path).name, Path(path).read_bytes()
+    except OSError:
+        raise ValueError(f"{viz.label(path, 0)} cannot be read any more") from None
 
 
 def in_order(opened: Opened, wanted: Filter) -> list[Key]:
