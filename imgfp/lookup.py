@@ -204,7 +204,8 @@ class Found:
             line = f"{text.score(row['score'])}  {text.label(row['reference'], 0)}"
             if count := len(row["other_copies"]):
                 line += f" (and {count:,} with the same picture)"
-            answers[row["query"]].append(line + f": {row['transform']}" * bool(row["transform"]))
+            said = ", ".join(filter(None, (row["relation"], row["transform"])))
+            answers[row["query"]].append(f"{line}: {said}" if said else line)
         for row in self.rejects.to_dict("records"):
             answers[row["path"]] = [f"not searched: {row['reason']}"]
         lines = []

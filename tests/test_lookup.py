@@ -13,7 +13,7 @@ import pytest
 from imgfp import Library, store
 from imgfp.__main__ import main
 from imgfp.runner.params import ParameterError
-from imgfp.store import formats
+from imgfp.store import decisions, formats
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,10 @@ def library(folder) -> Library:
 
 
 def test_a_look_scores_as_the_batch_does(folder, library, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in (folder / "library").rglob("*.*")}
     found = library.look(folder / "queries")
+    after = {path: path.stat().st_mtime_ns for path in (folder / "library").rglob("*.*")}
+    assert after == before, "a look-up writes nothing into the library"
     batch = formats.read_predictions(folder / "run/predictions.csv")
     table = found.table.assign(
         query_id=found.table["query"].map(lambda path: Path(path).stem),
@@ -67,6 +70,7 @@ def test_pixels_and_bytes_are_looked_up_and_what_is_no_picture_is_named(
 def test_answers_go_out(folder, library, tmp_path):
     found = library.look(folder / "queries/crop.jpg", folder / "queries/stranger.jpg")
     words = str(found)
+    assert f"{found.table['relation'][0]}, {found.table['transform'][0]}" in words
     assert f"{folder}/references/china.png" in words and "no copy is known" in words
     found.save(tmp_path / "case.html")
     assert "china" in (tmp_path / "case.html").read_text()
@@ -74,6 +78,23 @@ def test_answers_go_out(folder, library, tmp_path):
     assert "china.png" in pd.read_csv(tmp_path / "case.csv")["reference"][0]
     answer = json.loads(found.to_json())
     assert answer["rejects"] == [] and len(answer["found"][0]["query_region"]) >= 3
+
+
+def test_a_decision_on_a_look_up_is_kept_for_that_picture(folder, library, tmp_path):
+    crop = folder / "queries/crop.jpg"
+    case = library.look(crop).case(0)
+    log = folder / "library/decisions.jsonl"
+    try:
+        ids = case.query_id, case.reference_id
+        decisions.append(log, *ids, "copy", reviewer="Ada Lovelace")
+        again = library.look(crop).case(0)
+        again.save(tmp_path / "case.html")
+        text = (tmp_path / "case.html").read_text("utf-8")
+        assert "Ada Lovelace" in text and f"imgfp look --library {folder}/library" in text
+        (tmp_path / "crop.jpg").write_bytes(crop.read_bytes() + b"\0")  # another file of that name
+        assert "Ada Lovelace" not in library.look(tmp_path / "crop.jpg").case(0).to_html()
+    finally:
+        log.unlink()
 
 
 def test_the_command_looks_up(folder, tmp_path, capsys):
