@@ -170,23 +170,28 @@ class Found:
         query_region and reference_region (polygons (k,2) of the overlap in pixels, or None), other_copies (paths of
         references with the same picture)."""
         results = self.results
-        pairs = results.pairs
+        found = results.pairs[["query_id", "reference_id", "score", "relation"]]
+        paths = zip(
+            results.paths("query", found["query_id"].tolist()),
+            results.paths("reference", found["reference_id"].tolist()),
+            strict=True,
+        )
         rows = []
-        columns = ["query_id", "reference_id", "score", "relation"]
-        for query_id, reference_id, score, relation in pairs[columns].itertuples(index=False):
+        for (query_id, reference_id, score, relation), both in zip(
+            found.itertuples(index=False), paths, strict=True
+        ):
             evidence = results.best_evidence(query_id, reference_id)
             regions = results.outlines(query_id, reference_id)
             copies = results.groups.others(reference_id)
             rows.append(
                 (
-                    results.path("query", query_id),
-                    results.path("reference", reference_id),
+                    *both,
                     score,
                     score >= (results.threshold or 0.5),
                     relation,
                     "" if evidence is None else str(evidence.get("transform") or ""),
                     *regions,
-                    [results.path("reference", other) for other in copies],
+                    results.paths("reference", copies) if copies else [],
                 )
             )
         names = "query reference score copy relation transform query_region reference_region other_copies"
@@ -199,7 +204,8 @@ class Found:
 
     def __str__(self) -> str:
         """The copies, a line each, the pictures without any, and those that could not be read."""
-        answers: dict[str, list[str]] = {path: [] for path in sorted(self.results.queries["path"])}
+        searched = self.results.paths("query", self.results.queries.index.tolist())
+        answers: dict[str, list[str]] = {path: [] for path in sorted(searched)}
         for row in self.table[self.table["copy"]].to_dict("records"):
             line = f"{text.score(row['score'])}  {text.label(row['reference'], 0)}"
             if count := len(row["other_copies"]):

@@ -68,7 +68,8 @@ def test_pixels_and_bytes_are_looked_up_and_what_is_no_picture_is_named(
 
 
 def test_answers_go_out(folder, library, tmp_path):
-    found = library.look(folder / "queries/crop.jpg", folder / "queries/stranger.jpg")
+    (tmp_path / "link.jpg").symlink_to(folder / "queries/crop.jpg")
+    found = library.look(tmp_path / "link.jpg", folder / "queries/stranger.jpg")
     words = str(found)
     assert f"{found.table['relation'][0]}, {found.table['transform'][0]}" in words
     assert f"{folder}/references/china.png" in words and "no copy is known" in words
