@@ -172,11 +172,7 @@ class Look(Page):
     def page(self) -> str:
         source, shelf = self.source(), self.desk.shelf
         library = store.show(shelf.library_of(source))
-        shown = (
-            views.gallery(self.opened(), Filter(), self.whole("page", 1))
-            if source.kind == "look"
-            else {}
-        )
+        shown = views.looked(self.opened(), self.whole("page", 1)) if source.kind == "look" else {}
         run = self._run_of_examples()
         return self.render_page(
             "look.html.j2",

@@ -93,6 +93,15 @@ def gallery(opened: Opened, wanted: Filter, page: int) -> dict[str, Any]:
     }
 
 
+def looked(opened: Opened, page: int) -> dict[str, Any]:
+    """One page of pictures that were looked up, with the matches of the best answer, if there is any."""
+    best = opened.pairs[opened.pairs["reported"]].head(1)[answers.PAIR].to_dict("records")
+    drawn = [
+        {**one, **pair(opened, (one["query_id"], one["reference_id"]), Knobs())} for one in best
+    ]
+    return {**gallery(opened, Filter(), page), "best": drawn}
+
+
 def _candidates(opened: Opened, rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of `Opened.pairs` for a template."""
     names = (*answers.PAIR, "relation", "transform", "reported", "branches")

@@ -132,8 +132,10 @@ def test_pictures_are_dropped_and_pasted_and_answered(visitor, whole_batch, home
 def test_a_query_of_a_run_is_pressed_and_looked_up(visitor):
     page = visitor("/look?of=runs/mine")
     page.get_by_role("button", name="look up the query crop").click()
-    page.get_by_text("copy of 1 reference").wait_for()
-    assert page.get_by_role("article", name="Query crop").locator(".reported").count() == 1
+    page.get_by_role(
+        "img", name=re.compile("Matches of the query crop .* the reference china")
+    ).wait_for()
+    assert page.get_by_text("copy of 1 reference").count() == 1
     assert page.get_by_role("button", name="look up the query mirrored").count() == 1, (
         "offered again"
     )
