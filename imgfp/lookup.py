@@ -63,6 +63,7 @@ class Library:
         known: dict[str, params.Declared] = {}
         for path in sorted(project.notebooks().glob("0[1-9]_*.ipynb")) if parameters else ():
             known |= params.declared_by(path)
+        known.pop("run_dir", None)  # a look-up has a folder of its own
         given = params.check(parameters, known)
         if fixed := sorted(given.keys() & made_with.keys()):
             raise params.ParameterError(

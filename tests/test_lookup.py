@@ -117,3 +117,5 @@ def test_what_is_no_library_or_does_not_fit_it_is_one_line(folder, tmp_path, cap
         Library(folder / "library", sift_short_side_px=200)
     with pytest.raises(ParameterError, match="max_crops"):
         Library(folder / "library", max_crop=2)
+    with pytest.raises(ParameterError, match="run_dir"):
+        Library(folder / "library", run_dir="runs/mine")

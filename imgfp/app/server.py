@@ -32,7 +32,8 @@ def application(shelf: Shelf, token: str) -> Application:
 
 def serve(folder: str = "", port: int = 0, *, show: str = "") -> None:
     """Serve the app until it is stopped. folder: a run or library to open first; port: 0 for `PORT` or any free one;
-    show: a tab that is opened in the browser of the user, a key of `shell.TABS`; "" only prints the address. Raises StoreError for a folder that is neither, and for a port that is taken."""
+    show: a tab that is opened in the browser of the user, a key of `shell.TABS`; "" only prints the address. Raises
+    StoreError for a folder that is neither, and for a port that is taken."""
     given = store.project_path(folder) if folder else None
     shelf = Shelf(given)
     token = secrets.token_hex(24)

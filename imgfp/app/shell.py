@@ -198,7 +198,7 @@ class Page(RequestHandler):
         if not sources:
             raise store.StoreError(
                 "this project has no run and no library yet: `imgfp run params/mine.yaml` makes both, "
-                "`imgfp run params/demo.yaml` a small one to try"
+                "`imgfp demo` a small one to try"
             )
         return sources[self.of] if self.of else next(iter(sources.values()))
 
