@@ -209,6 +209,7 @@ def photograph_app(results: Results) -> None:
                 page.goto(address)
                 page.goto(f"{address.partition('/?')[0]}/{tab}{words}", wait_until="networkidle")
                 keep(f"app_{tab}", page.screenshot())
+            page.set_viewport_size({"width": 1300, "height": 900})
             page.goto(f"{address.partition('/?')[0]}/look")
             page.locator(".examples button").nth(1).click()
             page.locator(".reported").first.wait_for()
