@@ -20,7 +20,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,8 @@ class Library:
         results = _Looked(run, library, **self._changed, decisions_log=log)
         formats.write_predictions(run.predictions_csv, results.fused())
         save_rejects(run, library)
-        return Found(results, place)
+        results.place = place
+        return Found(results)
 
     def _search(self, run: store.Run, manifest: str) -> store.Library:
         """Notebooks 01 to 08 on the queries of a manifest; returns the snapshot of the library that they saw."""
@@ -151,18 +152,18 @@ class _Looked(Results):
 
     looked_up = True
     unrecorded = ""
+    #: The temporary folder of the run, which is deleted with whatever reads it last.
+    place: tempfile.TemporaryDirectory
 
 
 @dataclass
 class Found:
-    """What a look found. It holds a temporary folder, which is deleted with it; decisions on its pairs are kept with the
-    library.
+    """What a look found. Its temporary folder is deleted with it; decisions on its pairs are kept with the library.
 
     results: the run of these pictures, for `imgfp.report` and the widgets.
     """
 
     results: Results
-    _place: tempfile.TemporaryDirectory = field(repr=False)
 
     @cached_property
     def table(self) -> pd.DataFrame:
