@@ -3,12 +3,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 UV := .uv/bin/uv
 UV_VERSION := 0.13.9
-# make setup PYTHON=... names an interpreter. Otherwise it is the newest one on PATH that runs (pyenv's shims
-# may not) and has all packages; where there is none, uv downloads WITHOUT; where it cannot, OLDEST will do.
+# make setup PYTHON=... names an interpreter. Otherwise it is the newest one on PATH, or of pyenv, that runs (pyenv's
+# shims may not) and has all packages; where there is none, uv downloads WITHOUT; where it cannot, OLDEST will do.
 WITHOUT := 3.13
 OLDEST := 3.11
+PYENV = $(foreach v,3.14 3.13 3.12,$${PYENV_ROOT:-$$HOME/.pyenv}/versions/$v*/bin/python)
 COMPLETE := import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 15))
-FOUND = $(shell for name in python3.14 python3.13 python3.12 python3; do \
+FOUND = $(shell for name in python3.14 python3.13 python3.12 python3 $(PYENV); do \
   $$name -c '$(COMPLETE)' 2>/dev/null && command -v $$name && break; done)
 PYTHON ?= $(or $(FOUND),$(WITHOUT))
 # e.g. make demo TORCH_BACKEND=cpu takes torch's CPU wheels where their index can be reached.

@@ -34,6 +34,7 @@ ROLES = {
     "urls": ("objects by fsspec URL", ""),
     "confinement": ("processes that can", "write no file"),
     "datatypes": ("records, table schemas", ""),
+    "text": ("names and numbers", "as people read them"),
     "images": ("decoding of bytes,", "resizing, folders"),
     "decoding": ("untrusted files, in a", "process of its own"),
     "geometry": ("points and areas under", "a homography"),

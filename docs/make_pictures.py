@@ -193,7 +193,7 @@ def photograph_browsers(results: Results, query_id: str) -> None:
 
 
 def photograph_app(results: Results) -> None:
-    """Screenshots of two tabs of the app."""
+    """Screenshots of three tabs of the app."""
     from playwright.sync_api import sync_playwright
 
     command = [sys.executable, "-m", "imgfp", "app", str(results.run.root)]
@@ -209,6 +209,12 @@ def photograph_app(results: Results) -> None:
                 page.goto(address)
                 page.goto(f"{address.partition('/?')[0]}/{tab}{words}", wait_until="networkidle")
                 keep(f"app_{tab}", page.screenshot())
+            page.set_viewport_size({"width": 1300, "height": 900})
+            page.goto(f"{address.partition('/?')[0]}/look")
+            page.locator(".examples button").nth(1).click()
+            page.locator(".reported").first.wait_for()
+            page.wait_for_load_state("networkidle")
+            keep("app_look", page.screenshot())
             chromium.close()
     finally:
         server.terminate()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Command line: `imgfp run PARAMS.yaml`, `look`, `case`, `duplicates`, `retry`, `init`, `lab`, `app`, `doctor`, `verify` and others."""
+"""Command line: `imgfp demo`, `run PARAMS.yaml`, `look`, `case`, `duplicates`, `retry`, `init`, `lab`, `app`, `doctor`, `verify` and others."""
 
 from __future__ import annotations
 
@@ -32,14 +32,7 @@ def main(words: list[str] | None = None) -> int:
     from imgfp import store
 
     if options.command == "app":
-        from imgfp import app
-
-        try:
-            app.serve(options.folder, options.port)
-        except store.StoreError as error:
-            print(f"imgfp: {error}", file=sys.stderr)
-            return 2
-        return 0
+        return _serve(options.folder, options.port)
 
     if options.command == "convert":
         try:
@@ -132,6 +125,20 @@ def main(words: list[str] | None = None) -> int:
         return 128 + number
     if options.command == "duplicates":
         return _tell_duplicates(plan, options.csv)
+    if options.command == "demo":
+        return _serve(str(plan.run.root), options.port, show="look")
+    return 0
+
+
+def _serve(folder: str, port: int, show: str = "") -> int:
+    """Serve the app until it is stopped, and open its tab `show` in a browser, if one is named."""
+    from imgfp import app, store
+
+    try:
+        app.serve(folder, port, show=show)
+    except store.StoreError as error:
+        print(f"imgfp: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -356,6 +363,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="imgfp", description="Image copy detection.")
     parser.add_argument("--version", action="version", version=f"imgfp {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
+    shower = commands.add_parser(
+        "demo", help="run the demo where it has not run yet, and open it in a browser"
+    )
+    shower.set_defaults(profile=Path("demo"), assignments=[])
     runner = commands.add_parser("run", help="execute the numbered notebooks of a profile")
     retrier = commands.add_parser(
         "retry", help="run again, with the refused files that another trial may read"
@@ -372,8 +383,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     doubler.add_argument("--run", default="", metavar="DIR", help="where the answer is kept")
     doubler.add_argument("--csv", type=Path, metavar="FILE", help="write the groups there, too")
-    doubler.set_defaults(start="", only="", status=False, plan=False)
-    retrier.set_defaults(start="", only="", status=False, plan=False)
+    for command in (shower, doubler, retrier):
+        command.set_defaults(start="", only="", status=False, plan=False)
     runner.add_argument("--from", dest="start", default="", metavar="NN", help="redo from a stage")
     runner.add_argument("--only", default="", metavar="NN", help="redo one stage")
     runner.add_argument(
@@ -397,7 +408,8 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument(
         "folder", nargs="?", default="", metavar="RUN_or_LIBRARY", help="open it first"
     )
-    server.add_argument("--port", type=int, default=0, help="instead of 8866, or of any free one")
+    for command in (shower, server):
+        command.add_argument("--port", type=int, default=0, help="instead of 8866, or any free one")
     _add_converter(commands.add_parser("convert", help="weights of PyTorch to ONNX or safetensors"))
     publisher = commands.add_parser("publish", help="make a URL hold what a library holds")
     publisher.add_argument("library", type=Path, metavar="LIBRARY")

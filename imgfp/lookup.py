@@ -6,7 +6,7 @@
     library = Library("library/mine")
     found = library.look("picture.jpg")
     found.table  # a row per answer: reference, score, edit in words, region
-    found.save("case.html")
+    found.save("answers.html")
 
 Index, descriptors and models stay in memory, so that the second look is fast.
 """
@@ -16,18 +16,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from imgfp import stages, store, viz
+from imgfp import stages, store, text
 from imgfp.decoding import Limits
 from imgfp.images import encode_png
 from imgfp.results import Results
@@ -38,6 +39,10 @@ from imgfp.runner.schema import Parameters
 from imgfp.stages.features import sift_settings
 from imgfp.stages.inventory import list_files, save_rejects
 from imgfp.store import formats
+
+if TYPE_CHECKING:
+    from imgfp.report import Case
+    from imgfp.widgets import ReviewQueue
 
 #: A picture to look up: a file or a folder of them, its bytes, or its pixels (H,W,3) uint8 RGB.
 Picture = str | os.PathLike[str] | bytes | np.ndarray
@@ -58,6 +63,7 @@ class Library:
         known: dict[str, params.Declared] = {}
         for path in sorted(project.notebooks().glob("0[1-9]_*.ipynb")) if parameters else ():
             known |= params.declared_by(path)
+        known.pop("run_dir", None)  # a look-up has a folder of its own
         given = params.check(parameters, known)
         if fixed := sorted(given.keys() & made_with.keys()):
             raise params.ParameterError(
@@ -65,7 +71,8 @@ class Library:
                 f"{made_with[fixed[0]]!r}, and what is looked up must be made in the same way; leave it out"
             )
         defaults = {name: entry.default for name, entry in Parameters.model_fields.items()}
-        self._values = defaults | made_with | given
+        self._changed = made_with | given
+        self._values = defaults | self._changed
 
     def look(self, *pictures: Picture) -> Found:
         """Look up one picture or several. Raises StoreError for a file that does not exist; what is no picture
@@ -76,15 +83,14 @@ class Library:
         manifest = folder / "queries.csv"
         store.write_sheet(manifest, pd.DataFrame(rows, columns=["image_id", "path"]))
         run = store.Run(folder / "look")
-        with redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()), store.short_lived():
             library = self._search(run, str(manifest))
-        results = Results(run, library, **self._fusion())
+        log = str(library.decisions_jsonl)
+        results = _Looked(run, library, **self._changed, decisions_log=log)
         formats.write_predictions(run.predictions_csv, results.fused())
         save_rejects(run, library)
-        return Found(results, place)
-
-    def _fusion(self) -> dict[str, Any]:
-        return {name: self._values[name] for name in ("fusion", "fusion_model", "expected_copies")}
+        results.place = place
+        return Found(results)
 
     def _search(self, run: store.Run, manifest: str) -> store.Library:
         """Notebooks 01 to 08 on the queries of a manifest; returns the snapshot of the library that they saw."""
@@ -141,15 +147,23 @@ class Library:
         return library
 
 
+class _Looked(Results):
+    """Answers to pictures that were looked up: what is not among the changed parameters had its default."""
+
+    looked_up = True
+    unrecorded = ""
+    #: The temporary folder of the run, which is deleted with whatever reads it last.
+    place: tempfile.TemporaryDirectory
+
+
 @dataclass
 class Found:
-    """What a look found. It holds a temporary folder, which is deleted with it.
+    """What a look found. Its temporary folder is deleted with it; decisions on its pairs are kept with the library.
 
     results: the run of these pictures, for `imgfp.report` and the widgets.
     """
 
     results: Results
-    _place: tempfile.TemporaryDirectory = field(repr=False)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -158,23 +172,28 @@ class Found:
         query_region and reference_region (polygons (k,2) of the overlap in pixels, or None), other_copies (paths of
         references with the same picture)."""
         results = self.results
-        pairs = results.pairs
+        found = results.pairs[["query_id", "reference_id", "score", "relation"]]
+        paths = zip(
+            results.paths("query", found["query_id"].tolist()),
+            results.paths("reference", found["reference_id"].tolist()),
+            strict=True,
+        )
         rows = []
-        columns = ["query_id", "reference_id", "score", "relation"]
-        for query_id, reference_id, score, relation in pairs[columns].itertuples(index=False):
+        for (query_id, reference_id, score, relation), both in zip(
+            found.itertuples(index=False), paths, strict=True
+        ):
             evidence = results.best_evidence(query_id, reference_id)
             regions = results.outlines(query_id, reference_id)
             copies = results.groups.others(reference_id)
             rows.append(
                 (
-                    results.path("query", query_id),
-                    results.path("reference", reference_id),
+                    *both,
                     score,
                     score >= (results.threshold or 0.5),
                     relation,
                     "" if evidence is None else str(evidence.get("transform") or ""),
                     *regions,
-                    [results.path("reference", other) for other in copies],
+                    results.paths("reference", copies) if copies else [],
                 )
             )
         names = "query reference score copy relation transform query_region reference_region other_copies"
@@ -187,17 +206,19 @@ class Found:
 
     def __str__(self) -> str:
         """The copies, a line each, the pictures without any, and those that could not be read."""
-        answers: dict[str, list[str]] = {path: [] for path in sorted(self.results.queries["path"])}
+        searched = self.results.paths("query", self.results.queries.index.tolist())
+        answers: dict[str, list[str]] = {path: [] for path in sorted(searched)}
         for row in self.table[self.table["copy"]].to_dict("records"):
-            line = f"{viz.number(row['score'])}  {viz.label(row['reference'], 0)}"
+            line = f"{text.score(row['score'])}  {text.label(row['reference'], 0)}"
             if count := len(row["other_copies"]):
                 line += f" (and {count:,} with the same picture)"
-            answers[row["query"]].append(line + f": {row['transform']}" * bool(row["transform"]))
+            said = ", ".join(filter(None, (row["relation"], row["transform"])))
+            answers[row["query"]].append(f"{line}: {said}" if said else line)
         for row in self.rejects.to_dict("records"):
             answers[row["path"]] = [f"not searched: {row['reason']}"]
         lines = []
         for path, found in answers.items():
-            lines += [viz.label(path, 0), *(f"  {line}" for line in found or ["no copy is known"])]
+            lines += [text.label(path, 0), *(f"  {line}" for line in found or ["no copy is known"])]
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -214,6 +235,20 @@ class Found:
         from imgfp import report  # a look-up in a terminal does not wait for it
 
         store.write_bytes(Path(path), report.build(self.results, rounds=0).encode())
+
+    def case(self, row: int = 0) -> Case:
+        """The case file of the answer in a row of `table`: `found.case(0).save("case.pdf")`."""
+        from imgfp.report import Case
+
+        pair = self.results.pairs.iloc[row]
+        return Case(self.results, pair["query_id"], pair["reference_id"])
+
+    def review(self, reviewer: str = "") -> ReviewQueue:
+        """The pairs to decide, in a notebook; `decisions.jsonl` of the library keeps each decision. reviewer: blank for
+        `IMGFP_REVIEWER` of the environment."""
+        from imgfp import widgets
+
+        return widgets.ReviewQueue(self.results, reviewer or os.environ.get("IMGFP_REVIEWER", ""))
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write `table` for a spreadsheet, without the regions."""
@@ -283,8 +318,18 @@ def _manifest(folder: Path, pictures: tuple[Picture, ...]) -> Iterator[tuple[str
                 f"{store.show(path)} does not exist; name a picture or a folder of pictures"
             )
         for file in map(Path, list_files(path)["path"]) if path.is_dir() else [path]:
-            # "a#0" would be the first crop of "a", "a@mirror" a view of it.
-            short = file.name if {"#", "@"} & set(file.stem) else file.stem
-            image_id = short if short not in taken else f"{len(taken):04d}-{file.name}"
+            # The contents are part of the id, so that no decision is taken for one on another picture of that name. "a#0"
+            # would be the first crop of "a", "a@mirror" a view of it.
+            image_id = f"{re.sub('[#@]', '_', file.stem)} {_contents(file)}".strip()
+            if image_id in taken:
+                image_id = f"{len(taken):04d}-{image_id}"
             taken.add(image_id)
             yield image_id, str(file)
+
+
+def _contents(path: Path) -> str:
+    """Eight characters that tell the bytes of a file; "" for what cannot be read, which is refused later."""
+    try:
+        return store.sha256_of(path)[:8] if path.is_file() else ""
+    except OSError:
+        return ""

@@ -6,11 +6,14 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import imgfp
+from imgfp.__main__ import _parse
+from imgfp.runner.schema import Parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -73,6 +76,31 @@ def test_files_exist(document):
     for path in re.findall(pattern, document.read_text("utf-8")):
         roots = ROOT, ROOT / "imgfp", document.parent
         assert any(file for root in roots for file in root.glob(path)), path
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every `imgfp` command on a page, in a block or within a line."""
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.M | re.S)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = [*lines, *re.findall(r"`([^`\n]+)`", text)]
+    parts = [part.strip() for line in found for part in line.split("#")[0].split("&&")]
+    # Without an argument it is a mention, as `imgfp run` or `imgfp convert --trust`.
+    known = re.compile(r"(?:\.venv/bin/)?imgfp ([a-z-]+ [^-].*)")
+    return [shlex.split(match[1]) for part in parts if (match := known.fullmatch(part))]
+
+
+@every_present_page
+def test_commands_are_known(document, capsys):
+    for words in commands(document.read_text("utf-8")):
+        try:
+            options = _parse(words)
+        except SystemExit:
+            pytest.fail(f"imgfp {shlex.join(words)}: {capsys.readouterr().err}")
+        for given in getattr(options, "assignments", []):
+            assert given.partition("=")[0] in Parameters.model_fields, given
+        profile = getattr(options, "profile", None)
+        if profile is not None and str(profile).startswith("params/"):
+            assert (ROOT / profile).is_file(), profile
 
 
 def test_the_changelog_names_modules_that_exist():

@@ -122,6 +122,7 @@ def make(tmp_path):
     (tmp_path / "bin").mkdir()
 
     def script(path: Path, text: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(0o755)
 
@@ -133,9 +134,8 @@ def make(tmp_path):
         script(tmp_path / "uv", f'echo "$4" > {asked}; case "$4" in {by_uv}) ;; *) exit 2;; esac')
         target = tmp_path / "venv/bin/python"
         given = [f"VENV={tmp_path / 'venv'}", f"UV={tmp_path / 'uv'}", *words, target]
-        done = subprocess.run(
-            [make, "-s", *given], cwd=ROOT, env={"PATH": str(tmp_path / "bin")}, capture_output=True
-        )
+        here = {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path)}
+        done = subprocess.run([make, "-s", *given], cwd=ROOT, env=here, capture_output=True)
         return done.stdout.decode(), asked.read_text().strip() if not done.returncode else ""
 
     return run_make
@@ -148,6 +148,9 @@ def test_make_prefers_a_python_with_all_packages(make, tmp_path):
     )
     (folder / "python3.12").write_text("#!/bin/sh\nexit 127\n")  # a shim without its version
     assert make({}, "*") == ("", "3.13")
+    of_pyenv = {f"../.pyenv/versions/3.{n}.1/bin/python": f"3, {n}" for n in (12, 13)}
+    assert make({"python3": "3, 11", **of_pyenv}, "*")[1].endswith("versions/3.13.1/bin/python")
+    shutil.rmtree(tmp_path / ".pyenv")
     said, taken = make({}, "3.11")  # 3.13 cannot be downloaded
     assert taken == "3.11" and "without the descriptor sscd-student" in said
     assert make({}, "3.11", "PYTHON=3.14")[1] == "", "what is named is taken or nothing"

@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: know each other.
 LAYERS = [
     {"urls", "confinement"},
-    {"datatypes", "images", "geometry", "inference"},
+    {"datatypes", "images", "geometry", "inference", "text"},
     {"decoding", "sift", "scoring", "edits"},
     {"evaluation"},  # former name of scoring.metrics
     {"crops", "descriptors", "search", "verify"},

@@ -13,7 +13,7 @@ import pytest
 from imgfp import Library, store
 from imgfp.__main__ import main
 from imgfp.runner.params import ParameterError
-from imgfp.store import formats
+from imgfp.store import decisions, formats
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,11 @@ def library(folder) -> Library:
 
 
 def test_a_look_scores_as_the_batch_does(folder, library, tmp_path):
+    held = [path for path in (folder / "library").rglob("[!.]*") if path.is_file()]
+    before = [path.stat().st_mtime_ns for path in held]
     found = library.look(folder / "queries")
+    after = [path.stat().st_mtime_ns for path in held]
+    assert after == before, "a look-up changes nothing of the library"
     batch = formats.read_predictions(folder / "run/predictions.csv")
     table = found.table.assign(
         query_id=found.table["query"].map(lambda path: Path(path).stem),
@@ -65,8 +69,10 @@ def test_pixels_and_bytes_are_looked_up_and_what_is_no_picture_is_named(
 
 
 def test_answers_go_out(folder, library, tmp_path):
-    found = library.look(folder / "queries/crop.jpg", folder / "queries/stranger.jpg")
+    (tmp_path / "link.jpg").symlink_to(folder / "queries/crop.jpg")
+    found = library.look(tmp_path / "link.jpg", folder / "queries/stranger.jpg")
     words = str(found)
+    assert f"{found.table['relation'][0]}, {found.table['transform'][0]}" in words
     assert f"{folder}/references/china.png" in words and "no copy is known" in words
     found.save(tmp_path / "case.html")
     assert "china" in (tmp_path / "case.html").read_text()
@@ -74,6 +80,23 @@ def test_answers_go_out(folder, library, tmp_path):
     assert "china.png" in pd.read_csv(tmp_path / "case.csv")["reference"][0]
     answer = json.loads(found.to_json())
     assert answer["rejects"] == [] and len(answer["found"][0]["query_region"]) >= 3
+
+
+def test_a_decision_on_a_look_up_is_kept_for_that_picture(folder, library, tmp_path):
+    crop = folder / "queries/crop.jpg"
+    case = library.look(crop).case(0)
+    log = folder / "library/decisions.jsonl"
+    try:
+        ids = case.query_id, case.reference_id
+        decisions.append(log, *ids, "copy", reviewer="Ada Lovelace")
+        again = library.look(crop).case(0)
+        again.save(tmp_path / "case.html")
+        text = (tmp_path / "case.html").read_text("utf-8")
+        assert "Ada Lovelace" in text and f"imgfp look --library {folder}/library" in text
+        (tmp_path / "crop.jpg").write_bytes(crop.read_bytes() + b"\0")  # another file of that name
+        assert "Ada Lovelace" not in library.look(tmp_path / "crop.jpg").case(0).to_html()
+    finally:
+        log.unlink()
 
 
 def test_the_command_looks_up(folder, tmp_path, capsys):
@@ -95,3 +118,5 @@ def test_what_is_no_library_or_does_not_fit_it_is_one_line(folder, tmp_path, cap
         Library(folder / "library", sift_short_side_px=200)
     with pytest.raises(ParameterError, match="max_crops"):
         Library(folder / "library", max_crop=2)
+    with pytest.raises(ParameterError, match="run_dir"):
+        Library(folder / "library", run_dir="runs/mine")

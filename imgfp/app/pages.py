@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from imgfp import store, viz
 from imgfp.app import answers, duplicates, tuning, views
 from imgfp.app.answers import Filter
 from imgfp.app.shell import HERE, OF_KIND, TABS, Page
-from imgfp.app.sources import LOOKS_KEPT, progress
+from imgfp.app.sources import LOOKS_KEPT, Source, progress
 from imgfp.app.views import Key
 from imgfp.decoding import Limits
+from imgfp.report import Case
 from imgfp.scoring.relations import RELATIONS
 from imgfp.store import decisions
 
@@ -22,6 +24,7 @@ _REPORT_POLICY = (
     "script-src 'unsafe-inline'; frame-ancestors 'self'"
 )
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
+_CASE_TYPES = {"html": "text/html; charset=utf-8", "pdf": "application/pdf"}
 
 
 class Home(Page):
@@ -132,8 +135,10 @@ class Decide(Page):
 
     def _decide(self) -> str:
         source = self.source()
-        if source.kind != "run":
-            raise ValueError("decisions are kept with a run: choose one in the menu")
+        if source.kind == "library":
+            raise ValueError(
+                "a library alone has no pairs to decide on: look a picture up, or choose a run"
+            )
         log = self.desk.shelf.results(source).decisions_path
         reviewer = self.get_body_argument("reviewer", "")
         decision = self.get_body_argument("decision")
@@ -167,15 +172,14 @@ class Look(Page):
     def page(self) -> str:
         source, shelf = self.source(), self.desk.shelf
         library = store.show(shelf.library_of(source))
-        shown = (
-            views.gallery(self.opened(), Filter(), self.whole("page", 1))
-            if source.kind == "look"
-            else {}
-        )
+        shown = views.looked(self.opened(), self.whole("page", 1)) if source.kind == "look" else {}
+        run = self._run_of_examples()
         return self.render_page(
             "look.html.j2",
             library=library,
             shown=shown,
+            run=run,
+            examples=views.examples(shelf.results(run)) if run else [],
             limit_mb=Limits().max_file_mb,
             kept=LOOKS_KEPT,
         )
@@ -186,15 +190,31 @@ class Look(Page):
     def _look(self) -> str:
         files = [(file["filename"], file["body"]) for file in self.request.files.get("picture", [])]
         files = [(name, body) for name, body in files if name or body]
-        if not files:
-            raise ValueError("no picture came: choose a file, drop one, or paste one")
-        shelf = self.desk.shelf
         # What is open belongs to the thread of the pages.
-        library = self.desk.reading.submit(lambda: shelf.library_of(self.source())).result()
-        key = shelf.look(library, files)
+        library, example = self.desk.reading.submit(self._asked).result()
+        if not files and not example:
+            raise ValueError("no picture came: choose a file, drop one, or paste one")
+        key = self.desk.shelf.look(library, example or files)
         self.set_status(303)
-        self.set_header("Location", f"/look?{urlencode({'of': key})}")
+        run = self._run_of_examples()
+        words = {"of": key, **({"run": run.key} if run else {})}
+        self.set_header("Location", f"/look?{urlencode(words)}")
         return ""
+
+    def _asked(self) -> tuple[Path, list[tuple[str, bytes]]]:
+        """The folder of the library, and the query of a run that was pressed in the place of a picture, if any."""
+        shelf, run = self.desk.shelf, self._run_of_examples()
+        library, query_id = shelf.library_of(self.source()), self.get_body_argument("example", "")
+        return library, [
+            views.file_of_query(shelf.results(run), query_id)
+        ] if run and query_id else []
+
+    def _run_of_examples(self) -> Source | None:
+        """The run whose queries are offered: the one that is open, or was when the pictures were looked up. None without
+        answers."""
+        sources = self.desk.shelf.sources()
+        run = sources.get(self.words.get("run", "")) or self.source()
+        return run if run.kind == "run" and store.Run(run.folder).predictions_csv.exists() else None
 
 
 class Duplicates(Page):
@@ -260,6 +280,18 @@ class ReportFile(Page):
         path = self.desk.shelf.results(self.source()).run.report_html
         self.set_header("Content-Security-Policy", _REPORT_POLICY)
         return path.read_bytes()
+
+
+class CaseFile(Page):
+    """Everything about one pair as a file, see `report.Case`."""
+
+    def page(self) -> bytes:
+        opened = self.opened()
+        key = opened.check(self.words.get("query", ""), self.words.get("reference", ""))
+        case, suffix = Case(opened.results, *key), self.request.path.rpartition(".")[2]
+        self.set_header("Content-Type", _CASE_TYPES[suffix])
+        self.set_header("Content-Disposition", f'attachment; filename="case.{suffix}"')
+        return case.to_pdf() if suffix == "pdf" else case.to_html().encode()
 
 
 class Picture(Page):
@@ -334,6 +366,7 @@ ROUTES = [
     (r"/tune", Tune),
     (r"/report", Report),
     (r"/report\.html", ReportFile),
+    (r"/case\.(?:html|pdf)", CaseFile),
     (r"/picture", Picture),
     (r"/status", Status),
     (r"/static/(app\.css|app\.js)", Asset),

@@ -34,7 +34,7 @@ TABS = {
     "report": "Report",
 }
 #: Tabs that a source has.
-OF_KIND = {"run": tuple(TABS), "library": ("look",), "look": ("look", "answers", "pair")}
+OF_KIND = {"run": tuple(TABS), "library": ("look",), "look": ("look", "answers", "pair", "review")}
 #: The page may load nothing from elsewhere and run no code but its own file; SVG and tables have styles.
 _POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; script-src 'self'; "
@@ -49,6 +49,7 @@ class Desk:
     def __init__(self, shelf: Shelf, token: str) -> None:
         self.shelf, self.token = shelf, token
         self.session = secrets.token_hex(24)
+        self._ticket = ""
         self.reading, self.looking = (ThreadPoolExecutor(1, name) for name in ("pages", "look-ups"))
         self.templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
@@ -58,6 +59,19 @@ class Desk:
             lstrip_blocks=True,
         )
         self.templates.filters["label"] = viz.label
+
+    def ticket(self) -> str:
+        """A token that holds once, for a browser that is started with it: other users of the machine see the words that
+        programs are started with."""
+        self._ticket = secrets.token_hex(24)
+        return self._ticket
+
+    def knows(self, token: str) -> bool:
+        """Whether this is the token, or the ticket, which is used up by it."""
+        if self._ticket and _same(token, self._ticket):
+            self._ticket = ""
+            return True
+        return _same(token, self.token)
 
 
 class Page(RequestHandler):
@@ -83,7 +97,7 @@ class Page(RequestHandler):
         if self.request.headers.get("Origin") not in (None, f"http://{self.request.host}"):
             raise HTTPError(403, "an Origin other than this page")
         given = self.get_query_argument("token", "")
-        if given and _same(given, self.desk.token):
+        if given and self.desk.knows(given):
             self.set_cookie(self._cookie, self.desk.session, httponly=True, samesite="Lax")
             if self.request.method == "GET":
                 path = "/" + self.request.path.lstrip("/")  # "//name" would be another site
@@ -185,7 +199,7 @@ class Page(RequestHandler):
         if not sources:
             raise store.StoreError(
                 "this project has no run and no library yet: `imgfp run params/mine.yaml` makes both, "
-                "`imgfp run params/demo.yaml` a small one to try"
+                "`imgfp demo` a small one to try"
             )
         return sources[self.of] if self.of else next(iter(sources.values()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ from imgfp.widgets import inspector
 
 #: Queries on one page of the gallery, and candidates of each that are shown.
 QUERIES_PER_PAGE, CANDIDATES_SHOWN = 20, 4
+#: Reported queries, and others, that the page of look-ups offers to press.
+EXAMPLES = 4, 2
 #: Longer side of the two pictures of a pair, in pixels.
 LONG_SIDE_PX = 640
 
@@ -85,9 +88,18 @@ def gallery(opened: Opened, wanted: Filter, page: int) -> dict[str, Any]:
         "pairs": len(pairs),
         "page": page,
         "pages": pages,
-        "threshold": _number(results.threshold),
+        "threshold": "" if results.threshold is None else viz.number(results.threshold),
         "rejects": results.rejects.to_dict("records"),
     }
+
+
+def looked(opened: Opened, page: int) -> dict[str, Any]:
+    """One page of pictures that were looked up, with the matches of the best answer, if there is any."""
+    best = opened.pairs[opened.pairs["reported"]].head(1)[answers.PAIR].to_dict("records")
+    drawn = [
+        {**one, **pair(opened, (one["query_id"], one["reference_id"]), Knobs())} for one in best
+    ]
+    return {**gallery(opened, Filter(), page), "best": drawn}
 
 
 def _candidates(opened: Opened, rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -96,11 +108,33 @@ def _candidates(opened: Opened, rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {
             **{name: row[name] for name in names},
-            "score": _number(row["score"], 3),
+            "score": "" if pd.isna(row["score"]) else viz.score(row["score"]),
             "decisions": opened.decided_by.get((row["query_id"], row["reference_id"]), {}),
         }
         for row in rows.to_dict("records")
     ]
+
+
+def examples(results: Results) -> list[str]:
+    """Queries of a run to try a look-up with: reported ones and others, of all scores from high to low."""
+    best = results.pairs[results.pairs["rank"] == 0]
+    reported = best["query_id"].isin(results.reported["query_id"])
+    chosen = []
+    for rows, count in zip((best[reported], best[~reported]), EXAMPLES, strict=True):
+        places = np.unique(np.linspace(0, max(len(rows) - 1, 0), count).round().astype(int))
+        chosen += rows["query_id"].iloc[places[: len(rows)]].tolist()
+    return chosen
+
+
+def file_of_query(results: Results, query_id: str) -> tuple[str, bytes]:
+    """Name and bytes of the file of a query. Raises ValueError where the run has none of this id, or it has gone."""
+    if query_id not in results.queries.index:
+        raise ValueError(f"there is no query {viz.label(query_id)!r} here")
+    path = results.path("query", query_id)
+    try:
+        return Path(path).name, Path(path).read_bytes()
+    except OSError:
+        raise ValueError(f"{viz.label(path, 0)} cannot be read any more") from None
 
 
 def in_order(opened: Opened, wanted: Filter) -> list[Key]:
@@ -217,7 +251,7 @@ def side_by_side(opened: Opened, key: Key) -> dict[str, Any]:
             )
             for side, image_id, outline in zip(sides, images, outlines, strict=True)
         },
-        "score": _number(score.iloc[0], 4) if len(score) else "not scored",
+        "score": viz.score(score.iloc[0]) if len(score) else "not scored",
         "relation": results.relation_of(*key),
         "evidence": evidence,
         "decisions": opened.decided_by.get(key, {}),
@@ -266,7 +300,3 @@ def _one_of(words: Mapping[str, str], name: str, choices: tuple[str, ...]) -> st
     if value not in choices:
         raise ValueError(f"{name}: {value!r} is none of {', '.join(choices)}")
     return value
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "" if value is None or pd.isna(value) else viz.number(value, digits)

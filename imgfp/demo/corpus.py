@@ -62,22 +62,30 @@ _FOLDERS = ("references", "queries", "masks")
 
 
 @cache
+def _folder_of(package: str) -> Path | None:
+    """Where a package is installed; None where it is not."""
+    # It is only located: importing some of them is slow or has side effects.
+    spec = importlib.util.find_spec(package)
+    places = spec.submodule_search_locations if spec else None
+    return Path(places[0]) if places else None
+
+
+def available() -> list[str]:
+    """Ids of the photographs whose package is installed: all, or without ultralytics (extra `train`) all but two."""
+    return [name for name, (package, *_) in PHOTOGRAPHS.items() if _folder_of(package)]
+
+
+@cache
 def _photograph(photograph_id: str) -> np.ndarray:
     package, inside, _ = PHOTOGRAPHS[photograph_id]
-    # The package is only located: importing some of them is slow or has side effects.
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise images.ImageError(
-            photograph_id,
-            f"ships with {package}, which is not installed: pip install 'imgfp[train]'",
-        )
-    path = Path(spec.submodule_search_locations[0]) / inside
-    return images.resize_short_side(decoding.read_image(path), _SHORT_SIDE)
+    folder = _folder_of(package)
+    assert folder is not None, photograph_id
+    return images.resize_short_side(decoding.read_image(folder / inside), _SHORT_SIDE)
 
 
 def photographs() -> dict[str, np.ndarray]:
-    """All photographs by id, short side at most 400 px. Raises ImageError for a missing file."""
-    return {photograph_id: _photograph(photograph_id).copy() for photograph_id in PHOTOGRAPHS}
+    """The photographs that are `available`, by id, short side at most 400 px. Raises ImageError for a missing file."""
+    return {photograph_id: _photograph(photograph_id).copy() for photograph_id in available()}
 
 
 def painted(seed: int, number: int) -> tuple[str, np.ndarray]:
@@ -103,7 +111,7 @@ def drawing(seed: int, kind: str, contents: int) -> np.ndarray:
 def references(seed: int, n_painted: int) -> Iterator[tuple[str, np.ndarray]]:
     """Ids and images of all references: the photographs that are not held out, a flat drawing of each kind, then
     painted ones."""
-    for photograph_id in PHOTOGRAPHS:
+    for photograph_id in available():
         if photograph_id not in HELD_OUT:
             yield photograph_id, _photograph(photograph_id)
     for kind in FLAT:
@@ -131,10 +139,11 @@ def queries(seed: int, n_positive: int, n_negative: int, n_painted: int) -> Iter
     are pasted on are never references.
     """
     rng = np.random.default_rng([seed, 2])
-    originals = [name for name in PHOTOGRAPHS if name not in HELD_OUT]
+    photographs = available()
+    originals = [name for name in photographs if name not in HELD_OUT]
     wanted_in_turn = list(families.FAMILIES)
     hosts = [painted(seed, n_painted + i)[1] for i in range(24)]
-    hosts.append(_photograph("zidane"))
+    hosts += [_photograph(name) for name in ("zidane",) if name in photographs]
     order = rng.permutation(n_positive + n_negative)
     for place, number in enumerate(order):
         rng = np.random.default_rng([seed, 3, int(number)])
@@ -162,7 +171,8 @@ def _without_reference(seed: int, number: int, first: int) -> tuple[np.ndarray, 
     """The source of a negative query (of five, one a photograph and one a drawing with other contents than a
     reference's), and the reference of the same scene or template."""
     if number % 5 == 0:
-        name = HELD_OUT[number // 5 % len(HELD_OUT)]
+        held_out = [name for name in available() if name in HELD_OUT]
+        name = held_out[number // 5 % len(held_out)]
         return _photograph(name), SAME_SCENE.get(name, "")
     if number % 5 == 1:
         kind = list(FLAT)[number // 5 % len(FLAT)]
@@ -199,7 +209,7 @@ def write_demo_corpus(
     """
     wanted = {
         "version": VERSION, "seed": seed, "n_painted": n_painted, "n_positive": n_positive,
-        "n_negative": n_negative, "edits": list(families.FAMILIES), "photographs": list(PHOTOGRAPHS),
+        "n_negative": n_negative, "edits": list(families.FAMILIES), "photographs": available(),
     }  # fmt: skip
     if _is_whole(folder, wanted):
         return False

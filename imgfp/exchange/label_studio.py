@@ -60,7 +60,7 @@ def write(results: Results, folder: Path) -> list[Path]:
 
 def _task(results: Results, answer: Answer) -> dict[str, Any]:
     said = "reported" if answer.reported else "not reported"
-    words = [f"score {viz.number(answer.score)}, {said}", answer.relation, answer.transform]
+    words = [f"score {viz.score(answer.score)}, {said}", answer.relation, answer.transform]
     data = {
         "title": "; ".join(word for word in words if word),
         "query": f"query: {viz.label(answer.query.image_id, 60)}",

@@ -172,7 +172,7 @@ def _item(
     known = "is_true" in row and not pd.isna(row["is_true"])
     return {
         "id": viz.label(answer.reference_id, 60),
-        "score": viz.number(row["score"]),
+        "score": viz.score(row["score"]),
         "picture": draw.reference(answer),
         "relation": row["relation"],
         "words": "; ".join(filter(None, words)),

@@ -59,7 +59,7 @@ class Case:
         row, threshold = self._scored, results.threshold
         if row is None:
             return "The run has not scored this pair."
-        text = f"Score {viz.number(row['score'])}, rank {row['rank'] + 1} of its query"
+        text = f"Score {viz.score(row['score'])}, rank {row['rank'] + 1} of its query"
         if threshold is not None:
             is_copy = "" if row["score"] >= threshold else "not "
             text += f": {is_copy}reported as a copy (threshold {viz.number(threshold)})"

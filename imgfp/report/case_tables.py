@@ -160,6 +160,14 @@ def _decisions(results: Results, ids: Pair) -> Table:
 
 def _commands(results: Results, ids: Pair) -> list[tuple[str, str]]:
     run, library = results.run, results.library
+    if results.looked_up:
+        path = results.path("query", ids[0])
+        return [
+            (
+                "these answers",
+                shlex.join(["imgfp", "look", "--library", str(library.root), "--", path]),
+            )
+        ]
     params = shlex.join(["imgfp", "run", str(run.params_yaml)])
     options = ["--library", str(library.root), "--html", "case.html", "--pdf", "case.pdf"]
     again = shlex.join(["imgfp", "case", str(run.root), *options, "--", *ids])

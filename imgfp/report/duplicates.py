@@ -61,7 +61,7 @@ def _picture(results: Results, row: dict[Any, Any]) -> dict[str, Any]:
 def weakest_in_words(row: Mapping[Any, Any]) -> str:
     """The link that would split a group first; row: of `Duplicates.members`."""
     names = " to ".join(viz.label(row[name], 60) for name in ("image_id", "linked_to"))
-    return f"{names}, score {viz.number(row['score'])}"
+    return f"{names}, score {viz.score(row['score'])}"
 
 
 def file_in_words(row: Mapping[Any, Any]) -> str:
@@ -78,4 +78,4 @@ def link_in_words(row: Mapping[Any, Any]) -> str:
     # Only these two tell which picture was made from which.
     told = f"{relation} it" if relation in (PART, CONTAINS) else relation
     said = f"linked to {viz.label(row['linked_to'], 44)}: {told}"
-    return said if pd.isna(score) else f"{said} ({viz.number(score)})"
+    return said if pd.isna(score) else f"{said} ({viz.score(score)})"

@@ -207,7 +207,7 @@ def branch_rows(results: Results, query_id: str, reference_id: str) -> list[tupl
             text = f"rank {rank + 1}, {value}{' mirrored' if mirrored else ''}"
             rows.append((f"branch {branch}", text + (", accepted" if accepted and by_rule else "")))
     for name, score in results.scores_without(query_id, reference_id).items():
-        rows.append((f"score, {name}", "not proposed" if score is None else viz.number(score)))
+        rows.append((f"score, {name}", "not proposed" if score is None else viz.score(score)))
     return rows
 
 

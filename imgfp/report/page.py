@@ -75,7 +75,8 @@ def build(
     per edit.
     """
     facts: dict[str, Any] = {
-        "name": viz.label(results.run.name),
+        "name": "pictures looked up" if results.looked_up else viz.label(results.run.name),
+        "looked_up": results.looked_up,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC") + _snapshot(results),
         "summary": _summary(results),
         "answers": section(results),
@@ -102,6 +103,7 @@ def build(
     there = {
         "answers": facts["answers"]["pages"],
         "threshold": facts["cards"],
+        "figures": facts["figures"],
         "pairs": facts["sheets"],
     }
     titles = _PARTS | {"pairs": "Errors" if facts["cards"] else "Pairs to review"}
@@ -206,11 +208,12 @@ def _add_without_truth(facts: dict[str, Any], results: Results) -> None:
     if threshold is not None:
         above = int((best["score"] >= threshold).sum())
         meaning = f"queries with a pair that scores {viz.number(threshold)} or more"
-        meaning += f"; {len(results.reported):,} such pairs"
+        meaning += f"; {counted(len(results.reported), 'such pair')}"
         facts["tiles"].append({"title": "Likely copies", "value": f"{above:,}", "meaning": meaning})
     for tile in facts["tiles"]:
         tile["interval"] = ""
-    facts["figures"].append(score_figure(results))
+    if not results.looked_up:
+        facts["figures"].append(score_figure(results))
     if threshold is not None:
         near = best.iloc[(best["score"] - threshold).abs().argsort(kind="stable")]
         note = "The scores are least certain here: review these pairs first"
@@ -243,7 +246,8 @@ def _stage(name: str, entry: dict) -> tuple[str, str, str, str]:
 def _summary(results: Results) -> str:
     """The result of the run in a few sentences."""
     queries, references = len(results.queries), results.references.count_files()
-    summary = f"{queries:,} queries were compared with {references:,} references"
+    summary = f"{counted(queries, 'query')} {'was' if queries == 1 else 'were'} compared with "
+    summary += counted(references, "reference")
     if any(results.refused.values()):
         of_each = " and ".join(
             f"{count:,} of the {side}" for side, count in results.refused.items()

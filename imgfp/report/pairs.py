@@ -98,7 +98,7 @@ def _pair(
             "query": _picture(results, "query", images[0], overlaps[0]),
             "reference": _picture(results, "reference", images[1], overlaps[1]),
         },
-        "score": "not scored" if pd.isna(row.score) else viz.number(row.score),
+        "score": "not scored" if pd.isna(row.score) else viz.score(row.score),
         "relation": results.relation_of(query_id, reference_id),
         "branches": " + ".join(b for b in BRANCHES if b in proposers) or "no branch",
         "other": _other(row),
@@ -130,7 +130,7 @@ def duplicate_sheet(results: Results, duplicates: pd.DataFrame) -> dict[str, Any
             {
                 **{side: viz.label(image_id, 44) for side, image_id in ids.items()},
                 "pictures": {s: _picture(results, "reference", i) for s, i in ids.items()},
-                "score": viz.number(row["score"]),
+                "score": viz.score(row["score"]),
                 "relation": "",
                 "branches": "",
                 "other": "",

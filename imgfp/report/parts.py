@@ -65,7 +65,8 @@ def _card(card: ThresholdCard) -> dict:
 def warnings(results: Results) -> str:
     """What makes the scores of a run doubtful, in sentences; "" where nothing does."""
     # A truth measures the scores; without one their distribution is all that tells.
-    drifted = "" if results.truth is not None and len(results.truth) else drift_warning(results)
+    measured = results.truth is not None and len(results.truth)
+    drifted = "" if measured or results.looked_up else drift_warning(results)
     found = _misfit_warning(results), drifted, _tuned_warning(results)
     return " ".join(filter(None, found))
 

@@ -68,7 +68,7 @@ def duplicate_table(duplicates: pd.DataFrame) -> dict:
         "note": f"{len(duplicates):,} pairs of references are reported together for one query.",
         "head": ["reference", "other reference", "queries with both", "score"],
         "rows": [
-            [viz.label(one, 60), viz.label(other, 60), queries, viz.number(score)]
+            [viz.label(one, 60), viz.label(other, 60), queries, viz.score(score)]
             for one, other, queries, score in duplicates[columns].head(20).itertuples(index=False)
         ],
     }

@@ -45,6 +45,9 @@ _IMAGES_CACHED = 64
 class Results(Files):
     """The results of a run, per run, per query and per pair, and its images."""
 
+    #: Whether the queries were looked up, so that no run of theirs is kept.
+    looked_up = False
+
     def __init__(
         self,
         run_dir: str | os.PathLike[str],

@@ -57,7 +57,7 @@ def draw_strip(results: Results, query_id: str, references: int = 5) -> Figure:
     titles = [query_id, *(f"crop {number + 1}" for number in range(len(boxes)))]
     for reference_id, score in zip(found["reference_id"], found["score"], strict=True):
         images.append(results.thumbnail("reference", results.images_of(query_id, reference_id)[1]))
-        titles.append(f"{reference_id}  {viz.number(score, 3)}")
+        titles.append(f"{reference_id}  {viz.score(score)}")
     drawn, ax = viz.figure(11, 2.2)
     viz.draw_contact_sheet(ax, images, titles, columns=len(images))
     return drawn

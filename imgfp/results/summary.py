@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from imgfp import store, viz
+from imgfp import store, text
 from imgfp.results import Results
 from imgfp.stages.certain import read_certain
 from imgfp.stages.inventory import gather_rejects
@@ -66,7 +66,7 @@ def first_answers(run: Run) -> list[str]:
     return [
         f"first answers: {counted(len(certain), 'copy')} of {counted(references, 'reference')} are certain already",
         *(
-            f"  {viz.label(query_id)} is a copy of {viz.label(reference_id)} ({viz.number(score)})"
+            f"  {text.label(query_id)} is a copy of {text.label(reference_id)} ({text.score(score)})"
             for query_id, reference_id, score in shown.itertuples(index=False, name=None)
         ),
     ]

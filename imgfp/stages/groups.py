@@ -25,8 +25,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from imgfp import store
 from imgfp.datatypes import TABLES, table
@@ -185,6 +183,9 @@ def _near_places(places: np.ndarray, own: int) -> list[int]:
 def groups_of(library: Library, links: pd.DataFrame) -> pd.DataFrame:
     """The table `groups` of a library, from its links: every member is a copy of the first, not only of another
     member, so that a row of pictures each of which is like the next is no group."""
+    from scipy.sparse import coo_array  # a look-up does not wait for them
+    from scipy.sparse.csgraph import connected_components
+
     catalogue, compared = store.open_catalogue(library), _Comparison(library)
     digests = catalogue.digests.dictionary_encode().indices.to_numpy()
     # The first row of each file: the digests are numbered in the order of the rows.

@@ -52,7 +52,7 @@ from imgfp.store.groups import Groups, Shared, cells_of, open_groups, open_share
 from imgfp.store.integrity import Damage, find_damage, repair
 from imgfp.store.layout import Collection, IndexFolder, IndexKind, Lab, Library, Run
 from imgfp.store.locks import is_locked, lock, temporary_folder
-from imgfp.store.provenance import Origin, origin, produces
+from imgfp.store.provenance import Origin, origin, produces, short_lived
 from imgfp.store.remote import fetch, publish
 from imgfp.store.snapshots import (
     SnapshotGone,
@@ -131,6 +131,7 @@ __all__ = [
     "shard_name",
     "shard_number",
     "shards",
+    "short_lived",
     "show",
     "state_of",
     "take_snapshot",

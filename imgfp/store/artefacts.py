@@ -28,7 +28,7 @@ from imgfp import __version__
 from imgfp.datatypes import RENAMED_COLUMNS, RENAMED_VALUES, Descriptors, LocalFeatures
 from imgfp.inference import sha256_of
 from imgfp.store.fetched import refuse_fetched
-from imgfp.store.files import StoreError, hash_of, write_bytes
+from imgfp.store.files import StoreError, hash_of, seal_of, write_bytes
 from imgfp.store.provenance import Origin
 
 #: Rows that a table keeps together on disk: the least that `load_rows` reads.
@@ -148,9 +148,10 @@ def what_differs(path: Path, wanted: Origin) -> str:
 
 
 def remove(path: Path) -> None:
-    """Delete an artefact, sidecar first so that it is never read as whole."""
+    """Delete an artefact or a sealed file, sidecar or seal first so that it is never read as whole."""
     refuse_fetched(path)
-    sidecar_of(path).unlink(missing_ok=True)
+    for beside in (sidecar_of(path), seal_of(path)):
+        beside.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 

@@ -147,6 +147,11 @@ class Library(Collection):
         return self.root / "groups/shared.parquet"
 
     @property
+    def decisions_jsonl(self) -> Path:
+        """The log of decisions on pictures that were looked up in the library."""
+        return self.root / "decisions.jsonl"
+
+    @property
     def plan_json(self) -> Path:
         """What a sample of the images cost, and the plan that was made of it."""
         return self.root / "plan.json"

@@ -14,6 +14,8 @@ import ast
 import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -30,6 +32,8 @@ _COUNTED_ALL_THE_SAME = ("imgfp.store.formats",)
 #: Kind -> {"now": code hash, "equal": hashes of earlier code that made the same bytes}. Void as soon as
 #: the code is no longer the one of "now". Artefacts older than code hashes count as made by "0.1.0".
 _EQUAL_CODE = Path(__file__).with_name("equal_code.json")
+
+_short_lived: ContextVar[bool] = ContextVar("short_lived", default=False)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -121,7 +125,19 @@ def origin(
     if not isinstance(kind, Kind):
         raise TypeError(f"{function.__qualname__} makes no kind of artefact; mark it by `produces`")
     plain = json.loads(json.dumps(settings, default=str))
-    return Origin(kind, code_hash(function), plain, hash_of(list(inputs)))
+    code = "" if _short_lived.get() else code_hash(function)
+    return Origin(kind, code, plain, hash_of(list(inputs)))
+
+
+@contextmanager
+def short_lived() -> Iterator[None]:
+    """Whatever is made meanwhile goes before the code can change, so its `origin` leaves out the code, which takes half a
+    second to read."""
+    token = _short_lived.set(True)
+    try:
+        yield
+    finally:
+        _short_lived.reset(token)
 
 
 @cache

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Drawings. Every `draw_*` function draws on the Axes it is given and returns it."""
 
+from imgfp.text import label, number, score
 from imgfp.viz.bands import draw_bands
 from imgfp.viz.base import (
     BRANCH_COLOURS,
@@ -11,9 +12,7 @@ from imgfp.viz.base import (
     TRUE,
     VERMILLION,
     figure,
-    label,
     log_odds,
-    number,
     put_legend,
     to_png,
 )
@@ -74,5 +73,6 @@ __all__ = [
     "log_odds",
     "number",
     "put_legend",
+    "score",
     "to_png",
 ]

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Colours, figures without global state, scales, and text that is never parsed as markup."""
+"""Colours, figures without global state, and scales."""
 
 from __future__ import annotations
 
 import io
-import math
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, overload
@@ -48,9 +46,6 @@ STYLE: dict[Any, Any] = {
     "savefig.facecolor": PAPER,
 }
 
-#: Unicode categories of control, format and separator characters; `label` shows them as escapes.
-_INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
-
 
 class _ShownFigure(Figure):
     """A Figure that a notebook displays as the value of a cell, whether or not pyplot is imported."""
@@ -87,14 +82,6 @@ def to_png(fig: Figure, dpi: float | None = None, tight: bool = False) -> bytes:
     return out.getvalue()
 
 
-def number(value: float, digits: int = 4) -> str:
-    """A score as text with `digits` significant digits, or more where it would be rounded to 1."""
-    if 0.999 < value < 1:
-        digits = min(15, digits - 2 - math.floor(math.log10(1 - value)))
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}g}"
-
-
 @dataclass(frozen=True)
 class Scale:
     """A transform of scores for an axis. forward: score -> axis position; inverse: back; ticks: scores
@@ -127,27 +114,6 @@ SCALES = {
         (1e-9, 1e-6, 1e-4, 0.01, 0.5, 0.99, 0.9999, 1 - 1e-6, 1 - 1e-9),
     ),
 }
-
-
-def label(text: object, limit: int = 36) -> str:
-    """An id or file name as one line of visible text, cut in the middle beyond `limit` characters.
-
-    Line ends, control characters and bidirectional marks are shown as escapes, so that a name can
-    neither break a layout nor pass for another name. limit 0: never cut. The result is not escaped
-    for HTML.
-    """
-    visible = "".join(_visible(character) for character in str(text))
-    if not limit or len(visible) <= limit:
-        return visible
-    head = (limit - 1) // 2
-    return f"{visible[:head]}…{visible[len(visible) - (limit - 1 - head) :]}"
-
-
-def _visible(character: str) -> str:
-    if unicodedata.category(character) not in _INVISIBLE:
-        return character
-    escapes = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-    return escapes.get(character, f"\\u{ord(character):04x}")
 
 
 def set_title(ax: Axes, text: str, **style: Any) -> None:

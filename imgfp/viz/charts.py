@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import ArrayLike
 
+from imgfp.text import label, number
 from imgfp.viz.base import (
     BLUE,
     CYCLE,
@@ -23,8 +24,6 @@ from imgfp.viz.base import (
     SKY,
     TRUE,
     grid,
-    label,
-    number,
     put_legend,
     put_text,
     set_title,

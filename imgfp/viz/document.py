@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 
-from imgfp.viz.base import INK, LINE, MUTED, STYLE, label
+from imgfp.text import label
+from imgfp.viz.base import INK, LINE, MUTED, STYLE
 
 _WIDTH_IN, _HEIGHT_IN, _MARGIN_IN = 8.27, 11.69, 0.6
 _GAP_IN = 0.12  # between columns of a table

@@ -15,13 +15,13 @@ from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.patheffects import withStroke
 
+from imgfp.text import label
 from imgfp.viz.base import (
     CYCLE,
     FALSE,
     INK,
     SKY,
     YELLOW,
-    label,
     put_text,
     set_title,
     show_placeholder,

@@ -18,7 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from imgfp.images import encode_jpeg, encode_webp, resize_short_side
-from imgfp.viz.base import FALSE, INK, SKY, label, to_png
+from imgfp.text import label
+from imgfp.viz.base import FALSE, INK, SKY, to_png
 from imgfp.viz.pictures import Size, side_by_side, subsample
 
 #: Largest height at which a drawing is shown.

@@ -272,7 +272,7 @@ def summary_of(results: Results, key: tuple[str, str]) -> str:
     rows = pairs[(pairs["query_id"] == key[0]) & (pairs["reference_id"] == key[1])]
     if len(rows):
         row = rows.iloc[0]
-        text = f"Score {viz.number(row['score'])}, rank {row['rank'] + 1} of its query. {text}"
+        text = f"Score {viz.score(row['score'])}, rank {row['rank'] + 1} of its query. {text}"
         if "is_true" in rows and pd.notna(row["is_true"]):
             text += f" Ground truth: {'a copy' if row['is_true'] else 'not a copy'}."
     return text

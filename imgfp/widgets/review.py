@@ -203,7 +203,7 @@ class ReviewQueue(ipw.VBox):
         score = self._score.get(self.current)
         relation = results.relation_of(query_id, reference_id)
         text = f"{relation[:1].upper()}{relation[1:]}. " if relation else ""
-        text += "" if score is None else f"Score {viz.number(score)}. Evidence: "
+        text += "" if score is None else f"Score {viz.score(score)}. Evidence: "
         evidence = results.best_evidence(query_id, reference_id)
         copies = len(results.groups.others(reference_id))
         text += evidence_in_words(evidence, results.remarks(query_id, reference_id), copies)

@@ -279,7 +279,7 @@ class ThresholdTuner(ipw.VBox):
             side = "reported" if score >= threshold else "not reported"
             if is_true is not None:
                 side += ", a copy" if is_true else ", not a copy"
-            pairs.append((query_id, reference_id, f"{viz.number(score)} {side}"))
+            pairs.append((query_id, reference_id, f"{viz.score(score)} {side}"))
         self.near.show(pairs)
 
 

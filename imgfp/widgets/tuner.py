@@ -289,7 +289,7 @@ def changed_pairs(replay: Replay, now: Preview) -> list[tuple[str, str, str]]:
     known = {True: ", a copy", False: ", not a copy"}
     names = ("query_id", "reference_id", "score", "is_true", "change")
     return [
-        (query, reference, f"{change}: {viz.number(score)}{known.get(is_true, '')}")
+        (query, reference, f"{change}: {viz.score(score)}{known.get(is_true, '')}")
         for query, reference, score, is_true, change in zip(
             *(changes[name].tolist() for name in names), strict=True
         )

@@ -92,7 +92,7 @@ def give(page, kind: str, files: list[tuple[str, bytes]]) -> None:
     )
 
 
-def test_pictures_are_dropped_and_pasted_and_answered(visitor, whole_batch, home):
+def test_pictures_are_dropped_and_pasted_and_answered(visitor, whole_batch, home, project):
     page = visitor("/look?of=library/mine")
     crop, stranger = ((whole_batch / f"queries/{n}.jpg").read_bytes() for n in ("crop", "stranger"))
     give(
@@ -104,11 +104,20 @@ def test_pictures_are_dropped_and_pasted_and_answered(visitor, whole_batch, home
     assert page.get_by_role("article", name="Query other").locator(".reported").count() == 0
     photograph(page, "looked")
     page.get_by_role("link", name=re.compile("Reference china")).first.click()
-    page.get_by_role("img", name="Query mine <b> and reference china with their matches").wait_for()
+    page.get_by_role(
+        "img", name=re.compile("^Query mine <b> .* and reference china with")
+    ).wait_for()
+    page.keyboard.press("c")
+    page.get_by_text("copy (Ada)").wait_for()
+    log = decisions.read(project / "library/mine/decisions.jsonl")
+    assert log[["reference_id", "decision"]].values.tolist() == [["china", "copy"]]
     # A second visitor pastes one, and finds the first one's answers in the menu: one process serves both.
     other = visitor("/look?of=library/mine")
     give(other, "paste", [("image.png", crop)])
     other.get_by_role("article", name="Query image").wait_for()
+    assert other.get_by_text("copy (Ada)").count() == 0, (
+        "the decision was on a file of another name"
+    )
     names = other.get_by_label("Open").locator("option").all_inner_texts()
     assert names.count("look 1") == names.count("look 2") == 1
     # What is too large is refused before it is sent.
@@ -118,6 +127,19 @@ def test_pictures_are_dropped_and_pasted_and_answered(visitor, whole_batch, home
     assert all(
         url.startswith(home) for url in page.asked + other.asked if not url.startswith("data:")
     )
+
+
+def test_a_query_of_a_run_is_pressed_and_looked_up(visitor):
+    page = visitor("/look?of=runs/mine")
+    page.get_by_role("button", name="look up the query crop").click()
+    page.get_by_role(
+        "img", name=re.compile("Matches of the query crop .* the reference china")
+    ).wait_for()
+    assert page.get_by_text("copy of 1 reference").count() == 1
+    assert page.get_by_role("button", name="look up the query mirrored").count() == 1, (
+        "offered again"
+    )
+    photograph(page, "example")
 
 
 def test_answers_are_filtered_and_decided_in_bulk(visitor, project):

@@ -20,6 +20,7 @@ from small_run import MARKUP
 from imgfp import store
 from imgfp.app import answers
 from imgfp.app.answers import Filter
+from imgfp.app.shell import Desk
 from imgfp.app.sources import Shelf
 from imgfp.results import Results
 from imgfp.store import decisions
@@ -74,6 +75,21 @@ def test_only_who_has_the_token_is_heard_and_no_other_site(ask, served):
     status, headers, text = ask("/answers", Authorization="", Cookie=cookie)
     assert status == 200 and "q-whole" in text
     assert "default-src 'none'" in headers["Content-Security-Policy"]
+
+
+def test_a_browser_is_opened_with_a_token_that_holds_once():
+    desk = Desk(Shelf(), TOKEN)
+    ticket = desk.ticket()
+    assert desk.knows(ticket) and not desk.knows(ticket) and not desk.knows("")
+    assert desk.knows(TOKEN) and desk.knows(TOKEN)
+
+
+def test_a_pair_goes_out_as_a_case_file(ask):
+    pair = {"of": "runs/mine", "query": "q-whole", "reference": "china"}
+    status, headers, text = ask(page("/case.html", **pair))
+    assert status == 200 and "attachment" in headers["Content-Disposition"]
+    assert "china" in text and "SHA-256" in text
+    assert ask(page("/case.html", **pair | {"reference": "nobody"}))[0] == 400
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,20 @@ def test_the_photographs_are_there_and_differ():
             assert thumbnails[one] @ thumbnails[two] < 0.9, (one, two)
 
 
+def test_what_is_not_installed_is_left_out(monkeypatch):
+    """A small installation, without the extra `train`, makes the demo, too."""
+    folder_of = corpus._folder_of
+    monkeypatch.setattr(
+        corpus,
+        "_folder_of",
+        lambda package: folder_of(package) if package != "ultralytics" else None,
+    )
+    assert len(corpus.photographs()) == len(corpus.PHOTOGRAPHS) - 2
+    assert "bus" not in dict(corpus.references(3, 0))
+    made = list(corpus.queries(3, 3, 11, 0))
+    assert len(made) == 14 and "motorcycle" in {query.hard_negative_of for query in made}
+
+
 def test_painted_images_all_differ():
     thumbnails = [_thumbnail(corpus.painted(0, number)[1]) for number in range(42)]
     similarity = np.array(thumbnails) @ np.array(thumbnails).T - np.eye(42)

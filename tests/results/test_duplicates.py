@@ -78,7 +78,7 @@ def test_copies_that_the_library_knows_join_without_a_score(results, monkeypatch
 def test_the_page_shows_groups_and_escapes_names(results, found):
     page = report.build_duplicates(results, found)
     assert page.count("<figure") == 6 and page.count('class="first"') == 2
-    assert "linked to whole: part of it (0.95)" in page
+    assert "linked to whole: part of it (0.950)" in page
     assert "part, score 0.6" in page[page.index("Weakest link") :][:120]
     assert "<img" not in page and "&lt;img src=x" in page
 

@@ -36,6 +36,6 @@ def test_first_answers_are_told_best_first_and_escaped(finished_run, tmp_path):
     store.save(run.certain_parquet, certain, store.origin(certain_of, {}, []))
     assert summary.first_answers(run) == [
         "first answers: 2 copies of 1 reference are certain already",
-        "  b\\u202e is a copy of r (0.99)",
-        "  a is a copy of r (0.91)",
+        "  b\\u202e is a copy of r (0.990)",
+        "  a is a copy of r (0.910)",
     ]

@@ -298,3 +298,10 @@ def test_a_sample_is_drawn_from_a_few_shards(tmp_path):
     assert few != store.draw_shards(store.shards(tmp_path, ".parquet"), 10, seed=1)
     assert len(store.draw_shards(store.shards(tmp_path, ".parquet"), 205)) == 21
     assert len(store.draw_shards(store.shards(tmp_path, ".parquet"), 1000)) == 40
+
+
+def test_a_sealed_file_goes_with_its_seal(tmp_path):
+    store.write_sealed(tmp_path / "truth.csv", b"query_id,reference_id\n")
+    assert len([*tmp_path.iterdir()]) == 2
+    store.remove(tmp_path / "truth.csv")
+    assert [*tmp_path.iterdir()] == []

@@ -39,8 +39,24 @@ def test_labels_are_one_visible_line(text, limit, shown):
     ("value", "shown"),
     [(0.0, "0"), (143.25, "143.2"), (2.3e-7, "2.3e-07"), (1.0, "1"), (1 - 3.7e-6, "0.99999630")],
 )
-def test_scores_near_one_are_not_rounded_to_one(value, shown):
+def test_thresholds_near_one_are_not_rounded_to_one(value, shown):
     assert viz.number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0"),
+        (2.3e-7, "< 0.001"),
+        (0.12345, "0.123"),
+        (0.9, "0.900"),
+        (1 - 3.7e-6, "> 0.999"),
+        (1.0, "1"),
+        (143.25, "143.2"),
+    ],
+)
+def test_scores_have_the_digits_that_mean_something(value, shown):
+    assert viz.score(value) == shown
 
 
 @pytest.mark.parametrize("name", viz.SCALES)

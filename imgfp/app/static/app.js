@@ -37,7 +37,7 @@ document.addEventListener("submit", (event) => {
   if (event.target.matches("[data-live]")) {
     event.preventDefault();
     showLive(event.target);
-  } else if (event.target.matches(".drop")) {
+  } else if (event.target.matches(".drop, .examples")) {
     first("[data-waiting]").textContent = "Looking the pictures up …";
     event.target.setAttribute("aria-busy", "true");
   }
