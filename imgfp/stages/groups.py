@@ -183,9 +183,6 @@ def _near_places(places: np.ndarray, own: int) -> list[int]:
 def groups_of(library: Library, links: pd.DataFrame) -> pd.DataFrame:
     """The table `groups` of a library, from its links: every member is a copy of the first, not only of another
     member, so that a row of pictures each of which is like the next is no group."""
-    from scipy.sparse import coo_array  # a look-up does not wait for them
-    from scipy.sparse.csgraph import connected_components
-
     catalogue, compared = store.open_catalogue(library), _Comparison(library)
     digests = catalogue.digests.dictionary_encode().indices.to_numpy()
     # The first row of each file: the digests are numbered in the order of the rows.
@@ -198,9 +195,7 @@ def groups_of(library: Library, links: pd.DataFrame) -> pd.DataFrame:
     left = np.unique(np.concatenate(linked))
     while len(left):
         kept = np.isin(linked[0], left) & np.isin(linked[1], left)
-        edges = [end[kept] for end in linked]
-        graph = coo_array((np.ones(len(edges[0])), edges), shape=(len(leader),) * 2)
-        component = connected_components(graph, directed=False)[1][left]
+        component = _components([end[kept] for end in linked], len(leader))[left]
         later = []
         for number in np.unique(component):
             head, *members = left[component == number].tolist()
@@ -240,8 +235,7 @@ def shared_of(library: Library, links: pd.DataFrame, groups: pd.DataFrame) -> pd
         known = known & (catalogue.rows_of(links[name].tolist()) >= 0)
     links, ends = links[known], [end[known] for end in ends]
     numbers, names = pd.factorize(pd.concat(ends))
-    graph = coo_array((np.ones(len(links)), numbers.reshape(2, -1)), shape=(len(names),) * 2)
-    component = connected_components(graph, directed=False)[1]
+    component = _components(numbers.reshape(2, -1), len(names))
     sizes = groups["group_id"].value_counts().reindex(names, fill_value=1).to_numpy()
     total = np.bincount(component, sizes, minlength=1).astype(np.int64)
     others = dict(zip(names, total[component] - sizes, strict=True))
@@ -252,6 +246,15 @@ def shared_of(library: Library, links: pd.DataFrame, groups: pd.DataFrame) -> pd
     merged = parts.groupby("image_id")["part"].agg(_union).reset_index()
     references = [others[leader.get(one, one)] for one in merged["image_id"]]
     return table("shared", merged.assign(references=references))
+
+
+def _components(edges: Sequence[np.ndarray] | np.ndarray, count: int) -> np.ndarray:
+    """The connected component (count,) of each node; edges: the nodes (n,) of either end."""
+    from scipy.sparse import coo_array  # a look-up does not wait for them
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(edges[0])), tuple(edges)), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
 
 
 def _union(parts: pd.Series) -> str:
