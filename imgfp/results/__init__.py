@@ -205,7 +205,10 @@ class Results(Files):
         run of an older version, whose evidence lacks columns that fusion needs."""
         if not set(COLUMNS) <= set(self.evidence):
             return {}
-        rows = join_evidence(self.candidates_of(query_id), self.evidence_of(query_id))
+        candidates = self.candidates_of(query_id)
+        if self._fusion_rule == "sum":
+            candidates = candidates[self.are_good_enough(candidates)]
+        rows = join_evidence(candidates, self.evidence_of(query_id))
         return explain.scores_without(rows, reference_id, self._fusion_rule, self.fusion_model)
 
     def contributions(self, query_id: str, reference_id: str) -> dict[str, float]:
@@ -326,7 +329,9 @@ class Results(Files):
         """The predictions of this run, computed now from its evidence: one score per pair, best first, then other_copies
         and the columns of `relations`."""
         rule = self._fusion_rule
-        scored = fusion.merge(self.proposals, rule, self.fusion_model)
+        # A sum adds what a branch proposed, not what another branch had verified of the same images.
+        counted = self.proposals[self.good_enough] if rule == "sum" else self.proposals
+        scored = fusion.merge(counted, rule, self.fusion_model)
         copies = scored if rule == "calibrated" else fusion.merge(self.proposals, "calibrated")
         named = name_copies(scored, self.run, self.library)
         told = named.merge(relations.relations(self.proposals, copies))

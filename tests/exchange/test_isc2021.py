@@ -21,7 +21,7 @@ from imgfp.results import Results
 from imgfp.runner.cluster import HERE
 from imgfp.stages import list_candidates, list_predictions, list_queries
 from imgfp.stages.crops import read_crops
-from imgfp.stages.features import stored_features
+from imgfp.stages.features import feature_settings, stored_features
 from imgfp.stages.listed import MEASURED_ELSEWHERE, list_scores
 from imgfp.stages.search import read_candidates
 from imgfp.stages.verification import read_evidence
@@ -145,6 +145,7 @@ def test_their_crops_keypoints_and_vectors_take_the_place_of_ours(
         global_crops_dir=layout.GLOBAL_CROPS,
         local_crop_list=layout.CROP_LIST,
         local_features_file=layout.FEATURES,
+        reference_features_file=layout.REFERENCE_FEATURES,
         crop_features_file=layout.CROP_FEATURES,
         descriptor_file=layout.DESCRIPTORS,
     )
@@ -152,10 +153,12 @@ def test_their_crops_keypoints_and_vectors_take_the_place_of_ours(
     corners = ["query_id", "x0", "y0", "x1", "y1", "local_rank", "is_global"]
     cut, was = read_crops(run)[corners], read_crops(before)[corners].round()
     assert cut.equals(was.astype(cut.dtypes)) and cut["is_global"].tolist() == [False, True]
-    mine, theirs = (Results(one, ours / "library") for one in (before, run))
-    for view in ("q-whole", "q-pasted#0"):
-        for a, b in zip(mine.features("query", view), theirs.features("query", view), strict=True):
-            assert np.allclose(a, b, atol=0.02)
+    mine = Results(before, ours / "library")
+    theirs = Results(run, tmp_path / "library")
+    assert feature_settings(theirs.library)["texts"].endswith(layout.REFERENCE_FEATURES)
+    for side, view in (("query", "q-whole"), ("query", "q-pasted#0"), ("reference", "cat")):
+        for a, b in zip(mine.features(side, view), theirs.features(side, view), strict=True):
+            assert len(a) and np.allclose(a, b, atol=0.02)
     expected = scores(before)
     expected = expected[expected["query_id"] != "q-turned"].reset_index(drop=True)
     assert scores(run).equals(expected)
