@@ -69,12 +69,15 @@ class Results(Files):
             pairs["is_true"] = is_true.where(pairs["query_id"].isin(self.truth["query_id"]))
         return pairs
 
+    @property
+    def is_reported(self) -> pd.Series:
+        """Which rows of `pairs` are reported as copies: scores of at least `threshold`; none without a threshold."""
+        return self.pairs["score"] >= (np.inf if self.threshold is None else self.threshold)
+
     @cached_property
     def reported(self) -> pd.DataFrame:
-        """The rows of `pairs` that are reported as copies, best first: scores of at least `threshold`; none without
-        a threshold."""
-        lowest = np.inf if self.threshold is None else self.threshold
-        return self.pairs[self.pairs["score"] >= lowest].reset_index(drop=True)
+        """The rows of `pairs` that are reported as copies, best first."""
+        return self.pairs[self.is_reported].reset_index(drop=True)
 
     @property
     def decisions_path(self) -> Path:
