@@ -50,7 +50,6 @@ def write(results: Results, folder: Path) -> list[Path]:
     Of several crops per query the best is written, as that system had one. Raises StoreError for a query whose picture
     is gone and for a disk without room, and FormatError for an id that cannot be a file name or a value of a line.
     """
-    _need_room(results, folder)
     names = _names(results)
     written = [folder / QUERY_LIST]
     isc2021.write_list(written[0], [*names.values()])
@@ -68,10 +67,10 @@ def write(results: Results, folder: Path) -> list[Path]:
     return written
 
 
-def _need_room(results: Results, folder: Path) -> None:
+def _need_room(results: Results, folder: Path, references: int) -> None:
     """Raise StoreError where the keypoint texts of the references do not fit on the disk."""
-    needed = _LINE_BYTES * int(keypoint_counts(results.library.local_features).sum())
-    free = shutil.disk_usage(folder).free
+    counts = keypoint_counts(results.library.local_features, sampled=5000)
+    needed, free = _LINE_BYTES * counts.mean() * references, shutil.disk_usage(folder).free
     if needed > free:
         wrong = f"the keypoints of the references take about {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free"
         raise store.StoreError(f"{wrong} for {store.show(folder)}; name a folder on another disk")
@@ -128,6 +127,7 @@ def _write_features(results: Results, folder: Path) -> list[Path]:
     references = read_images(results.library, ["image_id"])["image_id"]
     references = references[files_of(references) == references]
     _refuse_paths(results.library, references)
+    _need_room(results, folder, len(references))
     views: list[tuple[str, Side, Iterable[tuple[str, str]]]] = [
         (FEATURES, "query", zip(results.queries.index, results.queries.index, strict=True)),
         (CROP_FEATURES, "query", zip(crops["query_id"], crops["crop_id"], strict=True)),
