@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -183,7 +184,7 @@ def test_their_pairs_and_scores_take_the_place_of_ours(ours, corpus, in_process,
     assert final.equals(scores(run))
 
 
-def test_bad_files_name_the_line(ours, corpus, tmp_path, capsys):
+def test_bad_files_name_the_line(ours, corpus, tmp_path, capsys, monkeypatch):
     root = tmp_path / "run"
     shutil.copytree(ours / "run", root)
     run, library = Run(root), Library(ours / "library")
@@ -232,6 +233,10 @@ def test_bad_files_name_the_line(ours, corpus, tmp_path, capsys):
         list_queries(run, str(corpus / "queries"), str(tmp_path / "list.txt"))
     with pytest.raises(store.StoreError, match="not an empty folder"):
         export(Results(run, library), "isc2021", ours / "seed")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
+    with pytest.raises(store.StoreError, match=r"take about .* GB, 0\.0 GB are free"):
+        export(Results(run, library, **SETTINGS), "isc2021", tmp_path / "full")
+    assert not (tmp_path / "full").exists()
 
 
 def test_keypoints_that_the_2021_system_wrote_enter_beside_ours(isc2021, tmp_path):
