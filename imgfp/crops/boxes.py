@@ -48,7 +48,8 @@ def letterbox(
         new_width = max(1, round(source_width * factor))
         new_height = max(1, round(source_height * factor))
     shrinks = new_width * new_height < source_width * source_height
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    # YOLO letterboxes without averaging: what it saw in training it must see here.
+    method = cv2.INTER_AREA if shrinks and stretch else cv2.INTER_LINEAR
     resized = cv2.resize(image, (new_width, new_height), interpolation=method)
     left, top = (width - new_width) // 2, (height - new_height) // 2
     if (new_width, new_height) != (width, height):

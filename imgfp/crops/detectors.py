@@ -152,7 +152,8 @@ class NetworkDetector:
         output = self._session.run(None, {self._input: feed})[0]
         if output.ndim != 3 or min(output.shape[1:]) < 5:
             raise ValueError(
-                f"{self._path}: expected an output (1, 4 + classes, boxes), got {output.shape}"
+                f"{self._path}: expected an output (1, 4 + classes, boxes), or YOLOv5's (1, boxes, 5 + classes), got "
+                f"{output.shape}; export boxes, not the maps before them"
             )
         return to_yolo8_layout(output[0], end_to_end=self._end_to_end)
 

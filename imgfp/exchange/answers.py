@@ -12,8 +12,7 @@ import numpy as np
 
 from imgfp import store
 from imgfp.geometry import corners_of
-from imgfp.results import Results, Side, homography_of
-from imgfp.results.explain import outlines
+from imgfp.results import Results, Side
 from imgfp.store import decisions
 from imgfp.viz import svg
 
@@ -67,7 +66,7 @@ def answers(results: Results) -> list[Answer]:
     """The pairs that matter to a person, best first: those that are reported, those that somebody has decided on, and the
     best of each query. Raises StoreError for a pair whose picture the run or library does not know."""
     pairs = results.pairs
-    reported = pairs["score"] >= (np.inf if results.threshold is None else results.threshold)
+    reported = results.is_reported
     decided = _decided(results)
     ids = list(zip(pairs["query_id"], pairs["reference_id"], strict=True))
     is_decided = np.array([pair in decided for pair in ids], bool)
@@ -96,13 +95,11 @@ def _answer(
     reported: bool,
     relation: str,
 ) -> Answer:
-    evidence = results.best_evidence(query_id, reference_id)
-    query, reference, box = query_id, reference_id, None
-    if evidence is not None:
-        query, reference = results.image_of(evidence["view_id"]), evidence["reference_id"]
-        box = results.box_of(evidence["view_id"])
+    query, reference = results.images_of(query_id, reference_id)
     sizes = size_of(results, "query", query), size_of(results, "reference", reference)
-    shared = outlines(homography_of(evidence), *sizes, box)
+    shared = results.outlines(query_id, reference_id)
+    evidence = results.best_evidence(query_id, reference_id)
+    box = None if evidence is None else results.box_of(evidence["view_id"])
     whole = [corners_of(*size) for size in sizes]
     if box is not None:
         whole[0] = box[[[0, 1], [2, 1], [2, 3], [0, 3]]] - 0.5

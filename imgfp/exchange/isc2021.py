@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from imgfp import sift, store
-from imgfp.datatypes import Branch
+from imgfp.datatypes import Branch, files_of
 from imgfp.decoding import read_image
 from imgfp.images import ImageError, cut_box, encode_jpeg, read_bytes
-from imgfp.results import Results
+from imgfp.results import Results, Side
 from imgfp.stages.crops import box_of_each
-from imgfp.stages.inventory import limits_of, resolved_paths
+from imgfp.stages.features import keypoint_counts
+from imgfp.stages.inventory import limits_of, read_images, resolved_paths
 from imgfp.stages.verification import KEYS
 from imgfp.store import isc2021
 from imgfp.store.formats import FormatError
@@ -35,6 +37,9 @@ QUERY_LIST = "data/querylist.txt"
 LOCAL_CROPS, GLOBAL_CROPS = "data/queryimages_crop_local", "data/queryimages_crop_global"
 CROP_LIST = "preprocess/local_crop_list.txt"
 FEATURES, CROP_FEATURES = "local_fea/feature_out", "local_fea/crop_feature_out"
+REFERENCE_FEATURES = "local_fea/reference_feature_out"
+#: Mean bytes of a line of keypoint text, by which the disk must have room for those of the library.
+_LINE_BYTES = 400
 DESCRIPTORS = "global_fea/feature_extract/h5_descriptors/fb_descriptors.h5"
 FINAL = "match_score/final_result.txt"
 
@@ -43,7 +48,7 @@ def write(results: Results, folder: Path) -> list[Path]:
     """Write what a run holds as the 2021 system would have left it below `folder`; returns the files.
 
     Of several crops per query the best is written, as that system had one. Raises StoreError for a query whose picture
-    is gone, and FormatError for an id that cannot be a file name or a value of a line.
+    is gone and for a disk without room, and FormatError for an id that cannot be a file name or a value of a line.
     """
     names = _names(results)
     written = [folder / QUERY_LIST]
@@ -62,16 +67,29 @@ def write(results: Results, folder: Path) -> list[Path]:
     return written
 
 
+def _need_room(results: Results, folder: Path, references: int) -> None:
+    """Raise StoreError where the keypoint texts of the references do not fit on the disk."""
+    counts = keypoint_counts(results.library.local_features, sampled=5000)
+    needed, free = _LINE_BYTES * counts.mean() * references, shutil.disk_usage(folder).free
+    if needed > free:
+        wrong = f"the keypoints of the references take about {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free"
+        raise store.StoreError(f"{wrong} for {store.show(folder)}; name a folder on another disk")
+
+
 def _names(results: Results) -> dict[str, str]:
     """The file name of each query, by id."""
     paths = results.queries["path"]
     ids = [str(image_id) for image_id in paths.index]
-    names = dict(zip(ids, map(isc2021.name_of, ids, paths), strict=True))
-    for image_id, name in names.items():
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-            raise FormatError(results.run.root, None, f"the id {image_id!r} cannot be a file name")
-    return names
+    _refuse_paths(results.run, ids)
+    return dict(zip(ids, map(isc2021.name_of, ids, paths), strict=True))
+
+
+def _refuse_paths(collection: store.Collection, ids: Iterable[str]) -> None:
+    """Raise FormatError for an id that would name a file outside the exported folder, or none."""
+    for image_id in ids:
+        parts = PurePosixPath(image_id).parts
+        if not parts or image_id.startswith("/") or ".." in parts or "\0" in image_id:
+            raise FormatError(collection.root, None, f"the id {image_id!r} cannot be a file name")
 
 
 def _write_crops(results: Results, folder: Path, names: Mapping[str, str]) -> list[Path]:
@@ -102,17 +120,23 @@ def _picture(results: Results, path: str, box: np.ndarray | None) -> bytes:
 
 
 def _write_features(results: Results, folder: Path) -> list[Path]:
-    """Keypoints of the queries and of their best crops."""
+    """Keypoints of the queries, of their best crops, and of the references."""
+    if not store.shards(results.run.local_features, ".h5"):
+        return []
     crops = results.crops[results.crops["local_rank"] == 0]
+    references = read_images(results.library, ["image_id"])["image_id"]
+    references = references[files_of(references) == references]
+    _refuse_paths(results.library, references)
+    _need_room(results, folder, len(references))
+    views: list[tuple[str, Side, Iterable[tuple[str, str]]]] = [
+        (FEATURES, "query", zip(results.queries.index, results.queries.index, strict=True)),
+        (CROP_FEATURES, "query", zip(crops["query_id"], crops["crop_id"], strict=True)),
+        (REFERENCE_FEATURES, "reference", zip(references, references, strict=True)),
+    ]
     written = []
-    for below, views in (
-        (FEATURES, zip(results.queries.index, results.queries.index, strict=True)),
-        (CROP_FEATURES, zip(crops["query_id"], crops["crop_id"], strict=True)),
-    ):
-        if not store.shards(results.run.local_features, ".h5"):
-            continue
-        for image_id, view_id, origin, scale in _frames(results, views):
-            keypoints, descriptors = results.features("query", view_id)
+    for below, side, of_each in views:
+        for image_id, view_id, origin, scale in _frames(results, side, of_each):
+            keypoints, descriptors = results.features(side, view_id)
             keypoints = keypoints - np.array([*origin, 0, 0], np.float32)
             written.append(folder / below / f"{image_id}.txt")
             isc2021.write_keypoints(
@@ -122,24 +146,24 @@ def _write_features(results: Results, folder: Path) -> list[Path]:
 
 
 def _frames(
-    results: Results, views: Iterable[tuple[str, str]]
+    results: Results, side: Side, views: Iterable[tuple[str, str]]
 ) -> Iterator[tuple[str, str, list[int], float]]:
-    """Query, view, first pixel of the view in the query, and frame pixels per pixel, of each query and view."""
+    """Image, view, first pixel of the view in the image, and frame pixels per pixel, of each image and view."""
     short_side_px = results.parameter("sift_short_side_px")
     for image_id, view_id in views:
-        width, height = results.size("query", image_id)
-        box = results.box_of(view_id)
+        width, height = results.size(side, image_id)
+        box = results.box_of(view_id) if side == "query" else None
         x0, y0, x1, y1 = isc2021.pixels_of(box, width, height)
         yield image_id, view_id, [x0, y0], sift.frame_scale(x1 - x0, y1 - y0, short_side_px)
 
 
 def _write_pairs(results: Results, folder: Path, names: Mapping[str, str]) -> list[Path]:
-    """What each branch proposed within the limits of the run, or another branch had verified, and the match counts: their
-    sum over the branches is the score by `fusion: sum`."""
+    """What each branch proposed within the limits of the run, and the match counts: their sum over the branches is the
+    score by `fusion: sum`."""
     best = results.crops.loc[results.crops["local_rank"] == 0, "crop_id"]
     evidence = results.evidence.reindex(columns=[*KEYS, "matches"])
     candidates = results.image_candidates.merge(evidence, "left", KEYS, validate="many_to_one")
-    candidates = candidates[results.good_enough | candidates["matches"].notna()]
+    candidates = candidates[results.good_enough]
     written = []
     for branch, (pairs_file, scores_file) in PAIRS.items():
         if not store.shards(results.run.candidates(branch), ".parquet"):

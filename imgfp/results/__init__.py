@@ -71,12 +71,15 @@ class Results(Files):
             pairs["is_true"] = is_true.where(pairs["query_id"].isin(self.truth["query_id"]))
         return pairs
 
+    @property
+    def is_reported(self) -> pd.Series:
+        """Which rows of `pairs` are reported as copies: scores of at least `threshold`; none without a threshold."""
+        return self.pairs["score"] >= (np.inf if self.threshold is None else self.threshold)
+
     @cached_property
     def reported(self) -> pd.DataFrame:
-        """The rows of `pairs` that are reported as copies, best first: scores of at least `threshold`; none without
-        a threshold."""
-        lowest = np.inf if self.threshold is None else self.threshold
-        return self.pairs[self.pairs["score"] >= lowest].reset_index(drop=True)
+        """The rows of `pairs` that are reported as copies, best first."""
+        return self.pairs[self.is_reported].reset_index(drop=True)
 
     @property
     def decisions_path(self) -> Path:
@@ -207,7 +210,10 @@ class Results(Files):
         run of an older version, whose evidence lacks columns that fusion needs."""
         if not {*fusion.REQUIRED} <= set(self.evidence):
             return {}
-        rows = join_evidence(self.candidates_of(query_id), self.evidence_of(query_id))
+        candidates = self.candidates_of(query_id)
+        if self._fusion_rule == "sum":
+            candidates = candidates[self.are_good_enough(candidates)]
+        rows = join_evidence(candidates, self.evidence_of(query_id))
         return explain.scores_without(rows, reference_id, self._fusion_rule, self.fusion_model)
 
     def contributions(self, query_id: str, reference_id: str) -> dict[str, float]:
@@ -328,7 +334,9 @@ class Results(Files):
         """The predictions of this run, computed now from its evidence: one score per pair, best first, then other_copies
         and the columns of `relations`."""
         rule = self._fusion_rule
-        scored = fusion.merge(self.proposals, rule, self.fusion_model)
+        # A sum adds what a branch proposed, not what another branch had verified of the same images.
+        counted = self.proposals[self.good_enough] if rule == "sum" else self.proposals
+        scored = fusion.merge(counted, rule, self.fusion_model)
         copies = scored if rule == "calibrated" else fusion.merge(self.proposals, "calibrated")
         named = name_copies(scored, self.run, self.library)
         told = named.merge(relations.relations(self.proposals, copies))

@@ -267,9 +267,12 @@ class Files:
     @cached_property
     def good_enough(self) -> np.ndarray:
         """Which candidates (n,) are within the limits of the run, so that they may be verified: bool."""
-        identical = are_identical(self.run, self.library, self.image_candidates)
-        limits = {name: self.parameter(name) for name in LIMITS}
-        return within_limits(self.image_candidates, identical, **limits)
+        return self.are_good_enough(self.image_candidates)
+
+    def are_good_enough(self, candidates: pd.DataFrame) -> np.ndarray:
+        """`good_enough` of some rows (n,) of `image_candidates`."""
+        identical = are_identical(self.run, self.library, candidates)
+        return within_limits(candidates, identical, **{n: self.parameter(n) for n in LIMITS})
 
     @cached_property
     def evidence(self) -> pd.DataFrame:

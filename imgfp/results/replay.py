@@ -88,9 +88,10 @@ class Replay(Tables):
             OLD_EVIDENCE: ~nobody if self._is_old else nobody,
         }
         joined = self._joined(kept, first | later, distinct, refused, compared)
-        pairs = self._judged(fusion.merge(joined, settings.fusion, self._model))
-        identical = kept["identical"].to_numpy()
-        proposed = self._proposed(kept[within_limits(kept, identical, **settings.limits)])
+        good_enough = within_limits(kept, kept["identical"].to_numpy(), **settings.limits)
+        counted = joined[good_enough] if settings.fusion == "sum" else joined
+        pairs = self._judged(fusion.merge(counted, settings.fusion, self._model))
+        proposed = self._proposed(kept[good_enough])
         verified = self._evidence_query[(first | later)[:-1]]
         each = pairs, proposed, np.bincount(verified, minlength=len(nobody))
         cut: float | None = settings.score_threshold or None

@@ -133,7 +133,8 @@ def merge(evidence: pd.DataFrame, rule: str, model: Model | None = None) -> pd.D
 
 
 def seed_sum(evidence: pd.DataFrame) -> pd.DataFrame:
-    """The rule of the 2021 system: `matches` of the same pair summed over its branches.
+    """The rule of the 2021 system: `matches` of the same pair summed over its branches. evidence: of the candidates that
+    a branch's own rule lets through, and of no others.
 
     Returns query_id, reference_id, score, best first; pairs without evidence are left out.
     """

@@ -96,8 +96,12 @@ def _locate(
     if not where.is_dir():
         raise FileNotFoundError(f"there is no folder {crops_dir}; check the path")
     listed = store.project_path(crop_list) if crop_list else None
+    names = _file_names(run)
+    if names and not any((where / name).is_file() for name in names):
+        wrong = f"expected a picture per query, of its file name, such as {names[0]}, got none"
+        raise FormatError(where, None, wrong)
     if listed:
-        _check_list(listed, where, run)
+        _check_list(listed, where, {*names})
     settings = {
         "crops": str(where),
         "crops_hash": store.state_of(where),
@@ -116,15 +120,30 @@ def _locate(
     )
 
 
-def _check_list(path: Path, crops: Path, run: Run) -> None:
-    """Raise FormatError for a listed query of the run that has no crop."""
-    listed = isc2021.read_crop_list(path)
+def _file_names(run: Run) -> list[str]:
+    """The names that the 2021 system's files give the queries."""
     images = read_images(run, ["image_id", "path"])
-    known = {*map(isc2021.name_of, images["image_id"], images["path"])}
+    return [*map(isc2021.name_of, images["image_id"], images["path"])]
+
+
+def _check_list(path: Path, crops: Path, known: set[str]) -> None:
+    """Raise FormatError for a listed query of the run that has no crop, and where none is a query of the run; say how
+    many are not. known: the file names of the queries."""
+    listed = isc2021.read_crop_list(path)
+    foreign = []
     for line, name in enumerate(listed, 1):
-        if name in known and not (crops / name).is_file():
+        if name not in known:
+            foreign.append((line, name))
+        elif not (crops / name).is_file():
             wrong = f"expected a crop of this name in {store.show(crops)}, got no {name!r}"
             raise FormatError(path, line, wrong)
+    if foreign:
+        line, name = foreign[0]
+        if len(foreign) == len(listed):
+            raise FormatError(path, line, f"expected the file name of a query, got {name!r}")
+        print(
+            f"{path.name}: {len(foreign):,} names are of no query of this run: first line {line}, {name!r}"
+        )
 
 
 @store.produces("located_crops")

@@ -86,7 +86,7 @@ def _map(collection, tasks, views, file, cluster, workers, *, device, **model):
         settings = model_settings(views=views, device=device, **model)
         if settings["device"] != "cpu":
             tasks, workers = on_gpu(tasks, device, workers)
-    return map_shards(
+    report = map_shards(
         function,
         tasks,
         settings,
@@ -95,6 +95,10 @@ def _map(collection, tasks, views, file, cluster, workers, *, device, **model):
         title=f"descriptors of {collection.contents}",
         lock_dir=collection.root,
     )
+    if file and report.rejects and not any(map(len, descriptors_by_shard(collection))):
+        wrong = f"expected vectors of {collection.contents} by their ids, got none of any"
+        raise formats.FormatError(store.project_path(file), None, wrong)
+    return report
 
 
 def model_settings(

@@ -21,6 +21,9 @@ from imgfp.stages.inventory import decoded, image_tasks, left_out, limits_of, re
 from imgfp.store import Collection, Run, isc2021
 from imgfp.store.formats import FormatError
 
+#: Share of the sides of a picture by which a keypoint that was read may lie outside it.
+_MARGIN = 0.02
+
 
 def extract_local_features(
     collection: Collection,
@@ -36,13 +39,15 @@ def extract_local_features(
     holds `<image id>.txt`; "": none. Raises FileNotFoundError, and FormatError for a file that holds something else.
     """
     tasks = image_tasks(collection, collection.local_features, ".h5")
+    texts: dict[str, str] = {}
     if file:
+        texts = _text_settings(file, read_images(collection, ["image_id"])["image_id"])
         where = {"collection": collection}
         tasks = [replace(task, arguments=task.arguments | where) for task in tasks]
     return map_shards(
         read_features if file else extract_features,
         tasks,
-        settings | (_text_settings(file) if file else {}),
+        settings | texts,
         cluster=cluster,
         workers=workers,
         title=f"features of {collection.contents}",
@@ -63,7 +68,7 @@ def extract_crop_features(
         rows = crops.loc[crops["local_rank"] == 0, ["crop_id", "query_id"]]
         where = {"collection": run, "text_of": dict(rows.itertuples(index=False, name=None))}
         tasks = [replace(task, arguments=task.arguments | where) for task in tasks]
-        settings |= _text_settings(file)
+        settings |= _text_settings(file, rows["query_id"])
     return map_shards(
         read_features if file else extract_features,
         tasks,
@@ -175,15 +180,28 @@ def _read_text(
                 text, 1, f"expected keypoints of {named!r}, got those of {image_id!r}"
             )
         return None
+    outside = (abs(keypoints[:, :2] / [x1 - x0, y1 - y0] - 0.5) > 0.5 + _MARGIN).any(axis=1)
+    if outside.any():
+        row = int(outside.argmax())
+        x, y = keypoints[row, :2].tolist()
+        raise FormatError(
+            text,
+            row + 1,
+            f"expected a keypoint inside a picture of {x1 - x0} x {y1 - y0} px, got one at {x:.0f}, {y:.0f}; is "
+            f"sift_short_side_px, {short_side_px}, that of its extractor?",
+        )
     keypoints[:, :2] += [x0, y0]
     return keypoints, descriptors
 
 
-def _text_settings(file: str) -> dict[str, str]:
-    """Settings of `read_features`. Raises FileNotFoundError."""
-    path = store.project_path(file)
+def _text_settings(file: str, image_ids: Iterable[str]) -> dict[str, str]:
+    """Settings of `read_features`. Raises FileNotFoundError, and FormatError for a folder without a text of any image."""
+    path, ids = store.project_path(file), [*image_ids]
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {file}; check the path")
+    if path.is_dir() and ids and not any((path / f"{one}.txt").is_file() for one in ids):
+        wrong = f"expected a text per image, such as {ids[0]}.txt, got none of any image"
+        raise FormatError(path, None, wrong)
     return {"texts": str(path), "texts_hash": store.state_of(path)}
 
 

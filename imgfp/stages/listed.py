@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,9 @@ from imgfp import store
 from imgfp.datatypes import Branch, table
 from imgfp.runner.cluster import HERE, MapReport, ShardResult, Task, map_shards
 from imgfp.scoring.metrics import are_in
+from imgfp.search.propose import within_limits
 from imgfp.stages.crops import read_crops
-from imgfp.stages.identical import own_pairs
+from imgfp.stages.identical import are_identical, own_pairs
 from imgfp.stages.inventory import list_files
 from imgfp.stages.search import read_candidates
 from imgfp.store import Collection, Library, Run, formats, isc2021
@@ -52,6 +54,8 @@ def list_queries(run: Run, source: str, file: str) -> str:
             wrong = f"expected each image once, got that of line {chosen[image_id]} again"
             raise FormatError(path, line, wrong)
         chosen[image_id] = line
+    if not chosen:
+        raise FormatError(path, None, f"expected names of images of {source}, got an empty file")
     rows = files.loc[files["image_id"].isin([*chosen]), ["image_id", "path"]]
     store.write_bytes(run.query_list_csv, rows.to_csv(index=False, lineterminator="\n").encode())
     return str(run.query_list_csv)
@@ -69,8 +73,7 @@ def list_candidates(
     """
     path = store.project_path(file)
     pairs = formats.read_pair_table(path)
-    pairs = isc2021.read_pairs(path) if pairs is None else pairs
-    pairs = _known_pairs(path, pairs, run, library)
+    pairs = _known_pairs(path, isc2021.read_pairs(path) if pairs is None else pairs, run, library)
     pairs = _with_views(pairs, run, branch, described)
     if branch == "global" and (wrong := pairs["score"].abs() > 1).any():
         line, score = pairs.loc[wrong, ["line", "score"]].iloc[0]
@@ -88,27 +91,32 @@ def list_candidates(
     return _save(run, run.candidates(branch), table("candidates", made.drop(columns="line")), path)
 
 
-def list_scores(run: Run, library: Library, files: Mapping[Branch, str]) -> MapReport:
+def list_scores(
+    run: Run, library: Library, files: Mapping[Branch, str], **limits: Any
+) -> MapReport:
     """Evidence of the candidates of some branches from files of scores, in place of a verification: match counts, and
     nothing else. Candidates without a score stay to be verified; evidence of files that are not named any more is removed.
 
-    files: branch -> file of `isc2021.read_scores`; "": none. Raises FormatError naming the line of a pair that is no
-    candidate of its branch, and of one that another branch gives another score, though it compares the same images.
+    files: branch -> file of scores, see `list_predictions`; "": none; limits: of `propose.within_limits`. Raises FormatError naming
+    the line of a pair that is no candidate of its branch within the limits, and of one that another branch gives another
+    score, though it compares the same images.
     """
     parts: list[pd.DataFrame] = []
     named = {branch: store.project_path(file) for branch, file in files.items() if file}
     for branch, path in named.items():
-        scores = _known_pairs(path, isc2021.read_scores(path), run, library)
+        scores = _known_pairs(path, _scores(path), run, library)
         candidates = read_candidates(run, branch)
-        absent = scores[~are_in(scores, candidates)]
-        if len(absent):
-            row = absent.iloc[0]
-            raise FormatError(
-                path,
-                int(row["line"]),
-                f"expected a candidate of the branch {branch}, got {row['query_id']}, {row['reference_id']}; give this file "
-                f"as {branch}_candidates_file, too",
-            )
+        proposed = are_in(scores, candidates)
+        identical = are_identical(run, library, candidates)
+        candidates = candidates[within_limits(candidates, identical, **limits)]
+        absent = ~are_in(scores, candidates)
+        if absent.any():
+            row = scores[absent].iloc[0]
+            wrong = f"expected a candidate of the branch {branch}, got {row['query_id']}, {row['reference_id']}"
+            remedy = f"give this file as {branch}_candidates_file, too"
+            if proposed[absent][0]:
+                remedy = "it is beyond the limits of the run: candidates_scored, candidates_verified, the branch's lowest score"
+            raise FormatError(path, int(row["line"]), f"{wrong}; {remedy}")
         without = int((~are_in(candidates, scores)).sum())
         if without:
             print(f"{path.name}: {without:,} candidates have no score there and are verified here")
@@ -121,11 +129,18 @@ def list_scores(run: Run, library: Library, files: Mapping[Branch, str]) -> MapR
 
 
 def list_predictions(run: Run, library: Library, file: str) -> pd.DataFrame:
-    """The `predictions` of a file of scores, best first, see `isc2021.read_scores`. Raises FormatError."""
+    """The `predictions` of a file of scores, best first, see `formats.read_pair_table`, `isc2021.read_scores`. Raises
+    FormatError."""
     path = store.project_path(file)
-    scores = _known_pairs(path, isc2021.read_scores(path), run, library).drop(columns="line")
+    scores = _known_pairs(path, _scores(path), run, library).drop(columns="line")
     order = ["score", *_PAIR]
     return table("predictions", scores.sort_values(order, ascending=[False, True, True]))
+
+
+def _scores(path: Path) -> pd.DataFrame:
+    """The pairs of a file, each with a score."""
+    table = formats.read_pair_table(path)
+    return isc2021.read_scores(path) if table is None else table
 
 
 def _evidence(rows: pd.DataFrame) -> pd.DataFrame:

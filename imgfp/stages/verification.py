@@ -139,7 +139,7 @@ def verify_pairs(
     """
     check_choice("candidates_scored", limits.get("candidates_scored", "all"))
     _need_candidates(run, *BRANCHES)
-    list_scores(run, library, files or {})
+    list_scores(run, library, files or {}, **limits)
     candidates = candidates_to_verify(run, library, **limits)
     scoring = scoring_settings(library, match_ratio, pair_classifier)
     where: dict[str, Any] = {"title": "verify", "cluster": cluster, "workers": workers}

@@ -55,17 +55,22 @@ def read_truth(path: Path) -> pd.DataFrame:
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """Predictions CSV (`query_id,reference_id,score`; higher is more alike; more columns ignored)."""
-    names = ["query_id", "reference_id", "score"]
+    return table("predictions", _read_scored(path).drop(columns="line"))
+
+
+def _read_scored(path: Path) -> pd.DataFrame:
+    """The columns of `predictions` of a CSV, and the `line` of each row."""
+    names = list(TABLES["predictions"])
     rows = [
-        (undefused(query), undefused(reference), number(score, path, line, "score"))
+        (undefused(query), undefused(reference), number(score, path, line, "score"), line)
         for line, (query, reference, score) in _csv_rows(path, names)
     ]
-    return table("predictions", pd.DataFrame(rows, columns=names))
+    return pd.DataFrame(rows, columns=[*names, "line"]).astype(TABLES["predictions"])
 
 
 def read_pair_table(path: Path) -> pd.DataFrame | None:
-    """Scored pairs of a search engine, columns query_id, reference_id, score and `line`, the row in the file: Parquet, or
-    CSV whose header names these columns (more are ignored); None for a file that is neither. Raises FormatError."""
+    """Scored pairs, columns query_id, reference_id, score and `line` (row, in Parquet) in the file: Parquet, or CSV whose
+    header names these columns (more are ignored); None for a file that is neither. Raises FormatError."""
     with opened(path) as file:
         start = file.readline(1 << 12)
     names = list(TABLES["predictions"])
@@ -81,9 +86,8 @@ def read_pair_table(path: Path) -> pd.DataFrame | None:
             row = int(np.flatnonzero(~np.isfinite(pairs["score"]))[0]) + 1
             raise FormatError(path, row, "the score is not a finite number")
         return pairs.assign(line=np.arange(1, len(pairs) + 1))
-    if {*names} <= {*start.decode("utf-8-sig", "replace").strip().split(",")}:
-        return read_predictions(path).assign(line=lambda pairs: np.arange(2, len(pairs) + 2))
-    return None
+    header = next(csv.reader([start.decode("utf-8-sig", "replace").strip()]), [])
+    return _read_scored(path) if {*names} <= {*header} else None
 
 
 def read_manifest(path: str | Path) -> pd.DataFrame:
@@ -148,9 +152,8 @@ def _csv_rows(path: str | Path, names: Sequence[str]) -> Iterator[tuple[int, lis
             header = next(reader, [])
             missing = [name for name in names if name not in header]
             if missing:
-                raise FormatError(
-                    path, 1, f"the header lacks {missing}; it reads {','.join(header)[:120]!r}"
-                )
+                wrong = f"the header lacks {missing}; it reads {','.join(header)[:120]!r}"
+                raise FormatError(path, 1, f"{wrong}; the first line must name the columns")
             columns = [header.index(name) for name in names]
             for row in reader:
                 if not row:
@@ -300,7 +303,8 @@ def number(text: str, path: str | Path, line: int, what: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    # Python would take 1_000, and the digits of other scripts.
+    if not math.isfinite(value) or "_" in text or not text.isascii():
         raise FormatError(path, line, f"{what} {text[:40]!r} is not a finite number")
     return value
 

@@ -8,6 +8,7 @@ what was expected and what was found. What is read is written again byte for byt
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -26,6 +27,8 @@ PICTURE = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|jp2|hei[cf])\Z", re.
 
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,2})?", re.IGNORECASE)
 _KEYPOINT_LINE = "<id>_<i>_<x>_<y>_<scale>_<angle>||<128 numbers>"
+#: A header, which these files do not have.
+_HEADER = ["query_id", "reference_id"]
 #: What separates a score of `match_score` from the name before it: a comma and this word.
 SCORE_WORD = "score:"
 
@@ -57,12 +60,12 @@ def read_keypoints(path: Path, frame_scale: float) -> tuple[str, np.ndarray, np.
     descriptors in the layout of `sift.extract`. An empty file gives the id "". Raises FormatError.
     """
     with opened(path) as file:
-        data = file.read()
+        data = file.read().removeprefix(BOM_UTF8)
+    if not data:
+        return "", np.empty((0, 4), np.float32), np.empty((0, 128), np.uint8)
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n")
     data = data.removesuffix(b"\n")
-    if not data:
-        return "", np.empty((0, 4), np.float32), np.empty((0, 128), np.uint8)
     try:
         lines = [line.partition(b"||") for line in data.split(b"\n")]
         fields = [head.rsplit(b"_", 5) for head, _, _ in lines]
@@ -71,6 +74,8 @@ def read_keypoints(path: Path, frame_scale: float) -> tuple[str, np.ndarray, np.
         numbers = texts.cast(pa.string()).cast(pa.float64()).to_numpy().reshape(len(lines), 5)
         histograms = _histograms([tail for _, _, tail in lines])
         if data.count(b"|") != 2 * len(lines) or not np.isfinite(numbers).all():
+            raise ValueError
+        if not image_id or not (numbers[:, 3] > 0).all():
             raise ValueError
     except ValueError:  # also of several ids, of text that is not UTF-8, and of arrow
         _refuse_keypoints(path)
@@ -109,13 +114,15 @@ def _refuse_keypoints(path: Path) -> NoReturn:
     for line, text in _lines(path):
         head, bars, tail = text.partition("||")
         fields = head.rsplit("_", 5)
-        if not bars or len(fields) != 6:
+        if not bars or len(fields) != 6 or not fields[0]:
             raise FormatError(path, line, f"expected {_KEYPOINT_LINE}, got {text[:80]!r}")
         for value, what in zip(fields[1:], ("number", "x", "y", "scale", "angle"), strict=True):
             if not _NUMBER.fullmatch(value):
                 raise FormatError(
                     path, line, f"the keypoint's {what} {value[:40]!r} is not a number"
                 )
+        if float(fields[4]) <= 0:
+            raise FormatError(path, line, f"expected a scale above 0, got {fields[4][:40]!r}")
         if line > 1 and fields[0] != image_id:
             wrong = f"expected the id {image_id!r} of the lines before, got {fields[0]!r}"
             raise FormatError(path, line, f"{wrong}; split the file, one image per file")
@@ -167,6 +174,9 @@ def read_pairs(path: Path) -> pd.DataFrame:
         if len(fields) not in (2, 3) or not all(fields):
             wrong = f"expected query,reference or query,reference,score, got {text[:80]!r}"
             raise FormatError(path, line, f"{wrong}; tabs will do for commas")
+        if line == 1 and fields[:2] == _HEADER:
+            wrong = f"expected a pair, got the header {text[:80]!r}"
+            raise FormatError(path, line, f"{wrong}; remove it, or add the column score")
         score = fields[2] if len(fields) == 3 else ""
         extensions = (PICTURE.search(name) is not None for name in fields[:2])
         kind = ("\t" in text, bool(score), *extensions, score.startswith(SCORE_WORD))
@@ -280,12 +290,13 @@ def _refuse_name(path: Path, line: int, name: str, seen: dict[str, int]) -> None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers and texts without their line ends; only a line feed ends a line."""
+    """Line numbers and texts without their line ends and a byte order mark; only a line feed ends a line."""
     with opened(path) as file:
         for line, data in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
             if len(data) == MAX_LINE_BYTES:
                 raise FormatError(path, line, f"longer than {MAX_LINE_BYTES} bytes; is it text?")
             try:
-                yield line, data.decode().removesuffix("\n").removesuffix("\r")
+                text = data.decode("utf-8-sig" if line == 1 else "utf-8")
+                yield line, text.removesuffix("\n").removesuffix("\r")
             except UnicodeDecodeError:
                 raise FormatError(path, line, "not UTF-8 text") from None

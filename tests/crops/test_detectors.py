@@ -106,6 +106,30 @@ def test_layouts_of_exported_networks(output, end_to_end, monkeypatch):
     assert found.confidence == pytest.approx([0.9])
 
 
+@pytest.mark.parametrize("layout", ["yolov5", "yolov8"])
+def test_two_exported_layouts_are_told_apart_by_their_shapes(layout, tmp_path):
+    """A file as each of the two exporters writes it: (1, n, 5 + classes), or (1, 4 + classes, n)."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    boxes = np.zeros((84, 6), np.float32)
+    boxes[:, :4] = 8
+    boxes[7] = [32, 28, 20, 10, 0.9, 0.8]  # centre, size, objectness, score of the only class
+    output = boxes[None]
+    if layout == "yolov8":
+        boxes[:, 5] *= boxes[:, 4]
+        output = np.delete(boxes, 4, axis=1).T[None].copy()
+    shapes = {"images": (1, 3, 64, 64), "output0": output.shape}
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
+    node = helper.make_node("Constant", [], ["output0"], value=numpy_helper.from_array(output))
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "own.onnx").write_bytes(model.SerializeToString())
+    detector = detectors.load_detector(tmp_path / "own.onnx")
+    (found,) = detector.detect([np.zeros((64, 128, 3), np.uint8)])
+    assert found.xyxy == pytest.approx(np.array([[44, 14, 84, 34]]))
+    assert found.confidence == pytest.approx([0.72])
+
+
 def test_shipped_detector_finds_pastes_and_does_not_depend_on_the_batch(
     photograph, other_photograph, pasted
 ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from imgfp.results import Results
 from imgfp.runner.cluster import HERE
 from imgfp.stages import list_candidates, list_predictions, list_queries
 from imgfp.stages.crops import read_crops
-from imgfp.stages.features import stored_features
+from imgfp.stages.features import feature_settings, stored_features
 from imgfp.stages.listed import MEASURED_ELSEWHERE, list_scores
 from imgfp.stages.search import read_candidates
 from imgfp.stages.verification import read_evidence
@@ -145,6 +146,7 @@ def test_their_crops_keypoints_and_vectors_take_the_place_of_ours(
         global_crops_dir=layout.GLOBAL_CROPS,
         local_crop_list=layout.CROP_LIST,
         local_features_file=layout.FEATURES,
+        reference_features_file=layout.REFERENCE_FEATURES,
         crop_features_file=layout.CROP_FEATURES,
         descriptor_file=layout.DESCRIPTORS,
     )
@@ -152,10 +154,12 @@ def test_their_crops_keypoints_and_vectors_take_the_place_of_ours(
     corners = ["query_id", "x0", "y0", "x1", "y1", "local_rank", "is_global"]
     cut, was = read_crops(run)[corners], read_crops(before)[corners].round()
     assert cut.equals(was.astype(cut.dtypes)) and cut["is_global"].tolist() == [False, True]
-    mine, theirs = (Results(one, ours / "library") for one in (before, run))
-    for view in ("q-whole", "q-pasted#0"):
-        for a, b in zip(mine.features("query", view), theirs.features("query", view), strict=True):
-            assert np.allclose(a, b, atol=0.02)
+    mine = Results(before, ours / "library")
+    theirs = Results(run, tmp_path / "library")
+    assert feature_settings(theirs.library)["texts"].endswith(layout.REFERENCE_FEATURES)
+    for side, view in (("query", "q-whole"), ("query", "q-pasted#0"), ("reference", "cat")):
+        for a, b in zip(mine.features(side, view), theirs.features(side, view), strict=True):
+            assert len(a) and np.allclose(a, b, atol=0.02)
     expected = scores(before)
     expected = expected[expected["query_id"] != "q-turned"].reset_index(drop=True)
     assert scores(run).equals(expected)
@@ -180,7 +184,7 @@ def test_their_pairs_and_scores_take_the_place_of_ours(ours, corpus, in_process,
     assert final.equals(scores(run))
 
 
-def test_bad_files_name_the_line(ours, corpus, tmp_path):
+def test_bad_files_name_the_line(ours, corpus, tmp_path, capsys, monkeypatch):
     root = tmp_path / "run"
     shutil.copytree(ours / "run", root)
     run, library = Run(root), Library(ours / "library")
@@ -201,11 +205,38 @@ def test_bad_files_name_the_line(ours, corpus, tmp_path):
     (tmp_path / "scores.txt").write_text("q-whole,cat,3\nq-whole,china,4\n")
     with pytest.raises(FormatError, match="line 2: expected a candidate of the branch local"):
         list_scores(run, library, {"local": str(tmp_path / "scores.txt")})
+    # A table with a header will do, and its lines are counted as they stand in the file.
+    (tmp_path / "scores.txt").write_text('"query_id","reference_id",score\n\nq-whole,chin,3\n')
+    with pytest.raises(FormatError, match=r"line 3: expected a readable reference .*'chin'"):
+        list_predictions(run, library, str(tmp_path / "scores.txt"))
+    crops = tmp_path / "crops"
+    shutil.copytree(ours / "seed" / layout.LOCAL_CROPS, crops)
+    (tmp_path / "list.txt").write_text("q-pasted.jpg 0.8\nq-passed.jpg 0.9\n")
+    detect = {"local_crops_dir": str(crops), "local_crop_list": str(tmp_path / "list.txt")}
+    stages.detect_crops(run, crop_detector="none", **detect, cluster=HERE)
+    assert "1 names are of no query of this run: first line 2, 'q-passed.jpg'" in (
+        capsys.readouterr().out
+    )
+    with pytest.raises(FormatError, match=r"such as q-cropped\.jpg, got none"):
+        stages.detect_crops(run, crop_detector="none", local_crops_dir=str(tmp_path), cluster=HERE)
+    (crops / "q-pasted.jpg").unlink()
+    with pytest.raises(FormatError, match=r"line 1: expected a crop of this name .*'q-pasted"):
+        stages.detect_crops(run, crop_detector="none", **detect, cluster=HERE)
+    (tmp_path / "list.txt").write_text("q-pasted 0.8\n")
+    with pytest.raises(FormatError, match=r"line 1: expected the file name of a query"):
+        stages.detect_crops(run, crop_detector="none", **detect, cluster=HERE)
+    (tmp_path / "list.txt").write_text("")
+    with pytest.raises(FormatError, match="got an empty file"):
+        list_queries(run, str(corpus / "queries"), str(tmp_path / "list.txt"))
     (tmp_path / "list.txt").write_text("q-whole.jpg\nq-hole.jpg\n")
     with pytest.raises(FormatError, match=r"line 2: .*q-hole\.jpg.*is 'q-whole.jpg' meant"):
         list_queries(run, str(corpus / "queries"), str(tmp_path / "list.txt"))
     with pytest.raises(store.StoreError, match="not an empty folder"):
         export(Results(run, library), "isc2021", ours / "seed")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
+    with pytest.raises(store.StoreError, match=r"take about .* GB, 0\.0 GB are free"):
+        export(Results(run, library, **SETTINGS), "isc2021", tmp_path / "full")
+    assert not (tmp_path / "full").exists()
 
 
 def test_keypoints_that_the_2021_system_wrote_enter_beside_ours(isc2021, tmp_path):
@@ -233,6 +264,13 @@ def test_keypoints_that_the_2021_system_wrote_enter_beside_ours(isc2021, tmp_pat
     assert theirs.shape == (661, 4)
     assert (theirs[:, :2].max(axis=0) < [width, height]).all()
     assert (theirs[:, :2].max(axis=0) > [0.9 * width, 0.9 * height]).all()
+    with pytest.raises(FormatError, match=r"such as Q10893\.txt, got none of any image"):
+        elsewhere = settings | {"file": str(tmp_path / "queries")}
+        stages.extract_local_features(run, **elsewhere, **here)
+    # A text of another frame than that of the settings stops the run: its keypoints would lie elsewhere.
+    with pytest.raises(FormatError, match=r"line \d+: expected a keypoint inside a picture"):
+        small = settings | {"short_side_px": 100}
+        stages.extract_local_features(run, **small, **here)
     # A text of another image under this one's name stops the run.
     shutil.copy(isc2021 / "Q24789.sift.txt", tmp_path / "texts/R751771.txt")
     with pytest.raises(FormatError, match="expected keypoints of 'R751771', got those of 'Q24789'"):

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from imgfp.results.files import LIMITS
 from imgfp.runner import params
 from imgfp.runner.notebooks import EXAMPLE
 
@@ -140,6 +141,16 @@ def test_one_parameter_has_one_type_and_one_meaning():
         for name, declared in params.declared_by(path).items():
             before = seen.setdefault(name, (declared.type, path.name))
             assert before[0] == declared.type, f"{name}: {before} and {path.name}"
+
+
+def test_what_is_merged_is_what_was_verified():
+    """A sum counts what the limits of notebook 08 let through, also where papermill runs 09 without a record of the run."""
+    verify, merge = (path for path in NOTEBOOKS if path.stem[:2] in ("08", "09"))
+    limits = [
+        line for line in parameters_cell(verify).source.split("\n") if line.startswith(LIMITS)
+    ]
+    assert len(limits) == len(LIMITS)
+    assert set(limits) <= set(parameters_cell(merge).source.split("\n"))
 
 
 @every_notebook

@@ -52,6 +52,16 @@ def test_pairs_carry_rank_and_truth(finished_run):
     assert best["q-pasted", "china"] and not best["q-stranger", "coffee"]
 
 
+def test_a_sum_leaves_out_a_branch_whose_rule_refused_the_pair(finished_run):
+    """Another branch had the same images verified, so that their matches are known."""
+    pair = "q-cropped", "flower"
+    both, one = Results(finished_run), Results(finished_run, global_min_similarity=0.95)
+    ids = ["query_id", "reference_id"]
+    twice, once = (results.fused().set_index(ids)["score"][pair] for results in (both, one))
+    assert twice == 2 * once
+    assert one.scores_without(*pair) == {"all branches": once, "without local": None}
+
+
 def test_pairs_of_queries_that_the_truth_does_not_list_are_unknown(finished_run, tmp_path):
     other = shutil.copytree(finished_run.parent, tmp_path / "copy") / "run"
     truth = pd.read_csv(finished_run / "truth.csv", keep_default_na=False)

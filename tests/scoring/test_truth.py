@@ -35,8 +35,9 @@ def test_extensions_are_dropped_where_only_the_id_without_is_known():
 def test_words_for_nothing_mean_no_reference_unless_one_is_called_so():
     rows, notes = resolved(("Q001", "None"), ("Q002", "NA"))
     assert rows == [["Q001", ""], ["Q002", ""]] and "2 references are given as NA, None" in notes
-    table, notes = resolve(truth_of(("Q001", "None")), QUERIES, [*REFERENCES, "None"])
-    assert table["reference_id"].tolist() == ["None"] and not notes
+    named = truth_of(("Q001", "None"), ("Q002", ""))
+    table, notes = resolve(named, QUERIES, [*REFERENCES, "None"])
+    assert table["reference_id"].tolist() == ["None", ""] and not notes
 
 
 def test_queries_of_another_folder_are_left_out_by_name():
@@ -69,3 +70,15 @@ def test_the_half_of_disc21_that_was_handed_out_is_refused():
     assert len(resolve(second, queries, ["R123456"])[0]) == 6_000
     own = first.replace({"R123456": "page"})  # numbers of somebody else
     assert len(resolve(own, queries, ["page"])[0]) == 6_000
+
+
+def test_true_pairs_alone_are_no_truth_of_disc21_and_told_of_others():
+    pairs = pd.DataFrame({"query_id": [f"Q{n:05d}" for n in range(50_000, 53_000)]})
+    pairs["reference_id"] = "R123456"
+    queries = [*pairs["query_id"], "Q59999"]
+    with pytest.raises(ValueError, match=r"3,000 true pairs of DISC21 and no query without one"):
+        resolve(pairs, queries, ["R123456"])
+    some, notes = resolve(pairs.head(50), queries, ["R123456"])
+    assert len(some) == 50 and "2,951 queries of the folder have no row" in notes[0]
+    blank = truth_of(("Q50000", "R123456"), ("Q59999", ""))
+    assert resolve(blank, queries, ["R123456"])[1] == []

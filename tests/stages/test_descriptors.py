@@ -132,6 +132,10 @@ def test_vectors_computed_elsewhere_are_read_from_a_file(sides, address, tmp_pat
     assert descriptors.described_by(library) == "another 0123"
     with pytest.raises(FileNotFoundError):
         stages.describe_references(library, **from_file | {"file": str(tmp_path / "absent.h5")})
+    others = Descriptors(np.array(["x.jpg"], object), references.vectors[:1])
+    formats.write_descriptors(path, [short], [others])
+    with pytest.raises(formats.FormatError, match=r"d\.h5: expected vectors of references by"):
+        stages.describe_references(library, **from_file)
 
 
 def test_inputs_of_a_query_change_with_its_crops(sides):

@@ -74,6 +74,9 @@ LINE = "q_0_1_2_3_0.5||" + ",".join(["7"] * 128)
     [
         (LINE + "\n" + LINE.replace("||", "|"), "line 2", "expected <id>"),
         (LINE.replace("_2_", "_"), "line 1", "expected <id>"),
+        (LINE.removeprefix("q"), "line 1", "expected <id>"),
+        ("\n", "line 1", "expected <id>"),
+        (LINE.replace("_3_", "_0_"), "line 1", "scale above 0, got '0'"),
         (LINE.replace("_2_", "_nan_"), "line 1", "'nan'"),
         (LINE.replace("_2_", "_x_"), "line 1", "'x'"),
         (LINE[:-2], "line 1", "127 values"),
@@ -173,7 +176,9 @@ def test_pairs_and_scores_of_any_ids(tmp_path):
         ("a,b\n\nc,d\n", "line 2: expected query,reference"),
         ("a b\n", "line 1: expected query,reference .*got 'a b'"),
         ("a,b,c,d\n", "line 1: expected query,reference"),
+        ("query_id,reference_id\na,b\n", "line 1: expected a pair, got the header"),
         ("a,b,inf\n", "line 1: the score 'inf'"),
+        ("a,b,1_0\n", "line 1: the score '1_0'"),
         ("a,b,score:many\n", "line 1: the score 'many'"),
         ("a,\n", "line 1: expected query,reference"),
         ("a,b\n\udcff,c\n", "line 2: not UTF-8"),
@@ -185,6 +190,17 @@ def test_bad_pairs_are_named(tmp_path, text, said):
     with pytest.raises(FormatError, match=said) as error:
         texts.read_pairs(path)
     assert str(path) in str(error.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_id(tmp_path):
+    path = tmp_path / "file.txt"
+    for text, read in (
+        ("Q1,R1\r\n", lambda: texts.read_pairs(path)["query_id"][0]),
+        ("Q1\n", lambda: texts.read_list(path)[0]),
+        (LINE.replace("q", "Q1", 1), lambda: texts.read_keypoints(path, 1.0)[0]),
+    ):
+        path.write_text(text, encoding="utf-8-sig")
+        assert read() == "Q1"
 
 
 def test_what_a_line_cannot_hold_is_not_written(tmp_path):
