@@ -39,7 +39,7 @@ def test_a_case_has_everything_about_its_pair(calibrated_run, parse):
 
 def test_every_measurement_has_a_meaning_and_none_is_invented():
     homography = {f"h{row}{column}" for row in range(3) for column in range(3)}
-    assert {*SHOWN, *OTHERS} == {*COLUMNS} - homography - {"inlier_keypoints"}
+    assert {*SHOWN, *OTHERS} == {*COLUMNS} - homography - {"inlier_keypoints", "explained_cells"}
 
 
 def test_the_command_in_a_case_makes_the_same_bytes_in_another_process(calibrated_run, tmp_path):
