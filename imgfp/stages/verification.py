@@ -301,7 +301,7 @@ def _mark_shared(
     for row in rows:
         inliers = np.array(row["inlier_keypoints"].split(), np.int64)
         part = shared.of(row["reference_id"]) if len(inliers) else None
-        if part is None:
+        if part is None or np.isnan(row["h00"]):  # a folded overlap has inliers and no transform
             continue
         reference = references[row["reference_id"]]
         at = project(homography_of_row(row), query.keypoints[inliers, :2].astype(np.float64))

@@ -285,7 +285,7 @@ def _explained_cells(hypothesis: Hypothesis, inliers: np.ndarray) -> int:
         places.append(project(to_query_px, overlay.inlier_centres()))
     size = np.array([query.width, query.height])
     cells = (np.concatenate(places) + 0.5) * CELLS / size
-    cells = np.clip(cells, 0, CELLS - 1).astype(int)
+    cells = np.clip(cells[np.isfinite(cells).all(axis=1)], 0, CELLS - 1).astype(int)
     return sum(1 << int(cell) for cell in np.unique(cells @ [1, CELLS]))
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import small_run
@@ -13,6 +15,7 @@ from imgfp.stages import verification
 from imgfp.stages.crops import box_of_each, read_crops
 from imgfp.stages.search import read_candidates
 from imgfp.verify.evidence import COLUMNS
+from imgfp.verify.view import View
 
 KEYS = verification.KEYS
 MIRRORED = small_run.HOSTILE[2]
@@ -31,6 +34,18 @@ def test_every_proposed_pair_is_verified_once(sides, address):
     assert stages.verify_pairs(run, library, cluster=address).computed == 0
     report = stages.verify_pairs(run, library, candidates_scored="accepted", cluster=address)
     assert report.computed == len(candidates[candidates["accepted"]][KEYS].drop_duplicates())
+
+
+def test_a_pair_without_a_transform_shares_no_part():
+    """A folded overlap leaves inliers, and a homography of NaN."""
+    keypoint, descriptor = np.full((1, 4), 9, np.float32), np.zeros((1, 128), np.uint8)
+    view = View(keypoint, descriptor, np.zeros((60, 80, 3), np.uint8), 80, 60)
+    known = {"reference_id": "r", "inlier_keypoints": "0", "shared_inliers": 0}
+    matrix = {f"h{i}{j}": float(i == j) for i in range(3) for j in range(3)}
+    rows = [{**known, **matrix}, {**known, **dict.fromkeys(matrix, np.nan)}]
+    shared = SimpleNamespace(of=lambda reference_id: (np.ones((32, 32), bool), 3))
+    verification._mark_shared(rows, view, {"r": view}, shared)
+    assert [row["shared_inliers"] for row in rows] == [1, 0]
 
 
 def test_a_run_without_candidates_says_what_to_do(tmp_path):
