@@ -47,6 +47,9 @@ FORM_INLIERS = 20
 
 #: Cells of the query that a pair must explain, of 49, to have a part of its own there: fewer correlate by chance.
 OWN_CELLS = 4
+#: Strength of a pair that unrelated pictures reach, too. It tells how far a query is from any other reference, so it
+#: counts wherever it lies.
+BY_CHANCE = 0.5
 
 #: Columns of numbers that the evidence of every version has.
 REQUIRED = (
@@ -415,8 +418,8 @@ def _best_other(strength: np.ndarray, cells: np.ndarray, query: np.ndarray) -> n
     """For each pair, the highest strength among its query's other pairs (n,), 0 without any; query (n,) ascending.
 
     cells (n,) int64: of the query, those that each pair explains. References compete for the same pixels only: the
-    strength of another counts with the share of the pair's cells that it explains too, in full where these are fewer
-    than `OWN_CELLS`.
+    strength of another counts with the share of the pair's cells that it explains too. It counts in full where these
+    are fewer than `OWN_CELLS`, and up to `BY_CHANCE` anyway.
     """
     other = np.zeros_like(strength)
     _, first, counts = np.unique(query, return_index=True, return_counts=True)
@@ -424,7 +427,9 @@ def _best_other(strength: np.ndarray, cells: np.ndarray, query: np.ndarray) -> n
         own = cells[start:stop]
         size = np.bitwise_count(own)[:, None]
         shared = np.bitwise_count(own[:, None] & own) / np.maximum(size, 1)
-        against = np.where(size >= OWN_CELLS, shared, 1) * strength[start:stop]
+        whole = strength[start:stop]
+        apart = np.maximum(shared * whole, np.minimum(whole, BY_CHANCE))
+        against = np.where(size >= OWN_CELLS, apart, whole)
         np.fill_diagonal(against, 0)
         other[start:stop] = against.max(axis=1)
     return other
