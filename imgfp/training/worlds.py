@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Worlds: small archives and queries with known truth that differ in what they show, how it was edited and how many copies
+there are. A score that is fitted on some of them is measured on the others.
+
+    write("worlds/bursts", "bursts", photographs)        # folders and truth for a run of imgfp
+    pairs = pd.concat([labelled(name, run.proposals, run.truth, run.meta) for name, run in runs.items()])
+    queries = pd.concat([run.meta.assign(world=name) for name, run in runs.items()])
+    leave_one_out(pairs, queries, 0.99)                  # one row per world
+
+Photographs are those that no model was trained on. Every world has photographs, and scenes, of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from imgfp import store
+from imgfp.edits.families import FAMILIES, draw
+from imgfp.edits.record import Edited, start
+from imgfp.edits.unseen import UNSEEN
+from imgfp.images import encode_jpeg
+from imgfp.scoring import fusion
+from imgfp.scoring.metrics import are_in, true_pairs
+from imgfp.scoring.thresholds import threshold_for_precision, wilson
+from imgfp.training.calibration import FileReader, draw_template
+from imgfp.training.pairs.dataset import training_split
+
+#: Kinds of queries that show something of a reference and are no copy of it: another photograph of its scene, a
+#: neighbour in its burst, its form with other contents.
+LOOK_ALIKES = ("scene", "burst", "form")
+#: Drawings of one template in a library that has several.
+_FILLINGS = 4
+#: Photographs of a world that are no reference, for queries of nothing known and to paste on, as a share.
+_OUTSIDE = 0.25
+_PAIR = ["query_id", "reference_id"]
+
+
+@dataclass(frozen=True)
+class World:
+    """How many queries of each kind there are, and what they are made of.
+
+    copies: of references; unrelated: of photographs that are none; scenes: of other photographs of a reference's scene;
+    bursts: of simulated neighbours of a reference in its burst; forms: templates of flat graphics, of each of which one
+    query is a copy and one has other contents; every other template has four references. repeated: every fifth photograph
+    is in the library this many times more, as its bytes or saved again. strength: range of the edits; unseen: one
+    edit of each query is of `imgfp.edits.unseen`.
+    """
+
+    copies: int
+    unrelated: int
+    scenes: int = 0
+    bursts: int = 0
+    forms: int = 0
+    repeated: int = 0
+    strength: tuple[float, float] = (0.0, 1.0)
+    unseen: bool = False
+
+
+WORLDS: dict[str, World] = {
+    "scenes": World(copies=50, unrelated=15, scenes=55),
+    "light_edits": World(copies=45, unrelated=15, scenes=40, bursts=20, strength=(0.0, 0.35)),
+    "unseen_edits": World(copies=50, unrelated=20, scenes=40, bursts=20, unseen=True),
+    "bursts": World(copies=45, unrelated=15, bursts=60),
+    "few_copies": World(copies=12, unrelated=70, bursts=38),
+    "forms": World(copies=20, unrelated=10, forms=45),
+    "crowded": World(copies=60, unrelated=20, bursts=40, repeated=12),
+}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Photographs of a world by id: those in the library that queries may show, those that only fill it, those outside, and
+    (outside, shown) pairs of two photographs of one scene."""
+
+    shown: Mapping[str, np.ndarray]
+    filling: Mapping[str, np.ndarray]
+    outside: Mapping[str, np.ndarray]
+    same_scene: Sequence[tuple[str, str]]
+
+
+def sources_of(
+    name: str, photographs: pd.DataFrame, held_out: int = 900, references: int = 250
+) -> Sources:
+    """The photographs of one of `WORLDS`, read when they are asked for.
+
+    photographs: image_id, path, group (blank: none). held_out: see `training_split`, whose held-out photographs and groups
+    are divided among the worlds: groups that are neighbours by name, which often are of one kind, stay together.
+    references: size of the library, filled up with photographs that models were trained on and no query shows.
+    """
+    place, count = list(WORLDS).index(name), len(WORLDS)
+    trained = training_split(photographs, held_out)
+    kept = photographs[~trained]
+    singles = sorted(kept.loc[kept["group"] == "", "image_id"])[place::count]
+    cut = round(len(singles) * (1 - _OUTSIDE))
+    shown, outside, same_scene = singles[:cut], singles[cut:], []
+    with_scenes = [each for each, world in WORLDS.items() if world.scenes]
+    if name in with_scenes:
+        groups = kept[kept["group"] != ""].groupby("group")["image_id"].agg(sorted)
+        blocks = np.array_split(np.arange(len(groups)), len(with_scenes))
+        for ids in groups.iloc[blocks[with_scenes.index(name)]]:
+            half = len(ids) // 2
+            shown, outside = shown + ids[:half], outside + ids[half:]
+            same_scene += [(other, ids[n % half]) for n, other in enumerate(ids[half:])]
+    filling = sorted(photographs.loc[trained & (photographs["group"] == ""), "image_id"])
+    filling = filling[place::count][: max(references - len(shown), 0)]
+    paths = dict(zip(photographs["image_id"], photographs["path"], strict=True))
+    shown_files, filling_files, outside_files = (
+        FileReader({i: paths[i] for i in part}) for part in (shown, filling, outside)
+    )
+    return Sources(shown_files, filling_files, outside_files, same_scene)
+
+
+def write(
+    folder: str | Path, name: str, photographs: pd.DataFrame, seed: int = 0, **sizes: int
+) -> pd.DataFrame:
+    """Write one of `WORLDS` into a folder: references/, queries/, truth.csv (query_id, reference_id: a row per true pair,
+    blank for none) and meta.csv, which is returned: query_id, kind ("copy", "unrelated" or one of LOOK_ALIKES),
+    hard_negative_of (the reference that a look-alike resembles), ops (edits joined by "+").
+
+    photographs, sizes: see `sources_of`. Every random choice depends on the seed and the name.
+    """
+    root, world = Path(folder), WORLDS[name]
+    sources, own = sources_of(name, photographs, **sizes), [seed, list(WORLDS).index(name)]
+    showing: dict[str, list[str]] = {}
+    for image_id, picture, jpeg in _library(world, sources, own):
+        store.write_bytes(root / f"references/{image_id}.jpg", jpeg)
+        showing.setdefault(picture, []).append(image_id)
+    truth, rows = [], []
+    names = list(sources.outside)
+    for number, (kind, image, like) in enumerate(_queries(world, sources, own)):
+        rng = np.random.default_rng([*own, 1, number])
+        hosts = [sources.outside[names[i]] for i in rng.integers(len(names), size=4)]
+        edited = _edited(image, world, hosts, rng)
+        query_id = f"{kind}{number:04d}"
+        store.write_bytes(root / f"queries/{query_id}.jpg", encode_jpeg(edited.image))
+        truth += [(query_id, one) for one in (showing[like] if kind == "copy" else [""])]
+        ops = "+".join(op for op, _ in edited.ops)
+        rows.append((query_id, kind, like if kind in LOOK_ALIKES else "", ops))
+    meta = pd.DataFrame(rows, columns=["query_id", "kind", "hard_negative_of", "ops"])
+    store.write_sheet(root / "truth.csv", pd.DataFrame(truth, columns=_PAIR))
+    store.write_sheet(root / "meta.csv", meta)
+    return meta
+
+
+def _library(world: World, sources: Sources, own: list[int]) -> Iterator[tuple[str, str, bytes]]:
+    """Id of each reference, that of the picture that it shows, and its file."""
+    for image_id, image in sources.filling.items():
+        yield image_id, image_id, encode_jpeg(image)
+    for number, (image_id, image) in enumerate(sources.shown.items()):
+        plain = encode_jpeg(image)
+        yield image_id, image_id, plain
+        if world.bursts and number % 2:
+            frame = burst_neighbour(image, np.random.default_rng([*own, 2, number]))
+            yield f"{image_id}-next", f"{image_id}-next", encode_jpeg(frame)
+        if number % 5 == 0:
+            for again in range(world.repeated):
+                saved = encode_jpeg(image, 40 + 4 * again) if again % 2 else plain
+                yield f"{image_id}-{again}", image_id, saved
+    for number in range(world.forms):
+        for contents in range(_FILLINGS if number % 2 == 0 else 1):
+            form = _form(number, contents)
+            yield form, form, encode_jpeg(draw_template(own, number, contents))
+
+
+def _form(number: int, contents: int) -> str:
+    return f"form{number:03d}-{contents}"
+
+
+def _queries(
+    world: World, sources: Sources, own: list[int]
+) -> Iterator[tuple[str, np.ndarray, str]]:
+    """Kind and unedited image of each query, and the picture of a reference that it shows or looks like."""
+    rng = np.random.default_rng([*own, 3])
+    shown = rng.permutation(list(sources.shown)).tolist()
+    scenes = {shown_id for _, shown_id in sources.same_scene}
+    singles = [image_id for image_id in shown if image_id not in scenes]
+    others = set(sources.outside) - {other for other, _ in sources.same_scene}
+    for image_id in islice(cycle(shown), world.copies):
+        yield "copy", sources.shown[image_id], image_id
+    for image_id in islice(cycle(rng.permutation(sorted(others)).tolist()), world.unrelated):
+        yield "unrelated", sources.outside[image_id], ""
+    for place in islice(cycle(rng.permutation(len(sources.same_scene))), world.scenes):
+        other, image_id = sources.same_scene[place]
+        yield "scene", sources.outside[other], image_id
+    for number, image_id in enumerate(islice(cycle(singles), world.bursts)):
+        frame = burst_neighbour(sources.shown[image_id], np.random.default_rng([*own, 4, number]))
+        yield "burst", frame, image_id
+    for number in range(world.forms):
+        yield "copy", draw_template(own, number, 0), _form(number, 0)
+        yield "form", draw_template(own, number, _FILLINGS), _form(number, 0)
+
+
+def _edited(
+    image: np.ndarray, world: World, hosts: Sequence[np.ndarray], rng: np.random.Generator
+) -> Edited:
+    """One to four edits, drawn again, up to 20 times, while too little of the image is visible."""
+    every = FAMILIES | UNSEEN
+    for _ in range(20):
+        names = draw(int(rng.integers(1, 5)), rng)
+        if world.unseen:
+            names[rng.integers(len(names))] = str(rng.choice(list(UNSEEN)))
+        names.sort(key=lambda name: rng.uniform(*every[name].span))
+        edited = start(image)
+        for name in names:
+            edited = every[name](edited, float(rng.uniform(*world.strength)), rng, hosts)
+        if edited.is_visible:
+            break
+    return edited
+
+
+def burst_neighbour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The next frame of a burst, (h,w,3) uint8 RGB both: the camera has moved a little before a scene with depth, so that
+    what is near moves by up to 4 % of the longer side more than what is far; one subject has moved further; exposure and
+    noise differ."""
+    height, width = image.shape[:2]
+    far = max(height, width)
+    depth = cv2.resize(
+        rng.random((4, 4), np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    camera = far * rng.uniform(0.015, 0.04) * _heading(rng)
+    y, x = np.indices((height, width), np.float32)
+    middle, radius = rng.uniform(0.25, 0.75, 2) * (width, height), rng.uniform(0.12, 0.3) * far
+    subject = np.exp(-((((x - middle[0]) ** 2 + (y - middle[1]) ** 2) / radius**2) ** 2))
+    step = far * rng.uniform(0.02, 0.06) * _heading(rng)
+    shift = depth[..., None] * camera + subject[..., None] * step
+    moved = cv2.remap(
+        image, x + shift[..., 0].astype(np.float32), y + shift[..., 1].astype(np.float32),
+        cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT,
+    )  # fmt: skip
+    noise = rng.normal(0, rng.uniform(1, 4), moved.shape)
+    return np.clip(moved * rng.uniform(0.92, 1.08) + noise, 0, 255).astype(np.uint8)
+
+
+def _heading(rng: np.random.Generator) -> np.ndarray:
+    angle = rng.uniform(0, 2 * np.pi)
+    return np.array([np.cos(angle), np.sin(angle)])
+
+
+def labelled(
+    world: str, proposals: pd.DataFrame, truth: pd.DataFrame, meta: pd.DataFrame
+) -> pd.DataFrame:
+    """The evidence of a run on a world, with world, kind of the query and label (bool: the pair is a copy). Query ids begin
+    with the world.
+
+    proposals, truth, meta: of `imgfp.results.Results`.
+    """
+    kinds = meta.set_index("query_id")["kind"]
+    return proposals.assign(
+        query_id=f"{world}: " + proposals["query_id"],
+        world=world,
+        kind=proposals["query_id"].map(kinds),
+        label=are_in(proposals, true_pairs(truth)),
+    )
+
+
+def scored_by(model: fusion.Model, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of `labelled` with the score of a model: query_id, reference_id, score, best first, world, kind, label."""
+    known = pairs[[*_PAIR, "world", "kind", "label"]].drop_duplicates(_PAIR)
+    return fusion.calibrated(pairs, model).merge(known, on=_PAIR)
+
+
+def worth(scored: pd.DataFrame, threshold: float, queries: pd.Series) -> dict[str, float]:
+    """What a threshold is worth on the pairs of one world.
+
+    scored: of `scored_by`; queries: number of queries by kind, those without a proposal included. Returns the threshold; the
+    precision of the pairs at it or above, with its 95 % interval (Wilson 1927); the recall, the share of the copies with a
+    true pair there; the number of look_alikes (queries of LOOK_ALIKES), and how many are reported (have a pair there).
+    """
+    above = scored[scored["score"] >= threshold]
+    share = pd.Series([above["label"].mean()])
+    low, high = wilson(share, pd.Series([len(above)]))
+    kinds = above.drop_duplicates("query_id")["kind"]
+    found = above.loc[above["label"], "query_id"].nunique()
+    return {
+        "threshold": threshold,
+        "precision": share[0],
+        "precision_low": low[0],
+        "precision_high": high[0],
+        "recall": found / queries["copy"],
+        "look_alikes": queries.reindex(LOOK_ALIKES, fill_value=0).sum(),
+        "reported": int(kinds.isin(LOOK_ALIKES).sum()),
+    }
+
+
+def leave_one_out(
+    pairs: pd.DataFrame, queries: pd.DataFrame, precision: float, seed: int = 0
+) -> pd.DataFrame:
+    """What a score is worth on a world that it was not fitted on: `worth`, one row per world.
+
+    pairs: of `labelled`, of all worlds; queries: world and kind of each. The score is fitted, and its threshold (highest
+    recall at the precision) chosen, on the other worlds.
+    """
+    rows = {}
+    for world, kinds in queries.groupby("world", sort=False)["kind"]:
+        rest, own = pairs[pairs["world"] != world], pairs[pairs["world"] == world]
+        labels = rest[[*_PAIR, "label"]].drop_duplicates(_PAIR)
+        model = fusion.fit(rest, labels, seed)
+        known = scored_by(model, rest)
+        card = threshold_for_precision(
+            known["score"].to_numpy(), known["label"].to_numpy(bool), precision, rounds=1
+        )
+        cut = np.inf if card.threshold is None else card.threshold
+        rows[world] = worth(scored_by(model, own), cut, kinds.value_counts())
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("world")
