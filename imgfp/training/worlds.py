@@ -2,16 +2,17 @@
 """Worlds: small archives and queries with known truth that differ in what they show, how it was edited and how many copies
 there are. A score that is fitted on some of them is measured on the others.
 
-    write("worlds/bursts", "bursts", photographs)        # folders and truth for a run of imgfp
-    pairs = pd.concat([labelled(name, run.proposals, run.truth, run.meta) for name, run in runs.items()])
-    queries = pd.concat([run.meta.assign(world=name) for name, run in runs.items()])
-    leave_one_out(pairs, queries, 0.99)                  # one row per world
+    python -m imgfp.training.worlds /my/photographs data/worlds --groups groups.csv    # folders and truth, a run each
 
-Photographs are those that no model was trained on. Every world has photographs, and scenes, of its own.
+    pairs = pd.concat([labelled(name, run.proposals, run.truth, run.meta) for name, run in runs.items()])
+    leave_one_out(pairs, 0.99)                                                         # one row per world
+
+What queries show are photographs that no model was trained on. Every world has photographs, and scenes, of its own.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -25,11 +26,12 @@ from imgfp import store
 from imgfp.edits.families import FAMILIES, draw
 from imgfp.edits.record import Edited, start
 from imgfp.edits.unseen import UNSEEN
-from imgfp.images import encode_jpeg
+from imgfp.images import encode_jpeg, walk_images
 from imgfp.scoring import fusion
 from imgfp.scoring.metrics import are_in, true_pairs
 from imgfp.scoring.thresholds import threshold_for_precision, wilson
 from imgfp.training.calibration import FileReader, draw_template
+from imgfp.training.descriptor.data import groups_of
 from imgfp.training.pairs.dataset import training_split
 
 #: Kinds of queries that show something of a reference and are no copy of it: another photograph of its scene, a
@@ -46,7 +48,7 @@ _PAIR = ["query_id", "reference_id"]
 class World:
     """How many queries of each kind there are, and what they are made of.
 
-    copies: of references; unrelated: of photographs that are none; scenes: of other photographs of a reference's scene;
+    copies: of references; others: of photographs that are none; scenes: of other photographs of a reference's scene;
     bursts: of simulated neighbours of a reference in its burst; forms: templates of flat graphics, of each of which one
     query is a copy and one has other contents; every other template has four references. repeated: every fifth photograph
     is in the library this many times more, as its bytes or saved again. strength: range of the edits; unseen: one
@@ -54,7 +56,7 @@ class World:
     """
 
     copies: int
-    unrelated: int
+    others: int
     scenes: int = 0
     bursts: int = 0
     forms: int = 0
@@ -64,13 +66,13 @@ class World:
 
 
 WORLDS: dict[str, World] = {
-    "scenes": World(copies=50, unrelated=15, scenes=55),
-    "light_edits": World(copies=45, unrelated=15, scenes=40, bursts=20, strength=(0.0, 0.35)),
-    "unseen_edits": World(copies=50, unrelated=20, scenes=40, bursts=20, unseen=True),
-    "bursts": World(copies=45, unrelated=15, bursts=60),
-    "few_copies": World(copies=12, unrelated=70, bursts=38),
-    "forms": World(copies=20, unrelated=10, forms=45),
-    "crowded": World(copies=60, unrelated=20, bursts=40, repeated=12),
+    "scenes": World(copies=50, others=15, scenes=55),
+    "light_edits": World(copies=45, others=15, scenes=40, bursts=20, strength=(0.0, 0.35)),
+    "unseen_edits": World(copies=50, others=20, scenes=40, bursts=20, unseen=True),
+    "bursts": World(copies=45, others=15, bursts=60),
+    "few_copies": World(copies=12, others=70, bursts=38),
+    "forms": World(copies=20, others=10, forms=45),
+    "crowded": World(copies=60, others=20, bursts=40, repeated=12),
 }
 
 
@@ -121,7 +123,7 @@ def write(
     folder: str | Path, name: str, photographs: pd.DataFrame, seed: int = 0, **sizes: int
 ) -> pd.DataFrame:
     """Write one of `WORLDS` into a folder: references/, queries/, truth.csv (query_id, reference_id: a row per true pair,
-    blank for none) and meta.csv, which is returned: query_id, kind ("copy", "unrelated" or one of LOOK_ALIKES),
+    blank for none) and meta.csv, which is returned: query_id, kind ("copy", "other" or one of LOOK_ALIKES),
     hard_negative_of (the reference that a look-alike resembles), ops (edits joined by "+").
 
     photographs, sizes: see `sources_of`. Every random choice depends on the seed and the name.
@@ -184,8 +186,8 @@ def _queries(
     others = set(sources.outside) - {other for other, _ in sources.same_scene}
     for image_id in islice(cycle(shown), world.copies):
         yield "copy", sources.shown[image_id], image_id
-    for image_id in islice(cycle(rng.permutation(sorted(others)).tolist()), world.unrelated):
-        yield "unrelated", sources.outside[image_id], ""
+    for image_id in islice(cycle(rng.permutation(sorted(others)).tolist()), world.others):
+        yield "other", sources.outside[image_id], ""
     for place in islice(cycle(rng.permutation(len(sources.same_scene))), world.scenes):
         other, image_id = sources.same_scene[place]
         yield "scene", sources.outside[other], image_id
@@ -244,20 +246,23 @@ def _heading(rng: np.random.Generator) -> np.ndarray:
 
 
 def labelled(
-    world: str, proposals: pd.DataFrame, truth: pd.DataFrame, meta: pd.DataFrame
+    world: str, proposals: pd.DataFrame, truth: pd.DataFrame, meta: pd.DataFrame | None
 ) -> pd.DataFrame:
-    """The evidence of a run on a world, with world, kind of the query and label (bool: the pair is a copy). Query ids begin
-    with the world.
+    """The evidence of a run on a world, of the queries in the truth, with world, label (bool: the pair is a copy), kind and
+    ops of the query. Query ids begin with the world.
 
-    proposals, truth, meta: of `imgfp.results.Results`.
+    proposals, truth, meta: of `imgfp.results.Results`; a query whose kind no meta tells is a "copy" or "other".
     """
-    kinds = meta.set_index("query_id")["kind"]
-    return proposals.assign(
-        query_id=f"{world}: " + proposals["query_id"],
-        world=world,
-        kind=proposals["query_id"].map(kinds),
-        label=are_in(proposals, true_pairs(truth)),
-    )
+    copies = true_pairs(truth)
+    told = truth[["query_id"]].drop_duplicates()
+    if meta is not None:
+        told = told.merge(meta, "left", "query_id")
+    told = told.reindex(columns=["query_id", "kind", "ops"], fill_value="").fillna("")
+    is_copy = np.where(told["query_id"].isin(copies["query_id"]), "copy", "other")
+    told["kind"] = told["kind"].where(told["kind"] != "", is_copy)
+    pairs = proposals.merge(told, on="query_id").assign(world=world)
+    pairs["label"] = are_in(pairs, copies)
+    return pairs.assign(query_id=f"{world}: " + pairs["query_id"])
 
 
 def scored_by(model: fusion.Model, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -266,46 +271,71 @@ def scored_by(model: fusion.Model, pairs: pd.DataFrame) -> pd.DataFrame:
     return fusion.calibrated(pairs, model).merge(known, on=_PAIR)
 
 
-def worth(scored: pd.DataFrame, threshold: float, queries: pd.Series) -> dict[str, float]:
-    """What a threshold is worth on the pairs of one world.
+def worth(scored: pd.DataFrame, threshold: float) -> dict[str, float]:
+    """What a threshold is worth on scored pairs: query_id, score, label, kind.
 
-    scored: of `scored_by`; queries: number of queries by kind, those without a proposal included. Returns the threshold; the
-    precision of the pairs at it or above, with its 95 % interval (Wilson 1927); the recall, the share of the copies with a
-    true pair there; the number of look_alikes (queries of LOOK_ALIKES), and how many are reported (have a pair there).
+    Returns the threshold; the precision of the pairs at it or above, with its 95 % interval (Wilson 1927); the recall, the
+    share of the queries that are copies with a true pair there; the number of look_alikes (queries of LOOK_ALIKES), and how
+    many of them are reported (have a pair there).
     """
     above = scored[scored["score"] >= threshold]
     share = pd.Series([above["label"].mean()])
     low, high = wilson(share, pd.Series([len(above)]))
-    kinds = above.drop_duplicates("query_id")["kind"]
+    every, reported = (each.drop_duplicates("query_id")["kind"] for each in (scored, above))
     found = above.loc[above["label"], "query_id"].nunique()
     return {
         "threshold": threshold,
         "precision": share[0],
         "precision_low": low[0],
         "precision_high": high[0],
-        "recall": found / queries["copy"],
-        "look_alikes": queries.reindex(LOOK_ALIKES, fill_value=0).sum(),
-        "reported": int(kinds.isin(LOOK_ALIKES).sum()),
+        "recall": found / max(int(every.eq("copy").sum()), 1),
+        "look_alikes": int(every.isin(LOOK_ALIKES).sum()),
+        "reported": int(reported.isin(LOOK_ALIKES).sum()),
     }
 
 
-def leave_one_out(
-    pairs: pd.DataFrame, queries: pd.DataFrame, precision: float, seed: int = 0
-) -> pd.DataFrame:
+def leave_one_out(pairs: pd.DataFrame, precision: float, seed: int = 0) -> pd.DataFrame:
     """What a score is worth on a world that it was not fitted on: `worth`, one row per world.
 
-    pairs: of `labelled`, of all worlds; queries: world and kind of each. The score is fitted, and its threshold (highest
-    recall at the precision) chosen, on the other worlds.
+    pairs: of `labelled`, of two worlds or more. The score is fitted, and its threshold (highest recall at the precision)
+    chosen, on the other worlds.
     """
     rows = {}
-    for world, kinds in queries.groupby("world", sort=False)["kind"]:
+    for world in pairs["world"].unique():
         rest, own = pairs[pairs["world"] != world], pairs[pairs["world"] == world]
-        labels = rest[[*_PAIR, "label"]].drop_duplicates(_PAIR)
-        model = fusion.fit(rest, labels, seed)
+        model = fusion.fit(rest, rest[[*_PAIR, "label"]].drop_duplicates(_PAIR), seed)
         known = scored_by(model, rest)
         card = threshold_for_precision(
             known["score"].to_numpy(), known["label"].to_numpy(bool), precision, rounds=1
         )
         cut = np.inf if card.threshold is None else card.threshold
-        rows[world] = worth(scored_by(model, own), cut, kinds.value_counts())
+        rows[world] = worth(scored_by(model, own), cut)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("world")
+
+
+def photographs_in(folder: str, groups_csv: str = "") -> pd.DataFrame:
+    """image_id (the place among the names, in order), path and group of each image below a folder. groups_csv: see
+    `groups_of`, which says what is raised."""
+    root = store.project_path(folder)
+    files = sorted(walk_images(root))
+    ids = [f"P{place:06d}" for place in range(len(files))]
+    groups = groups_of(files, root, groups_csv)
+    return pd.DataFrame({"image_id": ids, "path": [str(f) for f in files], "group": groups})
+
+
+def main() -> None:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photographs", help="folder, thousands of different ones")
+    parser.add_argument("folder", type=Path, help="of the worlds")
+    parser.add_argument("--groups", default="", help="CSV path,group: photographs of one scene")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    photographs = photographs_in(arguments.photographs, arguments.groups)
+    for name in WORLDS:
+        meta = write(arguments.folder / name, name, photographs, arguments.seed)
+        print(f"{name}: {meta['kind'].value_counts().to_dict()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -39,12 +39,12 @@ def digests(folder) -> dict[str, str]:
 
 def test_a_world_is_written_with_its_truth_and_repeats(photographs, tmp_path, monkeypatch):
     small = World(
-        copies=8, unrelated=2, scenes=2, bursts=2, forms=2, repeated=3, strength=(0.0, 0.2), unseen=True
+        copies=8, others=2, scenes=2, bursts=2, forms=2, repeated=3, strength=(0.0, 0.2), unseen=True
     )  # fmt: skip
     monkeypatch.setattr(worlds, "WORLDS", {"small": small, "other": World(1, 1, scenes=1)})
     meta = worlds.write(tmp_path / "a", "small", photographs, held_out=20, references=15)
     kinds = meta["kind"].value_counts().to_dict()
-    assert kinds == {"copy": 10, "unrelated": 2, "scene": 2, "burst": 2, "form": 2}
+    assert kinds == {"copy": 10, "other": 2, "scene": 2, "burst": 2, "form": 2}
     references = {path.stem for path in (tmp_path / "a/references").iterdir()}
     queries = {path.stem for path in (tmp_path / "a/queries").iterdir()}
     truth = pd.read_csv(tmp_path / "a/truth.csv", dtype=str, keep_default_na=False)
@@ -123,10 +123,7 @@ def test_a_cut_is_chosen_on_the_other_worlds_and_measured_on_its_own():
         [evidence("a", kinds, chance), evidence("b", kinds, chance), evidence("c", kinds, fooled)],
         ignore_index=True,
     )
-    queries = pd.concat(
-        [pairs[["world", "kind"]], pd.DataFrame({"world": ["a"], "kind": ["copy"]})]
-    )
-    table = leave_one_out(pairs, queries, 0.99)
+    table = leave_one_out(pairs, 0.99)
     assert list(table.index) == ["a", "b", "c"] and (table["look_alikes"] == 40).all()
     # Fitted on the two easy worlds, the cut lets the ten through; fitted with them it does not.
     assert table.loc["c", "reported"] == 10 and table.loc["c", "recall"] == 1
@@ -136,18 +133,33 @@ def test_a_cut_is_chosen_on_the_other_worlds_and_measured_on_its_own():
         table.loc["a", "reported"] == 0
         and table.loc["a", "threshold"] > table.loc["c", "threshold"]
     )
-    assert table.loc["a", "recall"] < 0.99  # a copy that nothing was proposed for, and stricter
 
 
 def test_worth_counts_queries_once_and_only_look_alikes():
     scored = pd.DataFrame(
         [("q0", 0.95, True, "copy"), ("q0", 0.85, True, "copy"), ("q0", 0.82, False, "copy"),
-         ("q1", 0.9, False, "burst"), ("q1", 0.8, False, "burst"), ("q2", 0.9, False, "unrelated"),
+         ("q1", 0.9, False, "burst"), ("q1", 0.8, False, "burst"), ("q2", 0.9, False, "other"),
          ("q3", 0.7, True, "copy"), ("q4", 0.1, False, "form")],
         columns=["query_id", "score", "label", "kind"],
     )  # fmt: skip
-    queries = pd.Series({"copy": 4, "burst": 2, "form": 1, "unrelated": 1})
-    found = worth(scored, 0.8, queries)
-    assert found["precision"] == pytest.approx(2 / 6) and found["recall"] == 0.25
-    assert (found["look_alikes"], found["reported"]) == (3, 1)
-    assert np.isnan(worth(scored, 0.99, queries)["precision"])
+    found = worth(scored, 0.8)
+    assert found["precision"] == pytest.approx(2 / 6) and found["recall"] == 0.5
+    assert (found["look_alikes"], found["reported"]) == (2, 1)
+    assert np.isnan(worth(scored, 0.99)["precision"])
+
+
+def test_runs_are_labelled_with_and_without_kinds():
+    truth = pd.DataFrame({"query_id": ["a", "a", "b"], "reference_id": ["R", "S", ""]})
+    proposals = pd.DataFrame(
+        {"query_id": ["a", "a", "b", "unlisted"], "reference_id": ["S", "T", "R", "R"]}
+    )
+    plain = worlds.labelled("w", proposals, truth, None)
+    assert plain["query_id"].tolist() == ["w: a", "w: a", "w: b"]
+    assert plain["label"].tolist() == [True, False, False]
+    assert plain["kind"].tolist() == ["copy", "copy", "other"]
+    meta = pd.DataFrame(
+        {"query_id": ["a", "b"], "kind": ["copy", "burst"], "ops": ["blur", "crop"]}
+    )
+    told = worlds.labelled("w", proposals, truth, meta)
+    assert told["kind"].tolist() == ["copy", "copy", "burst"] and told["ops"].iloc[-1] == "crop"
+    assert (told["world"] == "w").all()
