@@ -189,7 +189,8 @@ def drift(
     if precision is not None:
         warning += (
             f"They fit best if {_percent(share)} of the queries are copies, in place of {100 * copies:.0f} %; "
-            f"then {_percent(precision)} of the queries at {threshold:.2f} or more are. "
+            f"then {_percent(precision)} of the queries at {threshold:.2f} or more are, "
+            "unless more of them than in the fit resemble references without being copies. "
         )
     return Drift(
         stability,
