@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -63,6 +64,16 @@ def test_a_world_is_written_with_its_truth_and_repeats(photographs, tmp_path, mo
     assert all(set(names) & set(worlds.UNSEEN) for names in ops)
     worlds.write(tmp_path / "b", "small", photographs, held_out=20, references=15)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_photographs_of_a_folder_keep_their_order_and_groups(photographs, tmp_path):
+    listed = photographs.assign(path=photographs["image_id"] + ".jpg")
+    listed[["path", "group"]].to_csv(tmp_path / "groups.csv", index=False)
+    folder = str(Path(photographs["path"][0]).parent)
+    found = worlds.photographs_in(folder, str(tmp_path / "groups.csv"))
+    assert found["path"].tolist() == photographs["path"].tolist()
+    assert found["group"].tolist() == photographs["group"].tolist()
+    assert found["image_id"].is_monotonic_increasing and found["image_id"].is_unique
 
 
 def test_worlds_share_no_picture_that_a_query_shows_and_use_none_that_was_trained_on(
