@@ -165,6 +165,7 @@ ORDER = {
         "descriptor",
         "calibration",
         "pairs",
+        "worlds",
     ],
     "training.crops": ["network", "scene_edits", "scenes", "box_scorer", "detector", "evaluation"],
     "training.descriptor": [

@@ -364,6 +364,7 @@ class Parameters(BaseModel):
     drawings: Count = _of(
         60, "templates of flat graphics per round: a copy and other contents of each", "templates"
     )
+    fitted_runs: list[str] = _of([], "finished runs with truth whose pairs are fitted as well")
     synthetic: Count = _of(
         260, "queries per round made from a simulated second photograph of a reference", "queries"
     )

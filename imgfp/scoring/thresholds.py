@@ -150,6 +150,8 @@ class Drift:
 #: Rule of thumb of credit scoring (Siddiqi 2006): under 0.1 no change, over 0.25 a major one.
 DRIFT_WARNS = 0.25
 _ENOUGH_QUERIES = 50
+#: Resamplings of the queries of a batch for an interval, and values that its scores are grouped into for them.
+_ROUNDS, _GROUPS = 300, 200
 
 
 def drift(
@@ -160,7 +162,8 @@ def drift(
     fitted: `fusion.Model.scores`; batch (n,): one score per query, probabilities; copies: the share of copies,
     0..1, for which these are probabilities. Ten bins hold a tenth of the fitted scores each (fewer bins where
     scores are equal). Warns above DRIFT_WARNS, with the share of copies that explains the scores best and what
-    precision it leaves at `threshold`, and for fewer than 50 queries. Raises ValueError without fitted scores.
+    precision it leaves at `threshold`, both with a 95 % interval, and for fewer than 50 queries. Raises ValueError
+    without fitted scores.
     """
     fitted, batch = np.asarray(fitted, float), np.asarray(batch, float)
     if not len(fitted):
@@ -178,33 +181,70 @@ def drift(
     stability = float(((now - before) * np.log(now / before)).sum())
     if stability <= DRIFT_WARNS:
         return Drift(stability, len(batch), float("nan"), "")
-    share, revised = _share_of_copies(batch, copies)
     warning = (
         f"the best scores of these {len(batch)} queries are distributed unlike the fitted "
         f"ones (stability index {stability:.2f}, limit {DRIFT_WARNS}). "
     )
-    kept = np.zeros(0) if threshold is None else revised[batch >= threshold]
-    if len(kept):
+    share, precision = _still_worth(batch, copies, threshold)
+    if precision is not None:
         warning += (
-            f"They fit best if {100 * share:.0f} % of the queries are copies, in place of {100 * copies:.0f} %; "
-            f"then about {100 * kept.mean():.0f} % of the queries at {threshold:.2f} or more are. "
+            f"They fit best if {_percent(share)} of the queries are copies, in place of {100 * copies:.0f} %; "
+            f"then {_percent(precision)} of the queries at {threshold:.2f} or more are, "
+            "unless more of them than in the fit resemble references without being copies. "
         )
     return Drift(
         stability,
         len(batch),
-        share,
+        float(share[0]),
         f"{warning}Set expected_copies, or the threshold on reviewed pairs",
     )
 
 
-def _share_of_copies(batch: np.ndarray, copies: float) -> tuple[float, np.ndarray]:
-    """The share of copies under which probabilities (n,), made for the share `copies`, are most likely, and the
-    probabilities under it: expectation maximisation (Saerens et al. 2002, section 2.2)."""
-    share, revised = copies, batch
+def _percent(value: np.ndarray) -> str:
+    """A share and its interval (3,), 0..1, in words."""
+    share, low, high = np.rint(100 * value).astype(int)
+    return f"about {share} % ({low} to {high} %)"
+
+
+def _still_worth(
+    batch: np.ndarray, copies: float, threshold: float | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The share of copies under which probabilities (n,), made for the share `copies`, are most likely, and the share of
+    copies among those at the threshold or above, None where there are none; each with its 95 % interval: (3,).
+
+    Expectation maximisation (Saerens et al. 2002, section 2.2), of the batch and of resamplings of it. That a count of
+    copies differs from its expectation is part of the second interval.
+    """
+    ranked = np.sort(batch)
+    cut = len(ranked) if threshold is None else int(np.searchsorted(ranked, threshold))
+    parts = [
+        part
+        for side in (ranked[:cut], ranked[cut:])
+        for part in np.array_split(side, min(len(side), _GROUPS) or 1)
+        if len(part)
+    ]
+    value, count = (np.array([of(part) for part in parts]) for of in (np.mean, len))
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(len(batch), count / len(batch), size=_ROUNDS)
+    counts = np.concatenate([count[None], drawn])
+    share = np.full((len(counts), 1), copies)
     for _ in range(200):
-        for_copies, for_others = batch * share / copies, (1 - batch) * (1 - share) / (1 - copies)
+        for_copies, for_others = value * share / copies, (1 - value) * (1 - share) / (1 - copies)
         revised = for_copies / np.maximum(for_copies + for_others, 1e-300)
-        before, share = share, float(np.clip(revised.mean(), 1e-4, 1 - 1e-4))
-        if abs(share - before) < 1e-5:
+        before, share = share, (counts * revised).sum(axis=1, keepdims=True) / len(batch)
+        share = np.clip(share, 1e-4, 1 - 1e-4)
+        if abs(share - before).max() < 1e-5:
             break
-    return share, revised
+    above = np.array([threshold is not None and part[0] >= threshold for part in parts])
+    kept = counts[:, above].sum(axis=1)
+    if not kept[0]:
+        return _with_interval(share[:, 0]), None
+    kept = np.maximum(kept, 1)
+    precision = np.minimum((counts * revised)[:, above].sum(axis=1) / kept, 1)
+    precision[1:] = rng.binomial(kept[1:], precision[1:]) / kept[1:]
+    return _with_interval(share[:, 0]), _with_interval(precision)
+
+
+def _with_interval(values: np.ndarray) -> np.ndarray:
+    """The first value, then the limits of the middle 95 % of the others: (3,)."""
+    return np.array([values[0], *np.quantile(values[1:], [0.025, 0.975])])

@@ -322,17 +322,24 @@ def draw_templates(count: int, seed: int) -> tuple[dict[str, np.ndarray], dict[s
     First one reference of each template, then for every other template a second one with other contents; the
     negatives have other contents again. Drawings of one template are no copies of each other.
     """
-    kinds = list(FLAT)
+    references = {
+        f"drawing{number:04d}": draw_template([seed], number, 0) for number in range(count)
+    }
+    references |= {
+        f"drawing{number:04d}b": draw_template([seed], number, 1) for number in range(0, count, 2)
+    }
+    return references, {
+        f"drawing{number:04d}c": draw_template([seed], number, 2) for number in range(count)
+    }
 
-    def drawn(number: int, contents: int) -> np.ndarray:
-        template = np.random.default_rng([seed, number])
-        height, width = (int(side) for side in template.integers(240, 400, size=2))
-        own = np.random.default_rng([seed, number, contents])
-        return FLAT[kinds[number % len(kinds)]](height, width, template, own)
 
-    references = {f"drawing{number:04d}": drawn(number, 0) for number in range(count)}
-    references |= {f"drawing{number:04d}b": drawn(number, 1) for number in range(0, count, 2)}
-    return references, {f"drawing{number:04d}c": drawn(number, 2) for number in range(count)}
+def draw_template(seeds: Sequence[int], number: int, contents: int) -> np.ndarray:
+    """One of the templates of some seeds with one of its contents, (H,W,3) uint8 RGB of 240 to 399 px per side; the kinds of
+    FLAT alternate."""
+    template = np.random.default_rng([*seeds, number])
+    height, width = (int(side) for side in template.integers(240, 400, size=2))
+    own = np.random.default_rng([*seeds, number, contents])
+    return FLAT[list(FLAT)[number % len(FLAT)]](height, width, template, own)
 
 
 def above_without(

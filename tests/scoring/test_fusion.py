@@ -280,6 +280,7 @@ def test_a_branch_that_tells_copies_apart_is_used(cases):
 
 def test_contributions_sum_to_the_log_odds(cases, model):
     parts = fusion.contributions(cases[0], model)
+    parts = parts[parts["score"] != fusion.MOST_IN_DOUBT]  # but of pairs that are held back
     odds = np.log(parts["score"] / (1 - parts["score"]))
     total = parts[[*model.weights, "base"]].sum(axis=1)
     assert total.to_numpy() == pytest.approx(odds.to_numpy(), abs=1e-9)
@@ -308,13 +309,14 @@ def test_a_model_survives_its_file(tmp_path, model):
 
 def test_expected_copies_move_the_odds_of_all_pairs_by_those_of_the_prior(cases, model):
     fitted = dataclasses.replace(model, origin={"copies": 300, "queries": 400})
-    before = fusion.calibrated(cases[0], fusion.with_expected_copies(fitted, 0))
-    after = fusion.calibrated(cases[0], fusion.with_expected_copies(fitted, 0.2))
+    rows = cases[0].assign(ncc_stable=1.0)  # no pair is held back
+    before = fusion.calibrated(rows, fusion.with_expected_copies(fitted, 0))
+    after = fusion.calibrated(rows, fusion.with_expected_copies(fitted, 0.2))
     odds = [table["score"] / (1 - table["score"]) for table in (before, after)]
     # From three copies per other query to one per four.
     assert (odds[0] / odds[1]).to_numpy() == pytest.approx(12)
     same = fusion.with_expected_copies(fitted, 0.75)
-    assert fusion.calibrated(cases[0], same)["score"].to_numpy() == pytest.approx(before["score"])
+    assert fusion.calibrated(rows, same)["score"].to_numpy() == pytest.approx(before["score"])
     moved = fusion.with_expected_copies(fitted, 0.2).scores
     assert moved[50] < model.scores[50] and len(moved) == len(model.scores)
 
@@ -418,6 +420,32 @@ def test_without_structure_the_classifier_alone_gives_no_high_score(views, cappe
     (free,) = fusion.calibrated(rows.drop(columns="colour_difference"), model)["score"]
     assert free > 0.5 and score == (fusion.MOST_IN_DOUBT if capped else free)
     assert fusion.contributions(rows, model)["score"].tolist() == [score]
+
+
+BURST = COPY | {"copy_probability": 0.4, "ncc_stable": 0.7, "ncc_inlier_ratio": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("views", "capped"),
+    [
+        ([BURST], True),
+        ([BURST, {"refused": "folded"}, BURST | {"copy_probability": 0.0}], True),
+        ([BURST | {"copy_probability": 0.55}], False),
+        ([BURST | {"ncc_stable": 0.95}], False),
+        ([BURST, COPY], False),  # the box of a pasted copy tells more than the whole query
+        ([BURST | {"copy_probability": 0.0}], False),  # without a classifier
+    ],
+)
+def test_two_witnesses_of_another_photograph_hold_a_pair_back(views, capped):
+    rows = evidence(*[("q", "R", "local", 9.0, view) for view in views])
+    model = fusion.load_model()
+    table = fusion.features(rows)
+    (free,) = fusion._probability(fusion._logit(table, model))
+    (score,) = fusion.calibrated(rows, model)["score"]
+    assert score == (min(free, fusion.MOST_IN_DOUBT) if capped else free)
+    assert free > 0.5 or rows["copy_probability"].max() == 0
+    same = rows.assign(identical=[True] + [False] * (len(rows) - 1))
+    assert fusion.calibrated(same, model)["score"].tolist() == [1.0]
 
 
 def test_a_form_with_other_content_is_held_back(pairs_of_a_form):

@@ -92,15 +92,26 @@ def test_drift_is_silent_for_the_same_and_speaks_for_another(rng):
 
 
 def test_drift_says_what_a_threshold_is_worth_where_copies_are_rare(rng):
-    """A batch of the same kinds of queries, of which a tenth are copies, not a half."""
+    """Batches of the same kinds of queries, of which a tenth are copies, not a half."""
     likelihoods = rng.normal(1.5, 1.5, 4000), rng.normal(-1.5, 1.5, 4000)
     fitted = np.quantile(probability(np.concatenate(likelihoods)), np.linspace(0, 1, 101))
-    copies, others = rng.normal(1.5, 1.5, 400), rng.normal(-1.5, 1.5, 3600)
-    scores, labels = probability(np.concatenate([copies, others])), np.arange(4000) < 400
-    found = drift(fitted, scores, copies=0.5, threshold=0.8)
-    assert found.copies == pytest.approx(0.1, abs=0.02)
-    said = int(re.search(r"then about (\d+) % of the queries at 0.80", found.warning)[1])
-    assert said == pytest.approx(100 * labels[scores >= 0.8].mean(), abs=6) and said < 80
+    words = r"about (\d+) % \((\d+) to (\d+) %\) of the queries "
+    inside, widths = {"are": 0, "at": 0}, {}
+    for size in [4000, *20 * [400]]:
+        copies, others = rng.normal(1.5, 1.5, size // 10), rng.normal(-1.5, 1.5, 9 * size // 10)
+        scores, labels = probability(np.concatenate([copies, others])), np.arange(size) < size // 10
+        found = drift(fitted, scores, copies=0.5, threshold=0.8)
+        assert found.copies == pytest.approx(0.1, abs=0.02 if size == 4000 else 0.08)
+        true = {"are": 10, "at": 100 * labels[scores >= 0.8].mean()}
+        for end, what in true.items():
+            share, low, high = map(int, re.search(words + end, found.warning).groups())
+            inside[end] += low - 1 <= what <= high + 1
+            widths.setdefault((end, size), high - low)
+            assert low <= share <= high and share == pytest.approx(
+                what, abs=6 if size > 400 else 30
+            )
+    assert min(inside.values()) >= 17  # of 21 intervals of 95 %
+    assert widths["at", 4000] < widths["at", 400] / 2
 
 
 def test_drift_needs_enough_queries_and_a_reference():
