@@ -53,6 +53,13 @@ def test_too_little_structure_is_said():
     assert not any("structure" in word for word in words[2:])
 
 
+def test_a_pair_that_is_held_back_as_another_photograph_says_so():
+    for probability, stable, told in ((0.3, 0.6, True), (0.3, 0.95, False), (0.7, 0.6, False)):
+        changed = {"copy_probability": probability, "ncc_stable": stable}
+        words = report.evidence_in_words(pd.Series(EVIDENCE | changed))
+        assert words.endswith("do so displaced: another photograph") is told
+
+
 def test_a_shared_part_and_what_differs_outside_it_are_said():
     form = EVIDENCE | {"shared_by": 214, "shared_inliers": 70, "compared_blocks": 1500}
     form |= {"differing_blocks": 160, "unshared_differing": 130}
