@@ -96,13 +96,13 @@ OTHERS = {
         "reference drawn",
         "flat in large parts, as pages, screens and drawings are: always compared at full resolution",
     ),
-    "agreeing_blocks": (
-        "blocks that agree",
+    "unchanged_blocks": (
+        "blocks unchanged",
         "blocks that certainly show the same at full resolution",
     ),
-    "unshared_agreeing": (
+    "unshared_unchanged": (
         "… outside shared parts",
-        "agreeing blocks outside the parts that other references share",
+        "unchanged blocks outside the parts that other references share",
     ),
     "unshared_differing": (
         "blocks that differ outside shared parts",

@@ -67,7 +67,7 @@ REQUIRED = (
 #: Columns of numbers of the evidence that the calibrated score reads.
 EVIDENCE = (
     *REQUIRED, "colour_difference", "compared_blocks", "differing_blocks", "shared_inliers", "shared_by",
-    "agreeing_blocks", "rewritten_blocks", "unshared_agreeing", "unshared_differing", "drawn", "explained_cells",
+    "unchanged_blocks", "rewritten_blocks", "unshared_unchanged", "unshared_differing", "drawn", "explained_cells",
 )  # fmt: skip
 
 #: Features of the calibrated score. Each rises with the similarity of the pair and is about 0..1.
@@ -215,7 +215,7 @@ def have_other_content(evidence: pd.DataFrame) -> pd.Series:
     of_form[pairs.query[pairs.of_row[shared.to_numpy()]]] = True
     differ = known["differing_blocks"] > OTHER_CONTENT * known["compared_blocks"]
     rest = known["unshared_differing"]
-    rest_share = rest / (rest + known["unshared_agreeing"]).clip(lower=1)
+    rest_share = rest / (rest + known["unshared_unchanged"]).clip(lower=1)
     rest_differs = rest.ge(_UNSHARED_BLOCKS) & rest_share.gt(_UNSHARED_DIFFER)
     rest_differs |= rest_share.gt(_UNSHARED_REWRITTEN) & _have_rewritten(known, _REWRITTEN_OF_FORM)
     differ &= of_form[pairs.query][pairs.of_row]
@@ -241,7 +241,7 @@ def _have_rewritten(evidence: Any, least: tuple[float, int]) -> Any:
     """Whether a row of evidence, or which rows, of a drawn reference have this share and this number of rewritten blocks."""
     share, number = least
     rewritten = evidence["rewritten_blocks"]
-    both = rewritten + evidence["agreeing_blocks"]
+    both = rewritten + evidence["unchanged_blocks"]
     return (evidence["drawn"] == 1) & (rewritten >= number) & (rewritten > share * both)
 
 

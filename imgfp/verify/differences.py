@@ -46,7 +46,7 @@ _FLAT_PX = 5
 class Differences:
     """Numbers of blocks. compared: textured in the overlap; differing: those of them that show something else;
     agreeing: those that certainly show the same; rewritten: differing blocks on the same ground in the same contrast,
-    less the differing blocks on another: what an edit lays over a picture has both. unshared_agreeing,
+    less the differing blocks on another: what an edit lays over a picture has both. unshared_unchanged,
     unshared_differing: those outside the parts that other references share; 0 where nothing is known of such parts.
     """
 
@@ -54,7 +54,7 @@ class Differences:
     differing: int = 0
     agreeing: int = 0
     rewritten: int = 0
-    unshared_agreeing: int = 0
+    unshared_unchanged: int = 0
     unshared_differing: int = 0
 
     @property
@@ -68,9 +68,9 @@ class Differences:
         return {
             "compared_blocks": self.compared,
             "differing_blocks": self.differing,
-            "agreeing_blocks": self.agreeing,
+            "unchanged_blocks": self.agreeing,
             "rewritten_blocks": self.rewritten,
-            "unshared_agreeing": self.unshared_agreeing,
+            "unshared_unchanged": self.unshared_unchanged,
             "unshared_differing": self.unshared_differing,
         }
 

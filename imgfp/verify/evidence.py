@@ -71,9 +71,9 @@ COLUMNS: dict[str, str] = {
     # Set by the stage, which reads the files, where pictures are compared at full resolution.
     "compared_blocks": "int32",  # textured blocks; 0: not compared
     "differing_blocks": "int32",  # those of them that show something else
-    "agreeing_blocks": "int32",  # those of them that certainly show the same
+    "unchanged_blocks": "int32",  # those of them that certainly show the same
     "rewritten_blocks": "int32",  # differing blocks on the same ground, less those on another
-    "unshared_agreeing": "int32",  # agreeing blocks outside the parts that other references share
+    "unshared_unchanged": "int32",  # unchanged blocks outside the parts that other references share
     "unshared_differing": "int32",  # differing blocks outside them
     "explained_cells": "int64",  # cells of a 7 x 7 grid on the query where pixels or inliers agree, by bit
     "hypothesis_source": "str",  # what gave the transform: matches, frame, or "" for no transform

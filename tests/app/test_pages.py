@@ -140,7 +140,7 @@ def test_duplicates_are_groups_whose_links_open_pairs(ask):
     status, _, text = ask(page("/duplicates", of="runs/self"))
     assert status == 200 and "6 pictures in 2 groups are copies of each other" in text
     assert text.index("Group 1: 4 pictures") < text.index("Group 2: 2 pictures")
-    assert "linked to whole: part of it (0.95)" in text and "linked to rose: re-encoded" in text
+    assert "linked to whole: part of it (0.950)" in text and "linked to rose: re-encoded" in text
     assert f"{MARKUP} to part, score 0.6" in text[text.index("Weakest link") :][:400]
     # As the run has compared the two: the query is the part, though the row is that of the other picture.
     opens = re.findall('href="(/pair[^"]*)"', text)

@@ -72,7 +72,10 @@ def test_the_sample_is_measured(planned):
     assert costs.keypoints > 100 and costs.query_keypoints > 100
     for name in ("inspect_s", "extract_s", "describe_s", "query_describe_s", "crops_s", "pair_s"):
         assert 1e-5 < getattr(costs, name) < 10, name
-    assert costs.query_vectors >= 6 and costs.vector_width == 256
+    assert costs.query_vectors >= 6 and costs.vector_width in (
+        256,
+        512,
+    )  # by the descriptor that is there
     assert costs.copies == 6 and 0.5 <= costs.recall_planned <= 1
     codec = costs.local.codecs["SQ8_direct"]
     assert 0.1 < codec.code_ns < 1000 and costs.local.uneven >= 1

@@ -459,27 +459,27 @@ def test_a_form_with_other_content_is_held_back(pairs_of_a_form):
     assert not fusion.have_other_content(alone).any()
 
 
-REWRITTEN = {"drawn": 1.0, "rewritten_blocks": 40.0, "agreeing_blocks": 600.0}
+REWRITTEN = {"drawn": 1.0, "rewritten_blocks": 40.0, "unchanged_blocks": 600.0}
 
 
 @pytest.mark.parametrize(
     ("change", "held"),
     [
-        ({"shared_inliers": 60.0, "unshared_differing": 25.0, "unshared_agreeing": 5.0}, True),
-        ({"shared_inliers": 20.0, "unshared_differing": 25.0, "unshared_agreeing": 5.0}, False),
-        ({"shared_inliers": 60.0, "unshared_differing": 9.0, "unshared_agreeing": 1.0}, False),
+        ({"shared_inliers": 60.0, "unshared_differing": 25.0, "unshared_unchanged": 5.0}, True),
+        ({"shared_inliers": 20.0, "unshared_differing": 25.0, "unshared_unchanged": 5.0}, False),
+        ({"shared_inliers": 60.0, "unshared_differing": 9.0, "unshared_unchanged": 1.0}, False),
         # A sticker over what others share: 150 blocks differ, few of them outside. Stripes over everything.
-        ({"shared_inliers": 60.0, "unshared_differing": 25.0, "unshared_agreeing": 200.0}, False),
-        ({"shared_inliers": 60.0, "unshared_differing": 120.0, "unshared_agreeing": 80.0}, False),
+        ({"shared_inliers": 60.0, "unshared_differing": 25.0, "unshared_unchanged": 200.0}, False),
+        ({"shared_inliers": 60.0, "unshared_differing": 120.0, "unshared_unchanged": 80.0}, False),
         (
-            {"shared_inliers": 60.0, "unshared_differing": 120.0, "unshared_agreeing": 80.0}
-            | {"drawn": 1.0, "rewritten_blocks": 20.0, "agreeing_blocks": 500.0},
+            {"shared_inliers": 60.0, "unshared_differing": 120.0, "unshared_unchanged": 80.0}
+            | {"drawn": 1.0, "rewritten_blocks": 20.0, "unchanged_blocks": 500.0},
             True,
         ),
         (REWRITTEN, True),
         (REWRITTEN | {"drawn": 0.0}, False),
         (REWRITTEN | {"exact_inliers": 50.0}, False),
-        (REWRITTEN | {"rewritten_blocks": 10.0, "agreeing_blocks": 100.0}, False),
+        (REWRITTEN | {"rewritten_blocks": 10.0, "unchanged_blocks": 100.0}, False),
         (REWRITTEN | {"compared_blocks": 0.0}, False),
     ],
 )

@@ -188,8 +188,8 @@ def test_what_references_share_is_marked_and_looked_at(tmp_path, address):
     evidence = read_evidence(run).set_index(["query_id", "reference_id"])
     copy, other = evidence.loc[("again", "e")], evidence.loc[("unknown", "e")]
     assert other["shared_by"] == 1 and other["shared_inliers"] > 0.7 * other["inliers"]
-    assert copy["differing_blocks"] == 0 < copy["unshared_agreeing"]
-    assert other["unshared_differing"] > other["unshared_agreeing"]
+    assert copy["differing_blocks"] == 0 < copy["unshared_unchanged"]
+    assert other["unshared_differing"] > other["unshared_unchanged"]
 
 
 def test_of_a_form_that_many_share_two_references_are_compared():

@@ -36,6 +36,7 @@ from imgfp.training.calibration import (
     split_photographs,
 )
 from imgfp.verify.classifier import load_classifier
+from imgfp.verify.differences import Differences
 from imgfp.verify.evidence import COLUMNS
 
 SIFT = {
@@ -214,7 +215,7 @@ def test_evidence_is_that_of_a_run(references, quarters, photograph, tmp_path):
         pairs = {"candidates_verified": 4, "match_ratio": 1.8}
         verification.verify_pairs(run, library, **pairs, **where)
     # No feature of fusion is made of what a run compares at full resolution.
-    evidence = verification.read_evidence(run).assign(compared_blocks=0, differing_blocks=0)
+    evidence = verification.read_evidence(run).assign(**Differences(0, 0).columns)
     expected = verification.join_evidence(candidates, evidence)
     searched = ReferenceSet(references, Pipeline(EdgeDetector(), GistGrid(), load_classifier()), 0)
     made = pd.concat([searched.evidence(*query) for query in queries.items()])

@@ -245,6 +245,7 @@ def test_every_browser_answers_in_jupyterlab(page, workplace, tmp_path):
         page.get_by_role("button", name="global", exact=True).first.click()
         page.get_by_label("global_min_similarity").fill("1")
         page.get_by_label("global_min_similarity").press("Enter")
+        page.get_by_text(re.compile("^global_min_similarity: 1")).wait_for()
         page.get_by_role("button", name="local", exact=True).first.click()
         page.get_by_label("local_min_votes").wait_for()
         before = figures(page)
