@@ -13,7 +13,7 @@ from markupsafe import Markup
 from imgfp import viz
 from imgfp.datatypes import BRANCHES
 from imgfp.results import Results, Side
-from imgfp.scoring.fusion import ANOTHER_PHOTOGRAPH, COLOURS_DIFFER, STABLE, lacks_structure
+from imgfp.scoring.fusion import COLOURS_DIFFER, lacks_structure, shows_another_photograph
 from imgfp.stages.listed import MEASURED_ELSEWHERE
 from imgfp.store import decisions
 from imgfp.verify.estimation import REFUSALS
@@ -201,8 +201,7 @@ def _in_words(evidence: pd.Series | None) -> str:
             words[-1] += f", {outside:,} of them outside the shared part"
     if evidence.get("copy_probability"):
         words.append(f"pair classifier: {evidence['copy_probability']:.2f} probability of a copy")
-        displaced = evidence.get("ncc_stable", 1.0) < STABLE
-        if evidence["copy_probability"] < ANOTHER_PHOTOGRAPH and displaced:
+        if "ncc_stable" in evidence and shows_another_photograph(evidence):
             words[-1] += ", and the blocks that correlate do so displaced: another photograph"
     if "colour_difference" in evidence and lacks_structure(evidence):
         colours = "differ" if evidence["colour_difference"] >= COLOURS_DIFFER else "agree"

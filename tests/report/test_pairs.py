@@ -55,7 +55,7 @@ def test_too_little_structure_is_said():
 
 def test_a_pair_that_is_held_back_as_another_photograph_says_so():
     for probability, stable, told in ((0.3, 0.6, True), (0.3, 0.95, False), (0.7, 0.6, False)):
-        changed = {"copy_probability": probability, "ncc_stable": stable}
+        changed = {"copy_probability": probability, "ncc_stable": stable, "displaced_blocks": 9}
         words = report.evidence_in_words(pd.Series(EVIDENCE | changed))
         assert words.endswith("do so displaced: another photograph") is told
 

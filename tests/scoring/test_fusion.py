@@ -422,7 +422,12 @@ def test_without_structure_the_classifier_alone_gives_no_high_score(views, cappe
     assert fusion.contributions(rows, model)["score"].tolist() == [score]
 
 
-BURST = COPY | {"copy_probability": 0.4, "ncc_stable": 0.7, "ncc_inlier_ratio": 0.7}
+BURST = COPY | {
+    "copy_probability": 0.4,
+    "ncc_stable": 0.7,
+    "ncc_inlier_ratio": 0.7,
+    "displaced_blocks": 3,
+}
 
 
 @pytest.mark.parametrize(
@@ -432,6 +437,11 @@ BURST = COPY | {"copy_probability": 0.4, "ncc_stable": 0.7, "ncc_inlier_ratio": 
         ([BURST, {"refused": "folded"}, BURST | {"copy_probability": 0.0}], True),
         ([BURST | {"copy_probability": 0.55}], False),
         ([BURST | {"ncc_stable": 0.95}], False),
+        (
+            [BURST | {"displaced_blocks": 0}],
+            False,
+        ),  # blur and stripes move the best place of few blocks
+        ([BURST | {"displaced_blocks": 0, "ncc_stable": 0.55, "ncc_inlier_ratio": 0.9}], True),
         ([BURST, COPY], False),  # the box of a pasted copy tells more than the whole query
         ([BURST | {"copy_probability": 0.0}], False),  # without a classifier
     ],
