@@ -169,17 +169,15 @@ def _scored(evidence: pd.DataFrame, model: Model) -> tuple[pd.DataFrame, np.ndar
     def with_a_row(rows: pd.Series) -> np.ndarray:
         return pairs.with_a_row(rows.to_numpy(bool))[table.index.to_numpy()]
 
+    in_doubt = _tell_another_photograph(evidence, pairs)[table.index.to_numpy()]
     if "colour_difference" in evidence:  # tables of older versions have none
         difference = evidence["colour_difference"]
         tells = evidence["exact_inliers"].gt(0) | evidence["localisable_blocks"].gt(0)
         tells |= difference.lt(COLOURS_DIFFER)
-        blind = with_a_row(difference.ge(COLOURS_DIFFER)) & ~with_a_row(tells)
-        score = np.where(blind, np.minimum(score, MOST_IN_DOUBT), score)
-    other = _tell_another_photograph(evidence, pairs)[table.index.to_numpy()]
-    score = np.where(other, np.minimum(score, MOST_IN_DOUBT), score)
+        in_doubt |= with_a_row(difference.ge(COLOURS_DIFFER)) & ~with_a_row(tells)
     if "compared_blocks" in evidence:
-        other = with_a_row(have_other_content(evidence))
-        score = np.where(other, np.minimum(score, MOST_IN_DOUBT), score)
+        in_doubt |= with_a_row(have_other_content(evidence))
+    score = np.where(in_doubt, np.minimum(score, MOST_IN_DOUBT), score)
     if "identical" in evidence:
         score = np.where(with_a_row(evidence["identical"].eq(True)), 1.0, score)
     return table, score

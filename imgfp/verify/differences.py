@@ -167,10 +167,12 @@ def _rewritten(overlay: Overlay, strength: np.ndarray, differing: np.ndarray) ->
     return max(instead - over, 0)
 
 
-def cell_of(xy: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def cell_of(
+    xy: np.ndarray, size: tuple[int, int], cells: int = CELLS
+) -> tuple[np.ndarray, np.ndarray]:
     """Row and column (n,) int64 of the cell in which each point (n,2), pixels of a picture of this (width, height), lies;
-    points outside count to the nearest."""
-    at = np.clip(np.floor((xy + 0.5) * CELLS / np.asarray(size)), 0, CELLS - 1).astype(np.int64)
+    points outside count to the nearest. cells: on a side of the grid."""
+    at = np.clip(np.floor((xy + 0.5) * cells / np.asarray(size)), 0, cells - 1).astype(np.int64)
     return at[:, 1], at[:, 0]
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from imgfp.geometry import camera_signs, overlap_of, polygon_area, project
 from imgfp.verify.classifier import pair_planes
 from imgfp.verify.describe import direction, in_words
-from imgfp.verify.differences import is_drawn
+from imgfp.verify.differences import cell_of, is_drawn
 from imgfp.verify.estimation import INLIER_PX
 from imgfp.verify.hypotheses import Hypothesis, Matches, best_hypothesis
 from imgfp.verify.matching import (
@@ -283,10 +283,10 @@ def _explained_cells(hypothesis: Hypothesis, inliers: np.ndarray) -> int:
         to_query_px = np.linalg.inv(overlay.to_work @ hypothesis.alignment.homography)
         to_query_px = np.linalg.inv(query.to_grey_px) @ to_query_px
         places.append(project(to_query_px, overlay.inlier_centres()))
-    size = np.array([query.width, query.height])
-    cells = (np.concatenate(places) + 0.5) * CELLS / size
-    cells = np.clip(cells[np.isfinite(cells).all(axis=1)], 0, CELLS - 1).astype(int)
-    return sum(1 << int(cell) for cell in np.unique(cells @ [1, CELLS]))
+    xy = np.concatenate(places)
+    xy = xy[np.isfinite(xy).all(axis=1)]
+    row, column = cell_of(xy, (query.width, query.height), CELLS)
+    return sum(1 << int(cell) for cell in np.unique(column + CELLS * row))
 
 
 def _refinement_columns(hypothesis: Hypothesis, classifier: Classifier | None) -> dict:
